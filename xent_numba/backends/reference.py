@@ -1,0 +1,254 @@
+"""The numpy backend: plain NumPy in float64 steps, slow and obvious, the oracle of the tests.
+
+Blocks of rows are copied to float64, so extra memory does not grow with the logits.  Two habits keep every digit:
+the largest class never enters the sum of the others, S − 1 = Σ_{j ≠ argmax} exp(z_j − max), so log S is
+log1p(S − 1) however small; and the gradient at an index target is −Σ_{j ≠ y} p_j, never p_y − 1.
+
+Blocks are written (R, C) below: R rows, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from xent_numba.backends import LabelScan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from xent_numba.problem import Problem
+
+    Array = NDArray[Any]
+    Float64s = NDArray[np.float64]
+
+BLOCK = 1 << 16  # logits in a block: what the temporaries cost
+LABEL_BLOCK = 1 << 20
+
+Block = tuple[slice, slice]
+
+
+class Stats(NamedTuple):
+    """What a block z (R, C) comes down to: p = exps / sums, lse = log Σ exp(z)."""
+
+    exps: Float64s  # (R, C) exp(z − max), or exp(z − lse) with a saved lse
+    sums: Float64s  # (R, 1) their sum
+    top: Float64s  # (R, 1) max z
+    log_sums: Float64s  # (R, 1) lse − max
+    lse: Float64s  # (R, 1)
+
+
+class Target(NamedTuple):
+    """The effective target of a block: t (R, C), or t_y = w_y at one class y and 0 elsewhere."""
+
+    t: Float64s | None  # (R, C)
+    y: NDArray[np.int64]  # (R, 1), 0 in ignored rows
+    w: Float64s  # (R, 1)
+    kept: NDArray[np.bool]  # (R, 1) False in ignored rows
+
+
+class Reference:
+    """The whole backend protocol in plain NumPy."""
+
+    name = "numpy"
+
+    def why_not(self) -> str | None:
+        """NumPy is always there."""
+        return None
+
+    def describe(self) -> dict[str, object]:
+        """Versions and threads."""
+        return {"numpy": np.__version__, "threads": 1, "precision": "float64"}
+
+    def scan_labels(
+        self,
+        labels: Array,
+        n_classes: int,
+        ignore: tuple[int, ...],
+        weight: Float64s | None,
+        sample_weight: Float64s | None,
+        n_threads: int | None,
+    ) -> LabelScan:
+        """First bad label and denominators."""
+        first, kept_rows, weight_sum, sample_sum = 0, 0, 0.0, 0.0
+        with np.errstate(all="ignore"):
+            for block in _blocks(labels.shape, LABEL_BLOCK):
+                y = labels[block].reshape(-1)
+                kept = _kept(y, ignore)
+                bad = kept & ((y < 0) | (y >= n_classes))
+                if bad.any():
+                    return LabelScan(first + int(np.argmax(bad)), 0, 0.0, 0.0)
+                first += y.size
+                s = np.ones(y.shape) if sample_weight is None else sample_weight[block].reshape(-1)
+                w = np.ones(y.shape) if weight is None else weight[np.where(kept, y, 0)]
+                kept_rows += int(np.count_nonzero(kept))
+                sample_sum += float(np.sum(np.where(kept, s, 0.0)))
+                weight_sum += float(np.sum(np.where(kept, s * w, 0.0)))
+        return LabelScan(-1, kept_rows, weight_sum, sample_sum)
+
+    def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
+        """Loss, and gradient where asked for."""
+        partials = []
+        with np.errstate(all="ignore"):
+            for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
+                z, slope = _transform(_rows(problem.logits, block), problem)
+                target = _effective_target(problem, block)
+                stats = _stats(z)
+                factor = _per_row(problem.sample_weight, block)
+                losses = np.where(target.kept, _times(factor, _losses(z, stats, target, problem.z_coefficient)), 0.0)
+                partials.append(float(np.sum(losses)))
+                if rows is not None:
+                    rows[block] = losses.reshape(rows[block].shape)
+                if grad is not None:
+                    _store_gradient(grad, block, stats, target, problem, slope * (factor * problem.grad_scale))
+        return None if rows is not None else np.array(partials)
+
+    def cross_entropy_grad(
+        self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
+    ) -> None:
+        """Gradient alone."""
+        with np.errstate(all="ignore"):
+            for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
+                z, slope = _transform(_rows(problem.logits, block), problem)
+                target = _effective_target(problem, block)
+                stats = _stats(z) if lse is None else _stats_from(z, _rows(lse[..., None], block))
+                factor = _per_row(problem.sample_weight, block) * _per_row(grad_output, block) * problem.grad_scale
+                _store_gradient(grad, block, stats, target, problem, slope * factor)
+
+    def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
+        """exp(x − lse)."""
+        with np.errstate(all="ignore"):
+            for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
+                stats = _stats(_rows(logits, block))
+                out[block] = (stats.exps / stats.sums).reshape(out[block].shape)
+
+    def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
+        """(x − max) − log Σ exp(x − max): two terms of one sign."""
+        with np.errstate(all="ignore"):
+            for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
+                x = _rows(logits, block)
+                stats = _stats(x)
+                out[block] = ((x - stats.top) - stats.log_sums).reshape(out[block].shape)
+
+    def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
+        """max + log Σ exp(x − max); of −inf alone it is −inf, of any +inf it is +inf, as a sum in SciPy."""
+        with np.errstate(all="ignore"):
+            for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
+                stats = _stats(_rows(logits, block))
+                out[block] = np.where(np.isfinite(stats.top), stats.lse, stats.top).reshape(out[block].shape)
+
+
+def _blocks(shape: tuple[int, ...], rows: int) -> Iterator[Block]:
+    """Cut (A, B) into blocks of about `rows` rows, in C order of the rows."""
+    a, b = shape
+    step_a, step_b = max(1, rows // b), max(1, min(rows, b))
+    for i in range(0, a, step_a):
+        for j in range(0, b, step_b):
+            yield slice(i, i + step_a), slice(j, j + step_b)
+
+
+def _rows(array: Array, block: Block) -> Float64s:
+    """A block of (A, B, C) as new float64 (R, C)."""
+    part = array[block]
+    return part.astype(np.float64, order="C").reshape(-1, part.shape[-1])
+
+
+def _per_row(values: Float64s | None, block: Block) -> Float64s:
+    """A block of (A, B) factors as (R, 1)."""
+    return np.ones((1, 1)) if values is None else _rows(values[..., None], block)
+
+
+def _times(weight: Float64s, value: Float64s) -> Float64s:
+    """weight · value where 0 · inf is 0, because nothing was asked for, and 0 · nan is nan."""
+    return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)
+
+
+def _kept(labels: Array, ignore: tuple[int, ...]) -> NDArray[np.bool]:
+    kept = np.ones(labels.shape, dtype=np.bool)
+    for value in ignore:
+        kept &= labels != value
+    return kept
+
+
+def _transform(x: Float64s, problem: Problem) -> tuple[Float64s, Float64s]:
+    """z = f(x) and f'(x)."""
+    scaled = x if problem.logit_scale == 1.0 else problem.logit_scale * x
+    if problem.softcap is None:
+        return scaled, np.full((1, 1), problem.logit_scale)
+    u = scaled / problem.softcap
+    a = np.exp(-2.0 * np.abs(u))
+    # f' = scale · (1 − tanh² u) = scale · sech² u, without cancellation where tanh is nearly 1
+    return problem.softcap * np.tanh(u), problem.logit_scale * (4.0 * a / (1.0 + a) ** 2)
+
+
+def _stats(z: Float64s) -> Stats:
+    top = np.max(z, axis=1, keepdims=True)
+    exps = np.exp(z - top)
+    others = exps.copy()
+    np.put_along_axis(others, np.argmax(z, axis=1, keepdims=True), 0.0, axis=1)
+    log_sums = np.log1p(np.sum(others, axis=1, keepdims=True))
+    log_sums = np.where(np.isfinite(top), log_sums, np.nan)  # an infinite or nan maximum spoils the row
+    return Stats(exps, np.sum(exps, axis=1, keepdims=True), top, log_sums, top + log_sums)
+
+
+def _stats_from(z: Float64s, lse: Float64s) -> Stats:
+    """The same from a saved lse, which is infinite or nan exactly where a maximum spoils the row."""
+    lse = np.where(np.isfinite(lse), lse, np.nan)
+    return Stats(np.exp(z - lse), np.where(np.isnan(lse), np.nan, 1.0), lse, np.zeros_like(lse), lse)
+
+
+def _effective_target(problem: Problem, block: Block) -> Target:
+    c, epsilon = problem.logits.shape[2], problem.label_smoothing
+    w = np.ones(c) if problem.weight is None else problem.weight
+    if problem.labels is None:
+        assert problem.distribution is not None
+        q = _rows(problem.distribution, block)
+        if epsilon:
+            q = (1.0 - epsilon) * q + epsilon / c
+        one = np.ones((len(q), 1))
+        return Target(w * q, np.zeros(one.shape, dtype=np.int64), one, one > 0)
+    labels = problem.labels[block].reshape(-1, 1)
+    kept = _kept(labels, problem.ignore)
+    y = np.where(kept, labels, 0).astype(np.int64)
+    t = None
+    if epsilon:
+        t = np.tile(epsilon / c * w, (len(y), 1))
+        np.put_along_axis(t, y, np.take_along_axis(t, y, axis=1) + (1.0 - epsilon) * w[y], axis=1)
+    return Target(t, y, w[y], kept)
+
+
+def _losses(z: Float64s, stats: Stats, target: Target, z_coefficient: float) -> Float64s:
+    """Σ_j t_j (lse − z_j) + λ lse² as (R, 1); lse − z = (max − z) + log Σ exp(z − max), two terms ≥ 0."""
+    if target.t is None:
+        z_y = np.take_along_axis(z, target.y, axis=1)
+        losses = _times(target.w, (stats.top - z_y) + stats.log_sums)
+    else:
+        losses = np.sum(_times(target.t, (stats.top - z) + stats.log_sums), axis=1, keepdims=True)
+    if z_coefficient:
+        losses = losses + z_coefficient * stats.lse**2
+    return losses
+
+
+def _store_gradient(
+    grad: Array, block: Block, stats: Stats, target: Target, problem: Problem, factor: Float64s
+) -> None:
+    """(T p − t + 2 λ lse p) · factor."""
+    p = stats.exps / stats.sums
+    if target.t is None:
+        others = stats.exps.copy()
+        np.put_along_axis(others, target.y, 0.0, axis=1)
+        g = target.w * p
+        at_target = 0.0 - target.w * (np.sum(others, axis=1, keepdims=True) / stats.sums)
+        np.put_along_axis(g, target.y, at_target, axis=1)
+    else:
+        g = np.sum(target.t, axis=1, keepdims=True) * p - target.t
+    if problem.z_coefficient:
+        g = g + 2.0 * problem.z_coefficient * stats.lse * p
+    grad[block] = np.where(target.kept, g * factor, 0.0).reshape(grad[block].shape)
+
+
+BACKEND = Reference()

@@ -1,0 +1,122 @@
+"""Shapes and strides alone: how an array of any layout is seen as rows of classes without copying it.
+
+The class axis is moved last.  Neighbouring row axes are merged where the strides of *all* arrays concerned allow
+it; what is left is at most two axes (A, B) for nearly every layout that exists.  More than that, as in odd slices
+of 5-D arrays, leaves leading axes over which the caller loops, so that each slab is an (A, B, C) view again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+# How hard `np.shares_memory` may try before the answer is "perhaps", which is treated as yes.
+OVERLAP_WORK: Any = 10_000  # Any: NumPy annotates max_work with two of the values it takes
+
+
+class Layout(NamedTuple):
+    """The joint canonical shape of some arrays: `lead` axes to loop over, then the row dimensions A and B."""
+
+    lead: tuple[int, ...]
+    a: int
+    b: int
+    views: tuple[Any, ...]  # each an array lead + (A, B, C), or None
+
+    def slabs(self) -> Iterator[tuple[Any, ...]]:
+        """The (A, B, C) views in C order of the rows."""
+        for index in np.ndindex(self.lead):
+            yield tuple(None if view is None else view[index] for view in self.views)
+
+
+def merged_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The fewest axes into which the axes of `shape` merge, in order, for every given stride tuple at once.
+
+    >>> merged_axes((2, 3, 4), [(96, 32, 8)]), merged_axes((2, 3, 4), [(96, 32, 8), (8, 64, 16)])
+    ((24,), (2, 12))
+    """
+    merged: list[int] = []
+    inner: list[int] = []  # strides of the axis that was added last, per array
+    for axis in reversed(range(len(shape))):
+        if shape[axis] == 1:
+            continue  # its stride means nothing
+        step = [stride[axis] for stride in strides]
+        if merged and all(outer == merged_step for outer, merged_step in zip(step, inner, strict=True)):
+            merged[-1] *= shape[axis]
+        else:
+            merged.append(shape[axis])
+        inner = [size * shape[axis] for size in step]  # where the next axis must step to merge with this one
+    return tuple(reversed(merged))
+
+
+def canonical(axis: int, *arrays: Array | None) -> Layout:
+    """View non-empty arrays with the same row axes as lead + (A, B, C); None stays None.
+
+    A = 1 wherever all row axes merge into one.
+    """
+    moved = [None if array is None else np.moveaxis(array, axis, -1) for array in arrays]
+    present = [array for array in moved if array is not None]
+    sizes = merged_axes(present[0].shape[:-1], [array.strides[:-1] for array in present])
+    sizes = (1,) * (2 - len(sizes)) + sizes
+    # copy=False: a wrong split would raise here rather than copy the logits behind the caller's back.
+    views = tuple(None if array is None else np.reshape(array, sizes + array.shape[-1:], copy=False) for array in moved)
+    return Layout(sizes[:-2], sizes[-2], sizes[-1], views)
+
+
+def same_memory(one: Array, other: Array) -> bool:
+    """Whether two arrays of one shape and dtype have each element at the same place."""
+    if one.__array_interface__["data"][0] != other.__array_interface__["data"][0]:
+        return False
+    return all(size <= 1 or a == b for size, a, b in zip(one.shape, one.strides, other.strides, strict=True))
+
+
+def overlaps(one: Array, other: Array) -> bool:
+    """Whether two arrays share memory; where that is too hard to decide, yes."""
+    if not np.may_share_memory(one, other):
+        return False
+    try:
+        return np.shares_memory(one, other, max_work=OVERLAP_WORK)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def overlaps_itself(array: Array) -> bool:
+    """Whether two elements may share memory, as in broadcast or sliding-window views."""
+    reach = array.itemsize
+    for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def row_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """`shape` without the class axis (axis not negative)."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def place(index: int, shape: tuple[int, ...]) -> str:
+    """A flat C-order index written as a subscript of `shape`.
+
+    >>> place(5, (2, 4)), place(3, (9,)), place(0, ())
+    ('[1, 1]', '[3]', '[()]')
+    """
+    if not shape:
+        return "[()]"
+    where: list[int] = []
+    for size in reversed(shape):
+        index, rest = divmod(index, size)
+        where.append(rest)
+    return str(where[::-1])
+
+
+def count(shape: tuple[int, ...]) -> int:
+    """The number of elements, as a Python int: it may pass 2**63 in an error message, never in an array."""
+    return math.prod(shape)
