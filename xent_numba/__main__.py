@@ -1,0 +1,7 @@
+"""`python -m xent_numba`: the same program as the installed `xent-numba`."""
+
+import sys
+
+from xent_numba.cli import main
+
+sys.exit(main())

@@ -1,0 +1,120 @@
+"""What can be typed after `xent-numba`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from xent_numba.cli.errors import UserError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+BLOCK_BYTES = 64 << 20  # of logits at a time: long enough to keep all threads busy, short enough to answer Ctrl-C
+
+_LOSS = """\
+Softmax cross-entropy of the logits in LOGITS.npy, of any number of dimensions, with the targets in TARGETS.npy:
+class indices (the shape of the logits without the class axis) or a distribution (the shape of the logits).
+Prints the loss; with --reduction none one loss per line, in C order.
+
+The files are memory-mapped and read in blocks, so they may be larger than memory.  OUT.npy appears, or is replaced,
+only when it is complete.
+"""
+
+_LOSS_END = """\
+With --json one object is printed: loss, reduction, rows, classes, dtype, backend, and the files written.  JSON has no
+numbers that are not finite: they are the strings "NaN", "Infinity" and "-Infinity".
+
+Exit status: 0 done; 2 a mistake in the files or options, one line on standard error says which; 130 interrupted.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def _ignored(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor none") from None
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = _Parser(
+        prog="xent-numba",
+        description="Stable, fused softmax cross-entropy and its gradient.  Without a command: a worked example, "
+        "what can run on this machine, and how fast.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="{loss,info}")
+    commands.add_parser("info", help="versions, backends and threads", description="Versions, backends and threads.")
+    loss = commands.add_parser(
+        "loss",
+        help="loss and gradient of .npy files of any size",
+        description=_LOSS,
+        epilog=_LOSS_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_loss_arguments(loss)
+    return parser
+
+
+def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("logits", metavar="LOGITS.npy", help="float16, bfloat16, float32 or float64")
+    parser.add_argument("target", metavar="TARGETS.npy", help="class indices, or a distribution")
+    files = parser.add_argument_group("files")
+    files.add_argument("--grad", metavar="OUT.npy", help="write the gradient with respect to the logits")
+    files.add_argument("--rows", metavar="OUT.npy", help="write the losses instead of printing them (reduction none)")
+    files.add_argument("--weight", metavar="W.npy", help="one weight for each class")
+    files.add_argument("--sample-weight", metavar="S.npy", help="one weight for each row")
+    options = parser.add_argument_group("options, with the meaning and the defaults of xent_numba.cross_entropy")
+    options.add_argument("--reduction", choices=("mean", "sum", "none"), default="mean", help="default: mean")
+    options.add_argument("--axis", type=int, default=-1, help="the class axis (default: -1)")
+    options.add_argument(
+        "--ignore-index",
+        type=_ignored,
+        action="append",
+        metavar="LABEL|none",
+        help="leave rows with this label out; may be given more than once (default: -100)",
+    )
+    options.add_argument("--label-smoothing", type=float, default=0.0, metavar="EPS", help="between 0 and 1")
+    options.add_argument("--logit-scale", type=float, default=1.0, metavar="X", help="multiplies the logits")
+    options.add_argument("--softcap", type=float, metavar="X", help="bounds the logits smoothly to (-X, X)")
+    options.add_argument("--z-loss", type=float, default=0.0, metavar="X", help="adds X * logsumexp^2 to each row")
+    how = parser.add_argument_group("how")
+    how.add_argument("--backend", metavar="NAME", help="auto, numpy, cpu, ... (see xent-numba info)")
+    how.add_argument("--n-threads", type=int, metavar="N", help="default: all")
+    how.add_argument("--json", action="store_true", help="print one JSON object")
+    # For the tests, which have no files larger than memory.
+    how.add_argument("--block-bytes", type=_positive, default=BLOCK_BYTES, help=argparse.SUPPRESS)
+
+
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `cross_entropy` that are plain values, where they were given."""
+    names = ("reduction", "axis", "label_smoothing", "logit_scale", "softcap", "z_loss", "n_threads")
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    ignored: list[int | None] | None = arguments.ignore_index
+    if ignored == [None]:
+        options["ignore_index"] = None
+    elif ignored is not None:
+        if None in ignored:
+            raise UserError("--ignore-index none cannot be combined with a label")
+        options["ignore_index"] = tuple(ignored)
+    return options

@@ -1,0 +1,104 @@
+"""The program without a command: the worked example on every backend, what was found here, and how fast it is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import xent_numba as xn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+LOGITS = [[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]]
+TARGET = [[0, 1, 0], [1, 0, 0]]
+SPEED_SHAPE = (2048, 4096)  # larger than most caches, yet a matter of milliseconds
+SPEED_ROUNDS = 7
+
+
+def report() -> Iterator[str]:
+    """The lines of the report, each as soon as it is known."""
+    yield f"xent_numba {xn.__version__}: softmax cross-entropy and its gradient"
+    yield f"logits A = {LOGITS}"
+    yield f"target Y = {TARGET}"
+    yield ""
+    yield f"{'backend':<8} {'row':<4} {'softmax(A)':<17}   {'loss':>5}   gradient of the mean loss"
+    backends = xn.available_backends()
+    for name in (name for name, answer in backends.items() if answer):
+        yield from _worked_example(name)
+    yield ""
+    yield "backends and threads"
+    for name, answer in backends.items():
+        yield f"  {name:<6} {_found(name) if answer else answer}"
+    yield from _speed()
+
+
+def _worked_example(backend: str) -> Iterator[str]:
+    logits, target = np.array(LOGITS), np.array(TARGET)
+    with xn.use_backend(backend):
+        probabilities = xn.softmax(logits)
+        losses = xn.cross_entropy(logits, target, reduction="none")
+        mean, gradient = xn.cross_entropy_and_grad(logits, target)
+    for row, (p, loss, g) in enumerate(zip(probabilities, losses, gradient, strict=True)):
+        yield f"{backend if row == 0 else '':<8} {row:<4} {_numbers(p, 5)}   {loss:.3f}   {_numbers(g, 6)}"
+    yield f"{'':<8} {'mean':<4} {'':<17}   {mean:.3f}"
+
+
+def _numbers(values: Iterable[float], width: int) -> str:
+    return " ".join(f"{value:{width}.3f}" for value in values)
+
+
+def _found(backend: str) -> str:
+    from xent_numba.backends import select
+
+    return ", ".join(f"{fact}: {value}" for fact, value in select(backend).describe().items())
+
+
+def _speed() -> Iterator[str]:
+    """One line: loss and gradient by the current backend against NumPy, each allocating its results."""
+    from xent_numba.backends import select
+
+    name = select().name
+    if name == "numpy":
+        return
+    rng = np.random.default_rng(0)
+    n, c = SPEED_SHAPE
+    logits = rng.standard_normal(SPEED_SHAPE, dtype=np.float32)
+    target = rng.integers(0, c, n)
+    ours, theirs = _fastest(
+        lambda: xn.cross_entropy_and_grad(logits, target), lambda: _plain_numpy(logits, target), rounds=SPEED_ROUNDS
+    )
+    yield (
+        f"speed: loss and gradient of {n} x {c} float32 logits in {ours * 1e3:.1f} ms by {name}, "
+        f"{theirs * 1e3:.1f} ms by plain NumPy: {theirs / ours:.1f} times faster"
+    )
+
+
+def _plain_numpy(logits: Array, target: Array) -> tuple[Any, Array]:
+    """What one would write without this package."""
+    rows = np.arange(len(logits))
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    loss = -np.log(p[rows, target]).mean()
+    p[rows, target] -= 1
+    p /= len(logits)
+    return loss, p
+
+
+def _fastest(*calls: Callable[[], object], rounds: int) -> list[float]:
+    """The best time of each call in seconds, taking turns, so that a busy moment does not hit one of them alone."""
+    best = [float("inf")] * len(calls)
+    for round_ in range(rounds + 1):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            if round_ > 0:  # the first round compiles and touches memory
+                best[i] = min(best[i], time.perf_counter() - start)
+    return best

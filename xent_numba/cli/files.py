@@ -1,0 +1,138 @@
+"""Arrays in `.npy` files: read without loading them, written so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xent_numba.cli.errors import UserError, naming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[Any]
+
+
+def open_array(path: str) -> Array:
+    """The array in a `.npy` file, memory-mapped and read-only."""
+    with naming(path):
+        try:
+            array: Array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
+    if array.dtype == np.dtype("V2"):
+        # A .npy file has no name for bfloat16: NumPy stores it as two bytes of anything.
+        return array.view(_bfloat16(path))
+    return array
+
+
+def _why_unreadable(path: str, error: Exception) -> str:
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if head.startswith(b"PK"):
+        return "an .npz archive; give one array in one .npy file"
+    if "Python objects" in str(error):
+        return "holds Python objects, not numbers"
+    if "mmap length" in str(error):
+        return "shorter than its own header says; is it complete?"
+    return f"not a .npy file ({error})"
+
+
+def _bfloat16(path: str) -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise UserError(
+            f"{path}: holds two-byte items without a name, as bfloat16 is stored; pip install ml_dtypes to read it"
+        ) from error
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
+def new_array_like(path: str, array: Array) -> np.memmap[Any, Any]:
+    """A gradient of `array` mapped onto a new `.npy` file in the same memory order.
+
+    Its space on the disk is taken before the first write: a mapping onto space that was only promised ends the
+    process with a bus error when the disk is full.
+    """
+    dtype = np.dtype(np.float64) if array.dtype.kind in "iu" else array.dtype  # integers are promoted
+    new = np.lib.format.open_memmap(path, "w+", dtype, array.shape, fortran_order=array.flags.fnc)
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return new
+
+
+def save(path: str, array: ArrayLike) -> None:
+    """Write a whole array, down to the disk: some file systems refuse only then."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def replacing(path: str | None) -> Iterator[str | None]:
+    """The name of a temporary file that becomes `path` when the block ends well, and is removed when it does not.
+
+    It lies in the same directory, so that taking the place of `path` is one step of the file system.
+    """
+    if path is None:
+        yield None
+        return
+    final = os.path.realpath(path)  # through a symbolic link: the link stays, as it would for open(path, "wb")
+    mode = _mode_of_output(path)
+    temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)[:200]}.{secrets.token_hex(4)}.tmp")
+    with naming(path), open(temporary, "xb"):
+        pass
+    try:
+        yield temporary
+        with naming(path):
+            if mode is not None:
+                os.chmod(temporary, mode)
+            os.replace(temporary, final)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _mode_of_output(path: str) -> int | None:
+    """The permission bits of the file that `path` will replace, None for a new file."""
+    with naming(path):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            return None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: not a regular file, so it cannot be replaced")
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path}: not writable")
+    return stat.S_IMODE(mode)
+
+
+def check_outputs(outputs: dict[str, str | None], inputs: Iterable[str | None]) -> None:
+    """Refuse outputs that are one of the inputs or each other.  `outputs` maps an option to its file."""
+    taken = {_identity(path): path for path in inputs if path is not None}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if _identity(path) in taken:
+            raise UserError(f"{path}: {option} is also another file of this command; give it a file of its own")
+        taken[_identity(path)] = path
+
+
+def _identity(path: str) -> object:
+    """Equal for two names of one file, hard links included."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino

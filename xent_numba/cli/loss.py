@@ -1,0 +1,154 @@
+"""`xent-numba loss`: the loss and gradient of arrays in files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from xent_numba.backends import select
+from xent_numba.cli import blocks, files
+from xent_numba.cli.arguments import options_of
+from xent_numba.cli.errors import UserError, naming
+from xent_numba.cli.progress import Progress
+from xent_numba.options import make_options
+from xent_numba.problem import prepare
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from types import FrameType
+    from typing import Any
+
+    from xent_numba.cli.blocks import Loss
+
+PRINT_ROWS = 4096  # losses turned into text at a time
+
+
+class Report(NamedTuple):
+    """What there is to say at the end."""
+
+    loss: Loss
+    denominator: float
+    shape: tuple[int, ...]
+    axis: int
+    dtype: str
+    backend: str
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the arguments ask for and print the loss."""
+    if arguments.rows is not None and arguments.reduction != "none":
+        raise UserError(f"--rows {arguments.rows} needs --reduction none, not {arguments.reduction}")
+    inputs = {name: getattr(arguments, name) for name in ("logits", "target", "weight", "sample_weight")}
+    files.check_outputs({"--grad": arguments.grad, "--rows": arguments.rows}, inputs.values())
+    with _terminable(), files.replacing(arguments.grad) as grad, files.replacing(arguments.rows) as rows:
+        report = _compute(arguments, inputs, grad, rows)
+    _show(report, arguments)
+
+
+def _compute(
+    arguments: argparse.Namespace,
+    inputs: dict[str, str | None],
+    grad_path: str | None,
+    rows_path: str | None,
+) -> Report:
+    """The report.  When this returns, the outputs are complete in their temporary files and no longer mapped."""
+    logits, target, weight, sample_weight = (
+        None if path is None else files.open_array(path) for path in inputs.values()
+    )
+    assert logits is not None
+    assert target is not None
+    grad = None
+    if grad_path is not None:
+        with naming(arguments.grad):
+            grad = files.new_array_like(grad_path, logits)
+    with _naming_files(inputs):
+        options = make_options(**options_of(arguments))
+        backend = select(arguments.backend)
+        prepared = prepare(
+            backend, options, logits, target, weight, sample_weight,
+            want_rows=True, want_grad=grad is not None, out=grad, out_name="grad",
+        )  # fmt: skip
+    with Progress(logits.nbytes) as progress:
+        loss = blocks.run(backend, prepared, arguments.block_bytes, progress.advance)
+    if grad is not None:
+        with naming(arguments.grad):
+            grad.flush()
+    if rows_path is not None:
+        with naming(arguments.rows):
+            files.save(rows_path, loss)
+    return Report(loss, prepared.denominator, logits.shape, options.axis % logits.ndim, str(logits.dtype), backend.name)
+
+
+@contextlib.contextmanager
+def _naming_files(inputs: dict[str, str | None]) -> Iterator[None]:
+    """Turn an error about an argument of the library into one about the file that it came from."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        message = str(error)
+        named = [name for name in re.findall(r"\w+", message) if inputs.get(name) is not None]
+        paths = [str(inputs[name]) for name in dict.fromkeys(named)]
+        raise UserError(": ".join((*([", ".join(paths)] if paths else []), message))) from error
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a polite request to end (SIGTERM, a closed terminal) unwind the stack, so that temporary files go too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
+            before[number] = signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _show(report: Report, arguments: argparse.Namespace) -> None:
+    loss = report.loss
+    if arguments.json:
+        found = {
+            "loss": None if arguments.rows is not None else _json_numbers(loss),
+            "reduction": arguments.reduction,
+            "denominator": report.denominator,
+            "shape": report.shape,
+            "axis": report.axis,
+            "dtype": report.dtype,
+            "backend": report.backend,
+            "grad": arguments.grad,
+            "rows": arguments.rows,
+        }
+        print(json.dumps(found, allow_nan=False))
+    elif arguments.rows is None:
+        values = np.ravel(loss)
+        for start in range(0, values.size, PRINT_ROWS):
+            print("\n".join(map(str, values[start : start + PRINT_ROWS])))
+
+
+def _json_numbers(loss: Loss) -> object:
+    if isinstance(loss, np.ndarray):
+        return [_json_number(value) for value in loss.ravel()]
+    return _json_number(loss)
+
+
+def _json_number(value: np.floating[Any]) -> float | str:
+    if np.isfinite(value):
+        return float(str(value))  # the shortest decimal that is this float32, not the longer one of its float64
+    return "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"
