@@ -1,0 +1,325 @@
+"""The mathematics of one row: transform, effective target, loss and gradient, composed from what a spec has on.
+
+Two kinds of target.  *Sparse* (a label, no smoothing): the statistics (m, s) run over the other classes only,
+m = max z_j and s = Σ exp(z_j - m) for j ≠ y.  The label's own logit joins at the end, so that a tiny loss is
+log1p(s') and the label's gradient -Σ p_j, never 1 - (1 - tiny).  *Dense* (smoothing or a distribution): besides
+them t = Σ t_j and d = Σ t_j (m - z_j), which has no cancellation, and 0 · (-inf) is left out.
+
+The maximum starts at the lowest finite number, not at -inf: merging two rows' halves then never meets inf - inf.
+A row without any term above -inf has the sum 0, and becomes NaN in `close`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xent_numba.backends.cuda import intrinsics as hw
+from xent_numba.backends.cuda.access import access
+from xent_numba.backends.cuda.rows import rows
+from xent_numba.backends.cuda.spec import Spec
+
+
+class RowMath(NamedTuple):
+    """Device functions.  `real` is float32, or float64 for float64 logits."""
+
+    real: Any
+    floor: Any  # where a maximum starts
+    low: Any  # -inf
+    exp: Any  # e^d for d ≤ 0
+    term: Any  # (z, m) -> e^(z - m), the summand of a row
+    transform: Any  # (a, x) -> z
+    label: Any  # (a, row) -> (live, y); y = -1 where there is no label
+    label_score: Any  # (a, base, y) -> z_y, NaN for a label out of range
+    target: Any  # (a, element of the distribution, class, y) -> t_j
+    close: Any  # (a, row, y, m, s, d, t, z_y) -> (loss, lse, m, k, k_y, scale): see `emit`
+    emit: Any  # (a, x, m, k, k_y, scale, t_j, is the label) -> what is stored
+    finish: Any  # (a, row, loss, lse) -> None: stores what is asked of a row, by one thread
+
+
+@cache
+def rowmath(spec: Spec) -> RowMath:
+    """The composition for `spec`."""
+    real = hw.f64 if spec.wide else hw.f32
+    floor = np.finfo(np.float64 if spec.wide else np.float32).min
+    exp = hw.exp if spec.wide else _exp2
+    transform, slope = _transform(spec, real, exp)
+    closing = _close_dense if spec.dense else _close_sparse if spec.labels else _close_plain
+    if spec.saved_lse:
+        closing = _close_saved
+    return RowMath(
+        real,
+        real(floor),
+        real(-np.inf),
+        exp,
+        _term(spec, real, exp),
+        transform,
+        _label(spec),
+        _label_score(spec, real, transform),
+        _target(spec, real),
+        closing(spec, real, exp, _scales(spec, real)),
+        _emit(spec, real, exp, transform, slope),
+        _finish(spec),
+    )
+
+
+_LOG2_E = hw.f32(1.4426950408889634)
+
+
+@hw.device
+def _exp2(d: Any) -> Any:
+    # x - max is rounded first, then scaled: folding both into one fma would round max · log2(e) instead.
+    return hw.ex2(d * _LOG2_E)
+
+
+def _term(spec: Spec, real: Any, exp: Any) -> Any:
+    one, high = real(1), real(np.inf)
+    if spec.lse:  # +inf - +inf must not look like the NaN of a NaN logit
+        return hw.device(lambda z, m: one if z == high else exp(z - m))
+    return hw.device(lambda z, m: exp(z - m))
+
+
+def _transform(spec: Spec, real: Any, exp: Any) -> tuple[Any, Any]:
+    """z = f(x) and f'(x)."""
+    one, two, four = real(1), real(2), real(4)
+    if spec.softcap:
+
+        @hw.device
+        def capped(a: Any, x: Any) -> Any:
+            return real(a.softcap) * hw.tanh(real(a.inner_scale) * x)
+
+        @hw.device
+        def slope(a: Any, x: Any) -> Any:
+            # sech² by exponentials: 1 - tanh² has no digits left where tanh is close to 1
+            u = exp(-two * abs(real(a.inner_scale) * x))
+            return real(a.logit_scale) * four * u / ((one + u) * (one + u))
+
+        return capped, slope
+    if spec.scaled:
+        return hw.device(lambda a, x: real(a.logit_scale) * x), hw.device(lambda a, x: real(a.logit_scale))
+    return hw.device(lambda a, x: x), hw.device(lambda a, x: one)
+
+
+def _label(spec: Spec) -> Any:
+    if not spec.labels:
+        return hw.device(lambda a, row: (True, hw.i64(-1)))
+    read = rows(spec).label
+    if spec.ignore == 0:
+        return hw.device(lambda a, row: (True, read(a, row)))
+    if spec.ignore == 1:
+
+        @hw.device
+        def one(a: Any, row: Any) -> Any:
+            y = read(a, row)
+            return y != a.ignore, y
+
+        return one
+
+    @hw.device
+    def several(a: Any, row: Any) -> Any:
+        y = read(a, row)
+        live = True
+        for k in range(a.n_ignore):
+            live = live and y != hw.load_i64(a.ignore_list + 8 * k)
+        return live, y
+
+    return several
+
+
+def _label_score(spec: Spec, real: Any, transform: Any) -> Any:
+    low, nan = real(-np.inf), real(np.nan)
+    if not spec.labels:
+        return hw.device(lambda a, base, y: low)
+    load, size, strided = access(spec.dtype).load, access(spec.dtype).size, not spec.unit
+    step = hw.device(lambda a: a.x_class) if strided else hw.device(lambda a: size)
+
+    @hw.device
+    def label_score(a: Any, base: Any, y: Any) -> Any:
+        # Out of range only where the check of the labels was deferred: such a row is NaN until it reports.
+        if y < 0 or y >= a.n_classes:
+            return nan
+        return transform(a, real(load(base + y * step(a))))
+
+    return label_score
+
+
+def _class_weight(spec: Spec, real: Any) -> Any:
+    """(a, class) -> w_j, 1 where there are no class weights or the class is out of range."""
+    one = real(1)
+    if not spec.weight:
+        return hw.device(lambda a, j: one)
+    load, size = access(spec.weight).load, access(spec.weight).size
+
+    @hw.device
+    def class_weight(a: Any, j: Any) -> Any:
+        return real(load(a.weight + size * j)) if 0 <= j < a.n_classes else one
+
+    return class_weight
+
+
+def _target(spec: Spec, real: Any) -> Any:
+    """t_j of a dense target; `keep` is 1 - ε and `share` ε / C."""
+    zero = real(0)
+    weight = _class_weight(spec, real)
+    if not spec.smoothing:
+        return hw.device(lambda a, q, j, y: weight(a, j) * real(q))
+
+    @hw.device
+    def of_distribution(a: Any, q: Any, j: Any, y: Any) -> Any:
+        return weight(a, j) * (real(a.keep) * real(q) + real(a.share))
+
+    @hw.device
+    def of_label(a: Any, q: Any, j: Any, y: Any) -> Any:
+        return weight(a, j) * ((real(a.keep) if j == y else zero) + real(a.share))
+
+    return of_distribution if spec.distribution else of_label
+
+
+def _scales(spec: Spec, real: Any) -> Any:
+    """(a, row) -> (factor of the row's loss, factor of its gradient, coefficient of lse²)."""
+    factor = _factor("sample_weight", spec.sample_weight, real)
+    upstream = _factor("grad_output", spec.grad_output, real)
+    one, zero = real(1), real(0)
+    lse2 = hw.device(lambda a: real(a.z_coefficient)) if spec.z_loss else hw.device(lambda a: zero)
+    if spec.device_scales:
+        # (1 / denominator, ratio of the two denominators), written by the deferred scan of the labels
+        gradient = hw.device(lambda a: real(hw.load_f64(a.scales) * a.grad_scale))
+        ratio = hw.device(lambda a: real(hw.load_f64(a.scales + 8)))
+    else:
+        gradient = hw.device(lambda a: real(a.grad_scale)) if spec.store == "grad" else hw.device(lambda a: one)
+        ratio = hw.device(lambda a: one)
+
+    @hw.device
+    def scales(a: Any, row: Any) -> Any:
+        s = factor(a, row)
+        return s, s * gradient(a) * upstream(a, row), lse2(a) * ratio(a)
+
+    return scales
+
+
+def _factor(name: str, dtype: str, real: Any) -> Any:
+    one = real(1)
+    if not dtype:
+        return hw.device(lambda a, row: one)
+    load, size = access(dtype).load, access(dtype).size
+    if name == "sample_weight":
+        return hw.device(lambda a, row: real(load(a.sample_weight + size * row)))
+    return hw.device(lambda a, row: real(load(a.grad_output + size * row)))
+
+
+def _close_sparse(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
+    weight = _class_weight(spec, real)
+    z_loss = spec.z_loss
+    one, two, zero, nan, high = real(1), real(2), real(0), real(np.nan), real(np.inf)
+
+    @hw.device
+    def close(a: Any, row: Any, y: Any, m_others: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
+        m = hw.fmax(m_others, z)
+        others, own = s * exp(m_others - m), exp(z - m)
+        total = others + own
+        if not (total > zero and m < high):  # all -inf, +inf or NaN
+            others, total = nan, nan
+        log_total = hw.log1p(others) if z >= m_others else hw.log(total)
+        lse = m + log_total
+        w = weight(a, y)
+        loss = w * ((m - z) + log_total) if w > zero else zero * lse
+        row_scale, scale, lse2 = scales(a, row)
+        inverse = scale / total
+        if z_loss:
+            push = two * lse2 * lse
+            loss += lse2 * lse * lse
+            k, k_y = (w + push) * inverse, (push * own - w * others) * inverse
+        else:
+            k, k_y = w * inverse, -(w * others) * inverse
+        return row_scale * loss if row_scale > zero else zero * lse, lse, m, k, k_y, scale
+
+    return close
+
+
+def _close_dense(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
+    z_loss = spec.z_loss
+    two, zero, nan, high = real(2), real(0), real(np.nan), real(np.inf)
+
+    @hw.device
+    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
+        total = s if s > zero and m < high and z == z else nan  # z: NaN for a label out of range
+        log_total = hw.log(total)
+        lse = m + log_total
+        loss = t * log_total + d
+        row_scale, scale, lse2 = scales(a, row)
+        if z_loss:
+            loss += lse2 * lse * lse
+            t += two * lse2 * lse
+        return row_scale * loss if row_scale > zero else zero * lse, lse, m, t / total, zero, scale
+
+    return close
+
+
+def _close_plain(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
+    logarithm, keeps_infinities = spec.store == "log_softmax", spec.lse
+    one, zero, nan, high, low = real(1), real(0), real(np.nan), real(np.inf), real(-np.inf)
+
+    @hw.device
+    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
+        if keeps_infinities:  # log of a sum, not a normalisation: of -inf alone it is -inf, of any +inf it is +inf
+            return zero, m + hw.log(s) if s > zero or s != s else low, m, zero, zero, one
+        total = s if s > zero and m < high else nan
+        log_total = hw.log(total)
+        return zero, m + log_total, m, log_total if logarithm else one / total, zero, one
+
+    return close
+
+
+def _close_saved(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
+    """With log Σ exp given there is nothing to sum: p_j = exp(z_j - lse), and p_y - 1 = expm1(z_y - lse)."""
+    weight = _class_weight(spec, real)
+    load, size = access(spec.saved_lse).load, access(spec.saved_lse).size
+    dense, two, zero = spec.dense, real(2), real(0)
+    low, high, nan = real(-np.inf), real(np.inf), real(np.nan)
+
+    @hw.device
+    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
+        lse = real(load(a.saved_lse + size * row))
+        if not (low < lse < high):
+            lse = nan
+        row_scale, scale, lse2 = scales(a, row)
+        push = two * lse2 * lse
+        if dense:
+            return zero, lse, lse, t + push, zero, scale
+        w = weight(a, y)
+        return zero, lse, lse, (w + push) * scale, (w * hw.expm1(z - lse) + push * exp(z - lse)) * scale, scale
+
+    return close
+
+
+def _emit(spec: Spec, real: Any, exp: Any, transform: Any, slope: Any) -> Any:
+    if spec.store == "softmax":
+        return hw.device(lambda a, x, m, k, k_y, scale, t, own: exp(transform(a, x) - m) * k)
+    if spec.store == "log_softmax":
+        return hw.device(lambda a, x, m, k, k_y, scale, t, own: (transform(a, x) - m) - k)
+    if spec.dense:
+        return hw.device(
+            lambda a, x, m, k, k_y, scale, t, own: (exp(transform(a, x) - m) * k - t) * scale * slope(a, x)
+        )
+    return hw.device(
+        lambda a, x, m, k, k_y, scale, t, own: (k_y if own else exp(transform(a, x) - m) * k) * slope(a, x)
+    )
+
+
+def _finish(spec: Spec) -> Any:
+    want_rows, want_lse = spec.rows, spec.lse
+    store, size = (hw.store_f64, 8) if spec.wide else (hw.store_f32, 4)
+
+    @hw.device
+    def finish_rows(a: Any, row: Any, loss: Any, lse: Any) -> None:
+        store(a.rows + size * row, loss)
+
+    @hw.device
+    def finish_lse(a: Any, row: Any, loss: Any, lse: Any) -> None:
+        store(a.lse + size * row, lse)
+
+    if want_rows:
+        return finish_rows
+    return finish_lse if want_lse else hw.device(lambda a, row, loss, lse: None)
