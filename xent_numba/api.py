@@ -286,12 +286,13 @@ def cross_entropy_grad(
 
 def _loss(backend: Backend, call: Prepared) -> Scalar | Array:
     """Run each slab, then reduce in the order of the rows."""
-    partials = []
-    for problem, rows, grad, _, _ in call.slabs:
-        part = backend.cross_entropy(problem, rows, grad)
-        if part is not None:
-            partials.append(part)
-    rows = call.rows
+    slabs, rows, _, denominator, dtype = call
     if rows is not None:
+        for slab in slabs:
+            backend.cross_entropy(slab.problem, slab.rows, slab.grad)
         return rows if rows.ndim else rows[()]
-    return reduced(total(partials), call.denominator, call.dtype)
+    if len(slabs) == 1:  # nearly always
+        problem, _, grad, _, _ = slabs[0]
+        return reduced(total((backend.cross_entropy(problem, None, grad),)), denominator, dtype)  # type: ignore[arg-type]
+    partials = [backend.cross_entropy(slab.problem, None, slab.grad) for slab in slabs]
+    return reduced(total(partials), denominator, dtype)  # type: ignore[arg-type]

@@ -19,8 +19,10 @@ PACKAGES = ("numba", "llvmlite", "ml_dtypes", "numba-cuda", "tbb")
 
 def config() -> dict[str, dict[str, object]]:
     """Versions, and each backend's own description or the reason why it cannot run.  Imports what it describes."""
+    from xent_numba import __version__  # here, because the package is still being imported when this module is
+
     found: dict[str, dict[str, object]] = {
-        "versions": {"xent_numba": _version("xent_numba"), "python": platform.python_version(), "numpy": np.__version__}
+        "versions": {"xent_numba": __version__, "python": platform.python_version(), "numpy": np.__version__}
     }
     for package in PACKAGES:
         version = _version(package)

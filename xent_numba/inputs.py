@@ -4,6 +4,7 @@ not.  Logits are never copied unless they had to become floating point first.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,6 +134,15 @@ def as_weights(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str
     return array
 
 
+def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weights times a power of two, if they are so large or small that their sum or its inverse may overflow."""
+    top = float(weights.max(initial=0.0))
+    if top == 0.0 or 1e-30 < top < 1e30:
+        return weights
+    with np.errstate(under="ignore"):
+        return np.ldexp(weights, -math.frexp(top)[1])
+
+
 def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
     """Any real numbers of a given shape as contiguous float64."""
     array = as_array(value, name)
@@ -157,9 +167,8 @@ def check_out(
     array = np.asarray(out)
     if overlaps_itself(array):
         raise ValueError(f"{name} has elements that share memory with each other; pass an array that owns each")
-    if shape == logits.shape and same_memory(array, logits):
-        inputs = tuple(other for other in inputs if other is not logits)
-    elif overlaps(array, logits):
+    in_place = shape == logits.shape and same_memory(array, logits)
+    if not in_place and overlaps(array, logits):
         raise ValueError(
             f"{name} shares memory with the logits without being exactly the same array; pass the logits themselves "
             "to work in place, or an array of its own"

@@ -32,6 +32,9 @@ class Layout(NamedTuple):
 
     def slabs(self) -> Iterator[tuple[Any, ...]]:
         """The (A, B, C) views in C order of the rows."""
+        if not self.lead:
+            yield self.views
+            return
         for index in np.ndindex(self.lead):
             yield tuple(None if view is None else view[index] for view in self.views)
 
@@ -61,12 +64,15 @@ def canonical(axis: int, *arrays: Array | None) -> Layout:
 
     A = 1 wherever all row axes merge into one.
     """
-    moved = [None if array is None else np.moveaxis(array, axis, -1) for array in arrays]
-    present = [array for array in moved if array is not None]
-    sizes = merged_axes(present[0].shape[:-1], [array.strides[:-1] for array in present])
+    present = [array for array in arrays if array is not None]
+    axes = list(range(present[0].ndim))
+    axes.append(axes.pop(axis))
+    moved = [None if array is None else array.transpose(axes) for array in arrays]
+    shape = present[0].shape
+    sizes = merged_axes([shape[i] for i in axes[:-1]], [[array.strides[i] for i in axes[:-1]] for array in present])
     sizes = (1,) * (2 - len(sizes)) + sizes
     # copy=False: a wrong split would raise here rather than copy the logits behind the caller's back.
-    views = tuple(None if array is None else np.reshape(array, sizes + array.shape[-1:], copy=False) for array in moved)
+    views = tuple(None if array is None else array.reshape(sizes + array.shape[-1:], copy=False) for array in moved)
     return Layout(sizes[:-2], sizes[-2], sizes[-1], views)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba.inputs import as_factors, as_labels, as_logits, as_target, as_weights, check_out
+from xent_numba.inputs import as_factors, as_labels, as_logits, as_target, as_weights, check_out, without_extremes
 from xent_numba.layout import canonical, count, place, row_shape
 from xent_numba.options import DEFAULT_IGNORE_INDEX
 from xent_numba.reduction import loss_dtype
@@ -71,10 +71,12 @@ class Prepared(NamedTuple):
     dtype: type[np.float32] | type[np.float64]  # of the loss
 
 
-_INT64 = np.dtype(np.int64)
+_PLAIN_LABELS = (np.dtype(np.int64), np.dtype(np.int32))
+_LAST_OF_TWO = (-1, 1)
+_ndarray = np.ndarray
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
-_make_problem = tuple.__new__  # a third of the cost of the constructors, on the lean path
+_make = tuple.__new__  # half the cost of the constructors, on the lean path
 _ROWS = "that of the logits without the class axis"
 
 
@@ -99,15 +101,14 @@ def prepare(
     into a new array where that is None.
     """
     if (
-        weight is None
+        logits.__class__ is _ndarray
+        and target.__class__ is _ndarray
+        and weight is None
         and sample_weight is None
-        and out is None
         and lse is None
         and grad_output is None
-        and logits.__class__ is np.ndarray
-        and target.__class__ is np.ndarray
     ):
-        lean = _prepare_lean(backend, options, logits, target, want_rows, want_grad)
+        lean = _prepare_lean(backend, options, logits, target, want_rows, want_grad, out)
         if lean is not None:
             return lean
     x, axis = as_logits(logits, options.axis)
@@ -137,6 +138,9 @@ def prepare(
         )  # fmt: skip
     n_rows = count(rows_shape)
     mean = options.reduction == "mean"
+    if mean:  # does not change when all weights are multiplied by one number, if they enter the denominator
+        s = None if s is None else without_extremes(s)
+        w = w if w is None or is_distribution else without_extremes(w)
     d1 = d2 = 1.0  # the denominators of the loss and of its z-loss
     if n_rows == 0:
         d1 = 0.0 if mean else 1.0
@@ -169,9 +173,12 @@ def prepare(
 
 
 def _prepare_lean(
-    backend: Backend, options: Options, logits: Array, target: Array, want_rows: bool, want_grad: bool
+    backend: Backend, options: Options, logits: Array, target: Array, want_rows: bool, want_grad: bool, out: object
 ) -> Prepared | None:
-    """The same result for the commonest call with the fewest steps: 2-D floats, int64 labels, no arrays besides."""
+    """The same for the commonest call, in as few steps as can be: 2-D floats, plain labels, a plain `out` if any.
+
+    None where the call is of another kind, or anything is wrong with it: the long way sorts it out.
+    """
     float_type = logits.dtype
     if float_type is _FLOAT32:
         dtype: type[np.float32] | type[np.float64] = np.float32
@@ -180,33 +187,54 @@ def _prepare_lean(
     else:
         return None
     shape = logits.shape
-    if target.dtype is not _INT64 or len(shape) != 2 or target.shape != shape[:1] or options.axis not in (-1, 1):
+    if len(shape) != 2 or options.axis not in _LAST_OF_TWO or target.shape != (shape[0],) or not logits.size:
         return None
-    n, classes = shape
-    if n == 0 or classes == 0 or not target.flags.aligned:
+    if target.dtype not in _PLAIN_LABELS or not target.flags.aligned:
+        return None
+    if not want_grad:
+        grad = None
+    elif out is None:
+        grad = np.empty_like(logits)
+    elif out.__class__ is _ndarray and _plain_out(out, logits, target):
+        grad = out
+    else:
         return None
     labels = target[None]
-    found = backend.scan_labels(labels, classes, options.ignore, None, None, options.n_threads)
+    found = backend.scan_labels(labels, shape[1], options.ignore, None, None, options.n_threads)
     if found.first_bad >= 0:
-        return None  # the long way words the error
+        return None
     denominator = 1.0
+    rows = None
     if options.reduction == "mean":
         denominator = found.weight_sum
         if denominator == 0.0:
             return None
-    grad = np.empty_like(logits) if want_grad else None
-    rows = np.empty(n, dtype) if want_rows and options.reduction == "none" else None
-    problem: Problem = _make_problem(
+    elif want_rows and options.reduction == "none":
+        rows = np.empty(shape[0], dtype)
+    problem: Problem = _make(
         Problem,
         (
             logits[None], labels, None, None, None, options.ignore, options.label_smoothing, options.logit_scale,
             options.softcap, options.z_loss, denominator, 1.0 / denominator, options.n_threads,
         ),
     )  # fmt: skip
-    slab: Slab = _make_problem(
+    slab: Slab = _make(
         Slab, (problem, None if rows is None else rows[None], None if grad is None else grad[None], None, None)
     )
-    return _make_problem(Prepared, ((slab,), rows, grad, denominator, dtype))
+    return _make(Prepared, ((slab,), rows, grad, denominator, dtype))
+
+
+def _plain_out(out: Array, logits: Array, labels: Array) -> bool:
+    """Whether `out` is plainly right: contiguous, and the logits themselves or far from all inputs."""
+    flags = out.flags
+    return (
+        out.dtype is logits.dtype
+        and out.shape == logits.shape
+        and flags.c_contiguous
+        and flags.writeable
+        and (out is logits or not np.may_share_memory(out, logits))
+        and not np.may_share_memory(out, labels)
+    )
 
 
 def _scan(
@@ -220,7 +248,8 @@ def _scan(
     sample_weight: Weights,
 ) -> LabelScan:
     """The backend's pass over the labels; IndexError at the first one that is out of range and not ignored."""
-    shape = canonical_rows(labels)
+    # (A, B) with A the first axis where labels are no plain row: a view of slices and columns, a copy of odder ones.
+    shape = (1, -1) if labels.ndim < 2 or labels.flags.c_contiguous else (labels.shape[0], -1)
     found = backend.scan_labels(
         labels.reshape(shape),
         classes,
@@ -238,12 +267,6 @@ def _scan(
     return found
 
 
-def canonical_rows(labels: Array) -> tuple[int, int]:
-    """An (A, B) shape for labels: with A the first axis where that avoids a copy."""
-    view = canonical(-1, labels[..., None])
-    return (view.a, view.b) if not view.lead else (1, labels.size)
-
-
 def _grad_output(
     value: ArrayLike | None, reduction: str, rows_shape: tuple[int, ...]
 ) -> tuple[float, NDArray[np.float64] | None]:
@@ -255,30 +278,3 @@ def _grad_output(
             return float(as_factors(value, "grad_output", (), "")), None
         return 1.0, as_factors(value, "grad_output", rows_shape, f"{_ROWS}, as reduction is 'none'")
     return float(as_factors(value, "grad_output", (), f"one number, as reduction is {reduction!r}")), None
-
-
-class Rowwise(NamedTuple):
-    """A softmax-like call ready to run: pairs of (A, B, C) logits and their result, and what they fill."""
-
-    slabs: tuple[tuple[Array, Array], ...]
-    result: Array
-
-
-def prepare_rowwise(options: Options, logits: ArrayLike, out: object, *, reduces: bool) -> Rowwise:
-    """Validate a call whose result has the logits' shape and dtype, or (`reduces`) that of the losses of the rows."""
-    x, axis = as_logits(logits, options.axis)
-    rows_shape = row_shape(x.shape, axis)
-    shape = rows_shape if reduces else x.shape
-    dtype = np.dtype(loss_dtype(x.dtype)) if reduces else x.dtype
-    if out is not None:
-        array = check_out(out, "out", shape, dtype, x)
-    else:
-        array = np.empty(shape, dtype) if reduces else np.empty_like(x)
-    result: Array = array if out is None else out  # type: ignore[assignment]
-    if array.size == 0:
-        return Rowwise((), result)
-    layout = canonical(axis, x, np.expand_dims(array, axis) if reduces else array)
-    slabs = []
-    for x_view, view in layout.slabs():
-        slabs.append((x_view, view[..., 0] if reduces else view))
-    return Rowwise(tuple(slabs), result)

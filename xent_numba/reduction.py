@@ -26,12 +26,9 @@ def total(partials: Sequence[NDArray[np.float64]]) -> float:
     The partial sums belong to fixed groups of rows, whatever thread computed them, and their order here is
     theirs, so the result is the same bit for bit for any number of threads.
     """
-    if len(partials) == 1:
-        one = partials[0]
-    elif not partials:
+    if not partials:
         return 0.0
-    else:
-        one = np.concatenate(partials)
+    one = partials[0] if len(partials) == 1 else np.concatenate(partials)
     if one.size <= _FEW:
         result = 0.0
         for value in one.tolist():
