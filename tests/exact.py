@@ -13,10 +13,9 @@ DIGITS = 200
 
 def exact_rows(
     x, target, *, weight=None, sample_weight=None, ignore=(-100,), label_smoothing=0.0, logit_scale=1.0, softcap=None,
-    z_coefficient=0.0,
-    columns=None,
+    z_coefficient=0.0, columns=None,
 ):  # fmt: skip
-    """Losses and gradients of the rows of x (N, C), as object arrays of mpmath numbers; gradients at `columns` if given."""
+    """Losses and gradients (of all columns, or those given) of the rows of x (N, C), as arrays of mpmath numbers."""
     with mpmath.workdps(DIGITS):
         mp = mpmath.mpf
         n, c = x.shape

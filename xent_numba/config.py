@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +17,8 @@ PACKAGES = ("numba", "llvmlite", "ml_dtypes", "numba-cuda", "tbb")
 
 def config() -> dict[str, dict[str, object]]:
     """Versions, and each backend's own description or the reason why it cannot run.  Imports what it describes."""
+    import platform  # here, so that importing the package stays quick
+
     from xent_numba import __version__  # here, because the package is still being imported when this module is
 
     found: dict[str, dict[str, object]] = {
@@ -51,6 +51,8 @@ def show_config(*, file: TextIO | None = None) -> None:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -209,14 +209,13 @@ def _load(name: str) -> Backend:
 def _try(name: str) -> Backend | str:
     """The backend, or in one sentence why it cannot run and what would help."""
     implementation = IMPLEMENTATIONS[name]
+    absent = "this version of xent_numba does not include it; use backend='auto'"
     try:
-        backend: Backend = importlib.import_module(implementation.module).BACKEND
+        module = importlib.import_module(implementation.module)
     except ModuleNotFoundError as error:
-        if error.name is not None and error.name.startswith("xent_numba"):
-            return "this version of xent_numba does not include it; use backend='auto'"
-        return f"{error.name} is not installed; {implementation.needs}"
-    except AttributeError:
-        return "this version of xent_numba does not include it; use backend='auto'"
+        missing = error.name or str(error)
+        return absent if missing.startswith("xent_numba") else f"{missing} is not installed; {implementation.needs}"
     except Exception as error:  # whatever a broken installation of an optional package raises
         return f"importing it failed ({type(error).__name__}: {error}); {implementation.needs}"
-    return backend.why_not() or backend
+    backend: Backend | None = getattr(module, "BACKEND", None)
+    return absent if backend is None else backend.why_not() or backend
