@@ -16,8 +16,6 @@ import threading
 from bisect import bisect_right
 from typing import Any
 
-assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
-
 import ml_dtypes
 import numpy as np
 from numba import cuda as _module
@@ -25,6 +23,7 @@ from numba.cuda import types
 from numba.cuda.simulator import kernel as _kernel
 from numba.cuda.simulator.kernelapi import FakeCUDAModule
 
+assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
 sys.setswitchinterval(1e-4)  # the simulator's scheduler polls; let the simulated threads run
 
 # --- warp shuffles for `cuda` inside a kernel -------------------------------------------------------------------

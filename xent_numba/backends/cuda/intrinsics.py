@@ -11,14 +11,25 @@ Not here: lg2.approx.  A row takes one logarithm, so the accurate one of libdevi
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
+import numba.cuda
+import numba.cuda.extending
 from llvmlite import ir
-from numba import cuda
-from numba.cuda import types
-from numba.cuda.extending import intrinsic, register_jitable
 
-device = register_jitable  # marks a function that kernels call; compiled with the kernel, never on its own
+Function = TypeVar("Function")
+cuda: Any = numba.cuda  # as Any: Numba's annotations differ between its releases
+types: Any = numba.cuda.types
+extending: Any = numba.cuda.extending
+intrinsic = extending.intrinsic
+
+
+def device(function: Function) -> Function:
+    """Mark a function that kernels call; it is compiled with the kernel, never on its own."""
+    marked: Function = extending.register_jitable(function)
+    return marked
+
+
 f32, f64, i32, i64 = types.float32, types.float64, types.int32, types.int64
 log, log1p, expm1, tanh, exp = math.log, math.log1p, math.expm1, math.tanh, math.exp
 
@@ -27,32 +38,32 @@ _HALF = ir.HalfType()
 _GLOBAL = 1  # address space: makes ld.global of what would be a generic load
 
 
-@register_jitable
+@device
 def thread() -> Any:
     return cuda.threadIdx.x
 
 
-@register_jitable
+@device
 def block() -> Any:
     return cuda.blockIdx.x
 
 
-@register_jitable
+@device
 def block_y() -> Any:
     return cuda.blockIdx.y
 
 
-@register_jitable
+@device
 def blocks() -> Any:
     return cuda.gridDim.x
 
 
-@register_jitable
+@device
 def barrier() -> None:
     cuda.syncthreads()
 
 
-@register_jitable
+@device
 def shfl_xor(value: Any, mask: Any) -> Any:
     return cuda.shfl_xor_sync(0xFFFFFFFF, value, mask)
 
@@ -186,9 +197,7 @@ def _word(convert: Any, high: bool) -> Any:
     return intrinsic(unpack)
 
 
-@intrinsic
-def fmax(typing_context: Any, x: Any, y: Any) -> Any:
-    """The larger one; the number where one is NaN (a NaN is found again in the sum)."""
+def _fmax(typing_context: Any, x: Any, y: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = args[0].type
@@ -199,6 +208,7 @@ def fmax(typing_context: Any, x: Any, y: Any) -> Any:
     return x(x, x), generate
 
 
+fmax = intrinsic(_fmax)  # the larger one; the number where the other is NaN (a NaN is found again in the sum)
 ex2 = _assembly("ex2.approx.ftz.f32 $0, $1;", "=f,f", f32, f32)  # relative error below 2^-22, 0 below 2^-126
 
 load_f32, store_f32 = _loader(_F32, f32), _storer(_F32, f32)

@@ -31,7 +31,9 @@ def walk(spec: Spec, threads: int, batch: int = BATCH) -> Walk:
     m_ = rowmath(spec)
     reduce = reducer(m_.real, threads, spec.dense)
     return Walk(
-        _statistics(spec, threads, batch), _merge(m_.exp, reduce.maximum, reduce.sums, spec), _store(spec, threads, batch)
+        _statistics(spec, threads, batch),
+        _merge(m_.term, reduce.maximum, reduce.sums, spec),
+        _store(spec, threads, batch),
     )
 
 
@@ -144,13 +146,13 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     return statistics
 
 
-def _merge(exp: Any, maximum: Any, sums: Any, spec: Spec) -> Any:
+def _merge(term: Any, maximum: Any, sums: Any, spec: Spec) -> Any:
     dense, zero = spec.dense, rowmath(spec).real(0)
 
     @hw.device
     def merge(m: Any, s: Any, d: Any, t: Any) -> Any:
         top = maximum(m)
-        s *= exp(m - top)
+        s *= term(m, top)
         if dense and t != zero:
             d += t * (top - m)
         s, d, t = sums(s, d, t)

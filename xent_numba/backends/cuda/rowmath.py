@@ -43,7 +43,6 @@ class RowMath(NamedTuple):
 def rowmath(spec: Spec) -> RowMath:
     """The composition for `spec`."""
     real = hw.f64 if spec.wide else hw.f32
-    floor = np.finfo(np.float64 if spec.wide else np.float32).min
     exp = hw.exp if spec.wide else _exp2
     transform, slope = _transform(spec, real, exp)
     closing = _close_dense if spec.dense else _close_sparse if spec.labels else _close_plain
@@ -51,7 +50,7 @@ def rowmath(spec: Spec) -> RowMath:
         closing = _close_saved
     return RowMath(
         real,
-        real(floor),
+        real(np.finfo(np.float64 if spec.wide else np.float32).min),
         real(-np.inf),
         exp,
         _term(spec, real, exp),
@@ -182,11 +181,11 @@ def _scales(spec: Spec, real: Any) -> Any:
     factor = _factor("sample_weight", spec.sample_weight, real)
     upstream = _factor("grad_output", spec.grad_output, real)
     one, zero = real(1), real(0)
-    lse2 = hw.device(lambda a: real(a.z_coefficient)) if spec.z_loss else hw.device(lambda a: zero)
+    lse2: Any = hw.device(lambda a: real(a.z_coefficient)) if spec.z_loss else hw.device(lambda a: zero)
     if spec.device_scales:
         # (1 / denominator, ratio of the two denominators), written by the deferred scan of the labels
-        gradient = hw.device(lambda a: real(hw.load_f64(a.scales) * a.grad_scale))
-        ratio = hw.device(lambda a: real(hw.load_f64(a.scales + 8)))
+        gradient: Any = hw.device(lambda a: real(hw.load_f64(a.scales) * a.grad_scale))
+        ratio: Any = hw.device(lambda a: real(hw.load_f64(a.scales + 8)))
     else:
         gradient = hw.device(lambda a: real(a.grad_scale)) if spec.store == "grad" else hw.device(lambda a: one)
         ratio = hw.device(lambda a: one)
@@ -212,7 +211,7 @@ def _factor(name: str, dtype: str, real: Any) -> Any:
 def _close_sparse(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
     weight = _class_weight(spec, real)
     z_loss = spec.z_loss
-    one, two, zero, nan, high = real(1), real(2), real(0), real(np.nan), real(np.inf)
+    two, zero, nan, high = real(2), real(0), real(np.nan), real(np.inf)
 
     @hw.device
     def close(a: Any, row: Any, y: Any, m_others: Any, s: Any, d: Any, t: Any, z: Any) -> Any:

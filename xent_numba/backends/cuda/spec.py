@@ -71,7 +71,7 @@ def arguments(spec: Spec) -> Any:
     names += ["keep", "share"] * spec.smoothing
     names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "inner_scale"] * spec.softcap
     names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * (spec.store == "grad")
-    return namedtuple("Arguments", names)  # noqa: PYI024 - the fields are known only here
+    return namedtuple("Arguments", names)
 
 
 FLOATS = frozenset({"keep", "share", "logit_scale", "softcap", "inner_scale", "z_coefficient", "grad_scale"})
@@ -79,7 +79,7 @@ FLOATS = frozenset({"keep", "share", "logit_scale", "softcap", "inner_scale", "z
 
 def signature(spec: Spec, extra: tuple[str, ...] = ()) -> Any:
     """The Numba signature of a kernel with these arguments and some more integers after them."""
-    from numba.cuda import types
+    from xent_numba.backends.cuda.intrinsics import types
 
     record = arguments(spec)
     kinds = tuple(types.float64 if name in FLOATS else types.int64 for name in record._fields)

@@ -47,7 +47,7 @@ def build_partial(spec: Spec, threads: int, batch: int = BATCH) -> Any:
 def build_finish(spec: Spec) -> Any:
     """Kernel (a, parts, results, slices): a warp per row merges its slices, stores the loss and what `emit` needs."""
     m_, r_ = rowmath(spec), rows(spec)
-    real, floor, exp, label, label_score = m_.real, m_.floor, m_.exp, m_.label, m_.label_score
+    real, floor, term, label, label_score = m_.real, m_.floor, m_.term, m_.label, m_.label_score
     close, finish, logits_address = m_.close, m_.finish, r_.logits
     reduce = reducer(real, WARP, spec.dense)
     maximum, sums = reduce.maximum, reduce.sums
@@ -67,7 +67,7 @@ def build_finish(spec: Spec) -> Any:
             for i in range(lane, slices, WARP):
                 at = parts + (row * slices + i) * PARTS * size
                 m_i = get(at)
-                s += get(at + size) * exp(m_i - top)
+                s += get(at + size) * term(m_i, top)
                 if dense:
                     t_i = get(at + 3 * size)
                     d += get(at + 2 * size)
@@ -94,7 +94,7 @@ def build_store(spec: Spec, threads: int, batch: int = BATCH) -> Any:
     m_, r_, w_ = rowmath(spec), rows(spec), walk(spec, threads, batch)
     label, label_score, close, store = m_.label, m_.label_score, m_.close, w_.store
     logits_address, out_address, shift, fill = r_.logits, r_.out, r_.shift, r_.fill
-    saved, zero, floor = bool(spec.saved_lse), m_.real(0), m_.floor
+    saved, zero, floor = bool(spec.saved_lse) and not spec.dense, m_.real(0), m_.floor
     get, size = (hw.load_f64, 8) if spec.wide else (hw.load_f32, 4)
 
     def kernel(a: Any, results: Any, length: Any) -> None:

@@ -1,0 +1,197 @@
+"""What the compiler makes of the CUDA kernels, without a GPU: registers, spills, 128-bit accesses.
+
+    python benchmarks/cuda_codegen.py [--json] [--arch sm_90] [--dtype bfloat16] [--kernel warp]
+
+Needs `pip install "numba-cuda[cu13]"`: its wheels hold the whole compiler, from NVVM to the assembler.  Each kernel
+is compiled for each architecture as it would be at its first launch, and assembled to a cubin.  `spill_bytes` counts
+everything a thread keeps in local memory: spilled registers, and arrays that did not become registers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+ARCHITECTURES = ("sm_80", "sm_90")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+VECTOR = re.compile(r"(?:ld|st)\.global(?:\.\w+)*?\.(?:v4\.[a-z]32|v2\.[a-z]64)\b")
+
+
+class Kernel(NamedTuple):
+    """One kernel to compile."""
+
+    name: str
+    dtype: str
+    build: Any  # () -> Python function
+    signature: Any  # () -> Numba signature
+    threads: int
+    scalar_by_design: str = ""  # why there is no vector access
+
+
+def kernels() -> list[Kernel]:
+    """Every kernel of the backend for every dtype: as usual, forward only, ragged, with all options."""
+    return [kernel for dtype in DTYPES for kernel in _kernels(dtype)]
+
+
+def _kernels(dtype: str) -> Iterator[Kernel]:
+    from xent_numba.backends.cuda import block, dispatch, online, scan, split, tile, warp
+    from xent_numba.backends.cuda.spec import ITEMSIZE, Spec, signature
+
+    lanes = 16 // ITEMSIZE[dtype]
+    grad = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True)
+    forward = Spec(dtype, labels="int64", ignore=1, rows=True)
+    ragged = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True, whole=False)
+    strided = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True, unit=False, outer=True)
+    options: Any = {
+        "weight": "float32", "sample_weight": "float32", "smoothing": True, "softcap": True, "z_loss": True, "rows": True,
+    }  # fmt: skip
+    everything = Spec(dtype, labels="int64", ignore=2, store="grad", **options)
+    distribution = Spec(dtype, distribution=dtype, store="grad", **options)
+    saved = Spec(dtype, labels="int64", ignore=1, store="grad", saved_lse="float32", grad_output="float32")
+    softmax = Spec(dtype, store="softmax")
+    variants = {
+        "": grad, " forward": forward, " ragged": ragged, " all options": everything, " distribution": distribution,
+        " saved lse": saved, " softmax": softmax,
+    }  # fmt: skip
+
+    def kernel(name: str, build: Any, spec: Any, threads: int, *extra: str, scalar: str = "") -> Kernel:
+        return Kernel(name, dtype, build, lambda: signature(spec, extra), threads, scalar)
+
+    one_row = "a thread per row reads its label and writes its loss"
+    for suffix, spec in variants.items():
+        if suffix != " ragged":
+            threads = dispatch.TILE_THREADS
+            yield kernel(f"tile{suffix}", lambda s=spec, t=threads: tile.build(s, t), spec, threads)
+        threads = warp.WARPS * 32
+        vectors = min(dispatch._most_vectors(spec, threads), dispatch.WARP_CLASSES // (32 * lanes))
+        yield kernel(f"warp{suffix}", lambda s=spec, v=vectors: warp.build(s, v), spec, threads)
+        for threads in (512, 1024):
+            vectors = dispatch._most_vectors(spec, threads)
+            if vectors:
+                name = f"block {threads}×{vectors * lanes}{suffix}"
+                yield kernel(name, lambda s=spec, t=threads, v=vectors: block.build(s, t, v), spec, threads)
+        threads = dispatch.ONLINE_THREADS
+        yield kernel(f"online{suffix}", lambda s=spec, t=threads: online.build(s, t), spec, threads)
+    yield kernel(
+        "online strided", lambda: online.build(strided, threads), strided, threads,
+        scalar="classes do not lie side by side",
+    )  # fmt: skip
+    for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
+        partial = kernel(
+            f"split partial{suffix}", lambda s=spec: split.build_partial(s, threads), spec, threads, "parts", "length"
+        )
+        yield partial
+        store = kernel(
+            f"split store{suffix}", lambda s=spec: split.build_store(s, threads), spec, threads, "results", "length"
+        )
+        yield store
+    yield kernel(
+        "split finish", lambda: split.build_finish(grad), grad, 32, "parts", "results", "slices",
+        scalar="merges four numbers per slice of a row",
+    )  # fmt: skip
+    labels = Spec(dtype, labels="int64", ignore=1, weight=dtype, sample_weight=dtype)
+    yield kernel("scan labels", lambda: scan.build_labels(labels), labels, scan.THREADS, "parts", scalar=one_row)
+    yield Kernel(
+        "scan sum", dtype, lambda: scan.build_sum(dtype), lambda: _integers(4), scan.THREADS,
+        "reads one number per row",
+    )  # fmt: skip
+
+
+def _integers(count: int) -> Any:
+    from xent_numba.backends.cuda.intrinsics import types
+
+    return types.void(*(types.int64 for _ in range(count)))
+
+
+@contextmanager
+def pretended_device(capability: tuple[int, int]) -> Iterator[None]:
+    """Device functions ask for the current device while they compile; give them one."""
+    import numba.cuda.dispatcher as dispatcher
+
+    original = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=capability)
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = original
+
+
+def compile_kernel(kernel: Kernel, arch: str) -> tuple[dict[str, Any], str]:
+    """One row of the table, and the PTX."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+    from numba import cuda
+
+    digits = arch.removeprefix("sm_")
+    capability = (int(digits[:-1]), int(digits[-1]))
+    with pretended_device(capability):
+        ptx, _ = cuda.compile_ptx(
+            kernel.build(), kernel.signature(), cc=capability, launch_bounds=kernel.threads
+        )  # the defaults of a launch: no fastmath
+    linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=arch, ptxas_options=["-v"]))
+    linker.link("cubin")
+    log = linker.get_info_log() or ""
+    row: dict[str, Any] = {
+        "kernel": kernel.name,
+        "dtype": kernel.dtype,
+        "arch": arch,
+        "registers": _sum(r"Used (\d+) registers", log),
+        "spill_bytes": _sum(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", log),
+        "vector_accesses": len(VECTOR.findall(ptx)),
+    }
+    if kernel.scalar_by_design:
+        row["scalar_by_design"] = kernel.scalar_by_design
+    if not row["registers"]:
+        raise RuntimeError(f"the assembler did not report registers for {kernel.name}: {log!r}")
+    return row, ptx
+
+
+def _sum(pattern: str, text: str) -> int:
+    return sum(int(number) for number in re.findall(pattern, text))
+
+
+def main() -> int:
+    """Print the table, or a list of objects."""
+    parser = argparse.ArgumentParser(description="Compile the CUDA kernels and print what became of them.")
+    parser.add_argument("--json", action="store_true", help="a list of objects instead of the table")
+    parser.add_argument("--arch", action="append", help="only this architecture, like sm_90")
+    parser.add_argument("--dtype", action="append", choices=DTYPES, help="only this dtype")
+    parser.add_argument("--kernel", action="append", help="only kernels whose name starts with this")
+    chosen = parser.parse_args()
+    try:
+        selected = [
+            kernel
+            for kernel in kernels()
+            if kernel.dtype in (chosen.dtype or DTYPES)
+            and any(kernel.name.startswith(start) for start in chosen.kernel or [""])
+        ]
+        rows = []
+        for kernel in selected:
+            for arch in chosen.arch or ARCHITECTURES:
+                rows.append(compile_kernel(kernel, arch)[0])
+                if not chosen.json:
+                    _print_row(rows[-1], header=len(rows) == 1)
+    except ImportError as error:
+        print(f'{error}; install the compiler with: pip install "numba-cuda[cu13]"', file=sys.stderr)
+        return 2
+    if chosen.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    return 0
+
+
+def _print_row(row: dict[str, Any], *, header: bool) -> None:
+    names = ("kernel", "dtype", "arch", "registers", "spill_bytes", "vector_accesses")
+    if header:
+        print("{:<28} {:<9} {:<6} {:>9} {:>11} {:>15}".format(*names))
+    line = "{:<28} {:<9} {:<6} {:>9} {:>11} {:>15}".format(*(row[name] for name in names))
+    note = f"  scalar by design: {row['scalar_by_design']}" if "scalar_by_design" in row else ""
+    print(line + note, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

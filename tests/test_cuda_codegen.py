@@ -1,0 +1,81 @@
+"""The real compiler, without a GPU: kernels assemble, keep their rows in registers, and access memory by 128 bits.
+
+By default the kernels of every regime and dtype for both architectures, and those with many options for one;
+XENT_CODEGEN=all compiles the whole table of benchmarks/cuda_codegen.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "cuda_codegen.py"
+KEYS = {"kernel", "dtype", "arch", "registers", "spill_bytes", "vector_accesses"}
+
+for _needed in ("numba_cuda", "cuda.core", "nvidia"):
+    try:
+        _found = importlib.util.find_spec(_needed)
+    except ModuleNotFoundError:
+        _found = None
+    if _found is None:
+        pytest.skip(f"needs {_needed}: pip install 'numba-cuda[cu13]'", allow_module_level=True)
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("the simulator does not compile", allow_module_level=True)
+
+_spec = importlib.util.spec_from_file_location("cuda_codegen", SCRIPT)
+assert _spec
+assert _spec.loader
+codegen = importlib.util.module_from_spec(_spec)
+sys.modules["cuda_codegen"] = codegen
+_spec.loader.exec_module(codegen)
+
+KERNELS = codegen.kernels()
+OFTEN = ("tile", "warp", "block 512", "online", "split partial", "split finish", "split store", "scan")
+
+
+def chosen():
+    """(kernel, architecture) pairs to compile."""
+    for kernel in KERNELS:
+        usual = kernel.name.startswith(OFTEN) and not kernel.name.endswith(
+            ("options", "distribution", "lse", "softmax")
+        )
+        for arch in codegen.ARCHITECTURES:
+            extra = arch == "sm_90" and kernel.dtype in ("float32", "bfloat16")
+            if os.environ.get("XENT_CODEGEN") == "all" or usual or extra:
+                yield pytest.param(kernel, arch, id=f"{kernel.name}-{kernel.dtype}-{arch}".replace(" ", "_"))
+
+
+@pytest.mark.parametrize(("kernel", "arch"), chosen())
+def test_no_spills_and_vector_accesses(kernel, arch):
+    row, ptx = codegen.compile_kernel(kernel, arch)
+    assert row["registers"] <= 65536 // kernel.threads
+    assert row["spill_bytes"] == 0
+    assert row["vector_accesses"] > 0 or kernel.scalar_by_design
+    assert not re.search(r"\b(?:atom|red)\.", ptx)  # no atomics at all, so no order of sums left to chance
+    if kernel.dtype != "float64":
+        assert not re.search(r"\bdiv\.\w*\.?f64|sqrt\.\w*\.?f64", ptx) or kernel.name.startswith("scan")
+
+
+def test_every_regime_and_dtype_is_there():
+    for dtype in codegen.DTYPES:
+        names = {kernel.name.split()[0] for kernel in KERNELS if kernel.dtype == dtype}
+        assert names == {"tile", "warp", "block", "online", "split", "scan"}
+
+
+def test_the_script_prints_json():
+    command = [sys.executable, str(SCRIPT), "--json", "--arch", "sm_90", "--dtype", "float32", "--kernel", "split"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    rows = json.loads(done.stdout)
+    assert rows
+    for row in rows:
+        assert KEYS <= set(row) <= KEYS | {"scalar_by_design"}
+        assert all(isinstance(row[key], int) for key in ("registers", "spill_bytes", "vector_accesses"))

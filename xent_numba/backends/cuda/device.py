@@ -1,0 +1,108 @@
+"""The device: whether one can be used, what it is, and memory on it."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import Any, NamedTuple
+
+INSTALL = "pip install 'xent_numba[cuda13]' (or [cuda12], to match the driver)"
+
+
+class Facts(NamedTuple):
+    """What dispatch and `show_config` want to know."""
+
+    name: str
+    capability: tuple[int, int]
+    processors: int
+
+
+def _cuda() -> Any:
+    """numba.cuda, imported when first needed."""
+    from numba import cuda
+
+    return cuda
+
+
+def why_not() -> str | None:
+    """None when kernels can run here, else the reason and the remedy in one sentence."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return f"numba-cuda is not installed; install it with {INSTALL}"
+    try:
+        cuda = _cuda()
+        if not cuda.is_available():
+            return _unavailable(cuda)
+        capability = tuple(cuda.get_current_device().compute_capability)
+    except Exception as error:  # whatever a driver in a bad state raises
+        return f"the CUDA driver does not work ({type(error).__name__}: {error}); update it from nvidia.com/drivers"
+    if capability < (8, 0):
+        version = f"{capability[0]}.{capability[1]}"
+        return f"the GPU has compute capability {version}, at least 8.0 is needed; use backend='cpu'"
+    return None
+
+
+def _unavailable(cuda: Any) -> str:
+    """Which of the ways in which `is_available` can be false this is."""
+    error = str(cuda.cuda_error() or "")
+    if "cannot be found" in error:
+        return "no NVIDIA driver was found, so there is no usable GPU; install one from nvidia.com/drivers"
+    if "INSUFFICIENT_DRIVER" in error or "MISMATCH" in error:
+        return f"the NVIDIA driver is too old for this CUDA ({_one_line(error)}); update it, or {INSTALL}"
+    if error and "NO_DEVICE" not in error:
+        return f"the CUDA driver reports {_one_line(error)}; check nvidia-smi"
+    return "no CUDA GPU was found; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use backend='cpu'"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def facts() -> Facts:
+    """The current device."""
+    cuda = _cuda()
+    return _facts(cuda.get_current_device().id)
+
+
+@cache
+def _facts(number: int) -> Facts:
+    cuda = _cuda()
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
+    return Facts(name, tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT))
+
+
+def allocate(n_bytes: int, stream: Any = 0) -> Any:
+    """Device memory; MemoryError with the figures where there is none left."""
+    import numpy as np
+
+    cuda = _cuda()
+    try:
+        return cuda.device_array(max(1, n_bytes), np.uint8, stream=stream)
+    except Exception as error:
+        if "OUT_OF_MEMORY" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        free, whole = cuda.current_context().get_memory_info()
+        raise MemoryError(
+            f"out of device memory: {n_bytes / 2**20:.1f} MiB wanted, {free / 2**20:.1f} of {whole / 2**20:.1f} MiB "
+            "free; pass fewer rows at a time, or grad_out=logits to work in place"
+        ) from error
+
+
+_scratch: dict[tuple[int, int], Any] = {}  # (device, stream) -> memory that grows and stays: freeing it would wait
+
+
+def scratch(n_bytes: int, stream: Any = 0) -> int:
+    """The address of memory that one stream may use until its next call."""
+    from xent_numba.backends.cuda import intrinsics as hw
+
+    cuda = _cuda()
+    key = (getattr(cuda.get_current_device(), "id", 0), _stream_number(stream))
+    found = _scratch.get(key)
+    if found is None or found.nbytes < n_bytes:
+        found = _scratch[key] = allocate(2 * n_bytes, stream)
+    return hw.address(found)
+
+
+def _stream_number(stream: Any) -> int:
+    handle = getattr(stream, "handle", stream)
+    return int(getattr(handle, "value", handle) or 0)

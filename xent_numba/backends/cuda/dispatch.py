@@ -1,0 +1,149 @@
+"""Which regime computes a call, with what launch shape, and why; and the launches.
+
+All thresholds are here.  They come from what the compiled kernels need (registers, shared memory; see
+benchmarks/cuda_codegen.py), not from timings: nothing has been measured on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from xent_numba.backends.cuda import block, online, split, tile, warp
+from xent_numba.backends.cuda import intrinsics as hw
+from xent_numba.backends.cuda.call import Call, specialise
+from xent_numba.backends.cuda.reduce import WARP
+from xent_numba.backends.cuda.spec import ITEMSIZE, Spec
+
+TILE_THREADS = 128
+WARP_CLASSES = 1024
+BLOCK_THREADS = (128, 256, 512, 1024)
+ONLINE_THREADS = 512
+SPLIT_CLASSES = 16384  # a slice must be worth a block
+GRID_X, GRID_Y = 2**31 - 1, 65535
+
+
+class Plan(NamedTuple):
+    """One decision."""
+
+    regime: str  # "tile", "warp", "block", "online" or "split"
+    why: str
+    threads: int
+    vectors: int = 0  # per thread, in the regimes that hold a row in registers
+    slices: int = 1  # per row, in the split regime
+    length: int = 0  # classes of a slice
+
+
+def plan(spec: Spec, n_rows: int, n_classes: int, packed: bool, processors: int) -> Plan:
+    """Choose for `n_rows` rows; `packed`: row stride = n_classes; `processors`: multiprocessors of the device."""
+    lanes = 16 // ITEMSIZE[spec.dtype]
+    if not spec.unit:
+        return _online(n_classes, 1, "classes do not lie side by side")
+    if n_classes <= tile.MAX_CLASSES and packed:
+        return Plan("tile", f"{n_classes} ≤ {tile.MAX_CLASSES} packed classes: a thread per row", TILE_THREADS)
+    room = n_classes if spec.whole else n_classes + lanes - 1  # a ragged row may begin late in its first vector
+    per_warp = _power_of_two(-(-room // (WARP * lanes)))
+    if n_classes <= WARP_CLASSES and per_warp <= _most_vectors(spec, warp.WARPS * WARP):
+        return Plan("warp", f"{n_classes} ≤ {WARP_CLASSES} classes: a warp per row", warp.WARPS * WARP, per_warp)
+    if n_rows < processors and n_classes >= SPLIT_CLASSES and n_rows <= GRID_Y:
+        return _split(spec, n_rows, n_classes, room, lanes, processors)
+    for threads in BLOCK_THREADS:
+        vectors = _power_of_two(-(-room // (threads * lanes)))
+        most = _most_vectors(spec, threads)
+        # Two passes over 4 vectors hide latency as well as one over 8 threads' worth: more threads first.
+        if vectors <= (most if threads >= 512 else min(most, 4)) and n_rows <= GRID_X:
+            return Plan("block", f"the row fits the registers of {threads} threads", threads, vectors)
+    return _online(n_classes, lanes, f"{n_classes} classes exceed the registers of a block")
+
+
+def _most_vectors(spec: Spec, threads: int) -> int:
+    """How many vectors per thread stay in registers (see the table of benchmarks/cuda_codegen.py)."""
+    heavy = spec.dense or spec.softcap
+    if threads == 1024:  # 64 registers a thread
+        return 0 if heavy or spec.wide or spec.sample_weight or spec.grad_output or not spec.whole else 4
+    # Loops over more than this are not unrolled, which would send the registers to memory.
+    return 4 if heavy and spec.dtype != "float32" else 8
+
+
+def _online(n_classes: int, lanes: int, why: str) -> Plan:
+    threads = WARP
+    while threads < ONLINE_THREADS and threads * lanes * online.BATCH < n_classes:
+        threads *= 2
+    return Plan("online", f"{why}: running sums, two reads", threads)
+
+
+def _split(spec: Spec, n_rows: int, n_classes: int, room: int, lanes: int, processors: int) -> Plan:
+    step = ONLINE_THREADS * lanes  # a slice is a whole number of vectors for every thread
+    wanted = -(-2 * processors // n_rows)
+    length = step * max(1, -(-room // (wanted * step)))
+    why = f"{n_rows} rows of {n_classes} classes would leave most of {processors} multiprocessors idle"
+    return Plan("split", why, ONLINE_THREADS, slices=-(-room // length), length=length)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+@cache
+def kernel(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
+    """A kernel object; it compiles when first launched."""
+    builders: dict[str, Any] = {
+        "tile": lambda: tile.build(spec, threads),
+        "warp": lambda: warp.build(spec, vectors, threads // WARP),
+        "block": lambda: block.build(spec, threads, vectors),
+        "online": lambda: online.build(spec, threads),
+        "split partial": lambda: split.build_partial(spec, threads),
+        "split finish": lambda: split.build_finish(spec),
+        "split store": lambda: split.build_store(spec, threads),
+    }
+    return hw.compiled(builders[name](), threads)
+
+
+def run(call: Call, stream: Any, processors: int, scratch: Any, forced: Plan | None = None) -> Plan:
+    """Launch what a call needs; nothing here waits for the device.
+
+    `scratch(bytes)` gives the address of memory that the stream may use until its next call.
+    """
+    spec, a = specialise(call)
+    a_rows, b_rows, classes = call.shape
+    n_rows = a_rows * b_rows
+    chosen = forced or plan(spec, n_rows, classes, _packed(call, spec), processors)
+    threads, vectors = chosen.threads, chosen.vectors
+    if chosen.regime == "tile":
+        shared = tile.tile_bytes(spec, threads, classes)
+        kernel("tile", spec, threads)[-(-n_rows // threads), threads, stream, shared](a)
+    elif chosen.regime == "warp":
+        rows_per_block = threads // WARP
+        kernel("warp", spec, threads, vectors)[-(-n_rows // rows_per_block), threads, stream](a)
+    elif chosen.regime == "block":
+        kernel("block", spec, threads, vectors)[n_rows, threads, stream](a)
+    elif chosen.regime == "online":
+        kernel("online", spec, threads)[min(n_rows, GRID_X), threads, stream](a)
+    else:
+        _run_split(chosen, spec, a, n_rows, stream, scratch)
+    return chosen
+
+
+def _run_split(chosen: Plan, spec: Spec, a: Any, n_rows: int, stream: Any, scratch: Any) -> None:
+    threads, slices, length = chosen.threads, chosen.slices, chosen.length
+    if spec.saved_lse and not spec.dense:
+        kernel("split store", spec, threads)[(slices, n_rows), threads, stream](a, 0, length)
+        return
+    size = split.PARTS * (8 if spec.wide else 4)
+    parts = scratch(n_rows * (slices + 1) * size)
+    results = parts + n_rows * slices * size
+    kernel("split partial", spec, threads)[(slices, n_rows), threads, stream](a, parts, length)
+    kernel("split finish", spec, WARP)[n_rows, WARP, stream](a, parts, results, slices)
+    if spec.store:
+        kernel("split store", spec, threads)[(slices, n_rows), threads, stream](a, results, length)
+
+
+def _packed(call: Call, spec: Spec) -> bool:
+    """Whether whole tiles of rows are one run of memory that starts on 16 bytes."""
+    views = [view for view in (call.logits, call.out) if view is not None]
+    strides = "outer" if call.shape[1] == 1 else "row"
+    return not spec.outer and all(
+        view.address % 16 == 0
+        and (getattr(view, strides) == call.shape[2] * ITEMSIZE[view.dtype] or call.shape[0] * call.shape[1] == 1)
+        for view in views
+    )
