@@ -45,8 +45,6 @@ def split(slab: Slab, block_bytes: int) -> Iterator[Slab]:
     n_rows = max(1, block_bytes // (n_classes * logits.itemsize))
     if abs(logits.strides[1]) < abs(logits.strides[2]):  # the classes of a row lie apart, neighbouring rows together
         n_rows = max(n_rows, PAGE // logits.itemsize)
-    # A power of two: the partial sums then cover the same groups of rows as those of a single call.
-    n_rows = 1 << (n_rows.bit_length() - 1)
     if n_rows >= n_inner:
         step = n_rows // n_inner
         for start in range(0, n_outer, step):
