@@ -1,0 +1,212 @@
+"""The entry points of the cpu backend: from a `Problem` to one call of a driver."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import llvmlite.binding
+import numba
+import numpy as np
+
+from xent_numba.backends import LabelScan
+from xent_numba.backends.cpu import cache, drivers, labels, probabilities, threads
+from xent_numba.backends.cpu.columns import TILE
+from xent_numba.backends.cpu.simd import LINE
+from xent_numba.backends.cpu.terms import Cap, Flip
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xent_numba.problem import Problem
+
+    Array = NDArray[Any]
+    Float64s = NDArray[np.float64]
+
+SERIAL = 1 << 15  # logits: below, one thread is as fast as many
+GROUP = 1 << 15  # logits that one partial sum stands for, at least one row
+STREAM = 1 << 24  # bytes of gradient from which on it is written past the caches
+_NATIVE = {"d": None, "f": None, "e": np.uint16}  # bfloat16, whose character is its library's choice: int16
+
+
+def _native(array: Array) -> Array:
+    """The array in a dtype that Numba has: 16-bit floats as tagged integers.  Read-only: one signature for all."""
+    tag = _NATIVE.get(array.dtype.char, np.int16)
+    view = array.view() if tag is None else array.view(tag)
+    view.flags.writeable = False
+    return view
+
+
+def _writable(array: Array) -> Array:
+    tag = _NATIVE.get(array.dtype.char, np.int16)
+    return array if tag is None else array.view(tag)
+
+
+def _flat(array: Array | None) -> Array | None:
+    """A per-row array (A, B) as (A·B,), contiguous and read-only."""
+    if array is None:
+        return None
+    view = np.ascontiguousarray(array).reshape(-1)
+    if view.flags.writeable:
+        view = view.view()
+        view.flags.writeable = False
+    return view
+
+
+class Cpu:
+    """Numba on the processor."""
+
+    name = "cpu"
+
+    def why_not(self) -> str | None:
+        """None: where Numba can be imported, it runs."""
+        return None
+
+    def describe(self) -> dict[str, object]:
+        """Versions, threads, processor."""
+        features = llvmlite.binding.get_host_cpu_features()
+        widths = (("avx512f", 512), ("avx2", 256), ("avx", 256))
+        return {
+            "numba": numba.__version__,
+            "llvmlite": llvmlite.__version__,
+            "processor": llvmlite.binding.get_host_cpu_name(),
+            "vector_bits": next((bits for name, bits in widths if features.get(name)), 128),
+            "threads": threads.available(),
+            "threading_layer": threads.layer(),
+            "cache": str(cache.directory()),
+        }
+
+    def scan_labels(
+        self,
+        labels_: Array,
+        n_classes: int,
+        ignore: tuple[int, ...],
+        weight: Float64s | None,
+        sample_weight: Float64s | None,
+        n_threads: int | None,
+    ) -> LabelScan:
+        """First bad label and denominators."""
+        flat = _flat(labels_)
+        assert flat is not None
+        groups = -(-flat.size // labels.GROUP)
+        kept, sums = np.empty(groups, np.int64), np.empty((groups, 2))
+        unlike = np.array(ignore, np.int64)
+        args = (flat, n_classes, unlike, weight, _flat(sample_weight), kept, sums)
+        with threads.parallel(n_threads, groups > 4) as in_parallel:
+            (labels.scan_parallel if in_parallel else labels.scan_serial)(*args)
+        if kept.min() < 0:
+            return LabelScan(_first_bad(flat, int(np.argmin(kept)), n_classes, ignore), 0, 0.0, 0.0)
+        by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
+        return LabelScan(-1, int(kept.sum()), by_weight, by_sample)
+
+    def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
+        """Loss, and gradient where asked for."""
+        partials = _run(problem, _call(problem, rows, grad, None, None), grad)
+        return partials if rows is None else None
+
+    def cross_entropy_grad(
+        self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
+    ) -> None:
+        """Gradient alone."""
+        _run(problem, _call(problem, None, grad, lse, grad_output), grad)
+
+    def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
+        """exp(x) / Σ exp(x)."""
+        fields = (_native(logits), _writable(out), None, None, out.nbytes >= STREAM)
+        _run_rowwise(n_threads, logits, fields, out)
+
+    def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
+        """x − log Σ exp(x)."""
+        fields = (_native(logits), None, _writable(out), None, out.nbytes >= STREAM)
+        _run_rowwise(n_threads, logits, fields, out)
+
+    def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
+        """log Σ exp(x)."""
+        _run_rowwise(n_threads, logits, (_native(logits), None, None, out.reshape(-1), False), None)
+
+
+def _first_bad(flat: Array, group: int, n_classes: int, ignore: tuple[int, ...]) -> int:
+    start = group * labels.GROUP
+    y = flat[start : start + labels.GROUP]
+    bad = ((y < 0) | (y >= n_classes)) & ~np.isin(y, ignore)
+    return start + int(np.argmax(bad))
+
+
+def _call(
+    problem: Problem, rows: Array | None, grad: Array | None, lse: Array | None, upstream: Float64s | None
+) -> tuple[Any, ...]:
+    """The fields of `drivers.Call`, as a plain tuple: a quarter of the cost of a named one to pass."""
+    classes = problem.logits.shape[2]
+    hard, dense, dense_weight = _target(problem, classes)
+    scale, cap = problem.logit_scale, problem.softcap
+    f: Any = None
+    s = None
+    if cap is not None:
+        f = Cap(scale, cap)
+    elif scale != 1.0:
+        f = Flip(-1.0) if scale < 0.0 else None
+        s = abs(scale)
+    in_range = [y for y in problem.ignore if 0 <= y < classes]
+    slope = 1.0 if cap is not None else scale
+    return (
+        _native(problem.logits),
+        _flat(problem.labels),
+        None if problem.distribution is None else _native(problem.distribution),
+        dense_weight,
+        problem.weight if problem.labels is not None else None,
+        _flat(problem.sample_weight),
+        _flat(upstream),
+        _flat(lse),
+        None if rows is None else rows.reshape(-1),
+        None if grad is None else _writable(grad),
+        np.array(in_range, np.int64) if in_range and problem.labels is not None else None,
+        hard,
+        dense,
+        f,
+        s,
+        problem.z_coefficient or None,
+        problem.grad_scale * slope,
+        grad is not None and grad.nbytes >= STREAM,
+    )
+
+
+def _target(problem: Problem, classes: int) -> tuple[float | None, tuple[float, float, float] | None, Array | None]:
+    """(hard, dense, weights of the dense part): the effective target as `terms` describes it."""
+    epsilon, w = problem.label_smoothing, problem.weight
+    beta = epsilon / classes
+    if problem.labels is not None and epsilon == 0.0:
+        return 1.0, None, None
+    arithmetic = np.float64 if problem.logits.dtype.char == "d" else np.float32
+    weight = None if w is None else w.astype(arithmetic)
+    if problem.labels is None:
+        return None, (1.0 - epsilon, beta, 0.0), weight
+    mass = beta * (classes if w is None else float(w.sum()))
+    return 1.0 - epsilon, (0.0, beta, mass), weight
+
+
+def _run(problem: Problem, fields: tuple[Any, ...], grad: Array | None) -> Float64s:
+    """Walk the rows of a loss."""
+    serial, in_parallel, group, units = _walk(drivers, problem.logits, problem.distribution, grad)
+    partials = np.empty(-(-units // group))
+    with threads.parallel(problem.n_threads, problem.logits.size >= SERIAL and partials.size > 1) as yes:
+        (in_parallel if yes else serial)(fields, group, units, partials)
+    return partials
+
+
+def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
+    """Walk the rows of a softmax and its kin."""
+    serial, in_parallel, group, units = _walk(probabilities, logits, None, out)
+    groups = -(-units // group)
+    with threads.parallel(n_threads, logits.size >= SERIAL and groups > 1) as yes:
+        (in_parallel if yes else serial)(fields, group, units, groups)
+
+
+def _walk(kernels: Any, logits: Array, *others: Array | None) -> tuple[Any, Any, int, int]:
+    """(serial driver, parallel driver, units in a group, units): whether by long rows or by wide groups."""
+    a, b, classes = logits.shape
+    if classes > TILE and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
+        return kernels.long_serial, kernels.long_parallel, max(1, GROUP // classes), a * b
+    lanes = LINE // max(logits.itemsize, 4)
+    return kernels.wide_serial, kernels.wide_parallel, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
+
+
+BACKEND = Cpu()

@@ -1,0 +1,151 @@
+"""Numba's on-disk cache, made safe enough to be on by default.
+
+Numba stamps a cached function with the time of its own source file, so it misses a change in a function called from another
+file; it keeps an index file that two first runs at once can leave pointing at each other's code; and it raises where
+it cannot write.  Here a compiled function is one file, named by a digest of everything it depends on: the sources of this
+package, the versions, the processor, the signature.  Files are written aside and renamed, so a reader sees all of one or
+nothing.  Whatever goes wrong with the disk, the function is compiled and the call goes on.
+
+The files are in the directory that `XENT_NUMBA_CACHE_DIR` names, else in `NUMBA_CACHE_DIR`, else in the user's cache
+directory.  An empty `XENT_NUMBA_CACHE_DIR` turns the cache off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core.caching import CompileResultCacheImpl
+from numba.core.caching import _Cache as NumbaCache
+from numba.core.serialize import dumps
+
+VARIABLE = "XENT_NUMBA_CACHE_DIR"
+
+
+@cache
+def directory() -> Path | None:
+    """Where compiled functions are kept; None where nowhere can be written."""
+    named = os.environ.get(VARIABLE)
+    if named == "":
+        return None
+    candidates = [named, os.environ.get("NUMBA_CACHE_DIR"), _user_cache()]
+    for candidate in candidates:
+        if candidate:
+            path = Path(candidate).expanduser() / "xent_numba"
+            if _writable(path):
+                return path
+            if candidate == named:
+                return None
+    return None
+
+
+def _user_cache() -> str | None:
+    if sys.platform == "win32":
+        return os.environ.get("LOCALAPPDATA")
+    if sys.platform == "darwin":
+        return "~/Library/Caches"
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+
+def _writable(path: Path) -> bool:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # Compiled code is loaded from here: it must belong to nobody else.
+        if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
+            return False
+        with tempfile.TemporaryFile(dir=path):
+            return True
+    except (OSError, RuntimeError):  # RuntimeError: `~` of a user without a home
+        return False
+
+
+@cache
+def _package_digest() -> str:
+    """Of the kernels' sources and of what compiles them: every function may call any other."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    for fact in (numba.__version__, llvmlite.__version__, np.__version__, sys.version, _options()):
+        digest.update(repr(fact).encode())
+    return digest.hexdigest()
+
+
+def _options() -> dict[str, Any]:
+    """What of Numba's configuration changes the code it makes."""
+    names = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "ENABLE_AVX", "DISABLE_INTEL_SVML")
+    return {name: str(getattr(numba.config, name, None)) for name in names}
+
+
+class Cache(NumbaCache):  # type: ignore[misc]
+    """The cache of one dispatcher: `dispatcher._cache`, as Numba's own `enable_caching` would set it."""
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._function = dispatcher.py_func
+        self._impl = CompileResultCacheImpl.__new__(CompileResultCacheImpl)  # its locator, which touches the disk, is ours
+
+    @property
+    def cache_path(self) -> str:
+        """The directory, as Numba reports it."""
+        return str(directory())
+
+    def _file(self, sig: Any, codegen: Any) -> Path | None:
+        home = directory()
+        if home is None:
+            return None
+        key = (self._function.__module__, self._function.__qualname__, str(sig), codegen.magic_tuple(), _package_digest())
+        return home / f"{self._function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.nbc"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled function for a signature, or None."""
+        target_context.refresh()
+        try:
+            path = self._file(sig, target_context.codegen())
+            if path is None:
+                return None
+            return self._impl.rebuild(target_context, pickle.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except Exception:  # a file cut short, or of another Numba: compile again
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep a compiled function, if the disk lets it."""
+        try:
+            path = self._file(sig, data.codegen)
+            if path is None or not self._impl.check_cachable(data):
+                return
+            content = dumps(self._impl.reduce(data))
+            handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:20], suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                os.replace(aside, path)
+            except BaseException:
+                os.unlink(aside)
+                raise
+        except OSError:
+            return
+
+    def enable(self) -> None:
+        """Always on."""
+
+    def disable(self) -> None:
+        """Always on."""
+
+    def flush(self) -> None:
+        """Nothing to do: a file that is not asked for is never read."""
+
+
+def cached(dispatcher: Any) -> Any:
+    """A Numba function that is kept on disk."""
+    dispatcher._cache = Cache(dispatcher)
+    return dispatcher

@@ -1,0 +1,205 @@
+"""Rows side by side, one row a lane: short rows, and rows whose classes do not lie side by side in memory.
+
+Up to 16 float32 rows (8 float64) are brought into a tile of at most 256 classes with `tile[j·lanes + r]` = class j of row
+r, transposed in registers where the classes are contiguous.  Every step then acts on all the rows at once, with nothing to
+add up across lanes: the maximum, the exponentials, the loss itself.  A row of more classes is merged from tiles.
+
+Sums are taken over eight classes in the arithmetic of the logits, and over those in float64.  A lane does the same
+whatever the other lanes hold, so the bits of a row do not depend on the batch it stands in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from xent_numba.backends.cpu.finish import Row
+from xent_numba.backends.cpu.memory import (
+    advance,
+    get,
+    load,
+    load_part,
+    load_transposed,
+    store,
+    store_part,
+    store_transposed,
+    stream,
+    to_line,
+)
+from xent_numba.backends.cpu.simd import inline, lanes_of, maximum, select, splat, widen
+from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, scaled, sloped, transformed, without_zero
+from xent_numba.backends.cpu.vmath import bounded, exp
+
+TILE = 256  # classes
+_RUN = 8  # classes summed in the arithmetic of the logits
+
+
+# ------------------------------------------------------------------------------------------------ tiles
+@inline
+def fill(p: Any, row_stride: int, class_stride: int, rows: int, classes: int, tile: Any, like: Any) -> None:
+    """tile[j·lanes + r] = p[r·row_stride + j·class_stride]; lanes beyond `rows` hold anything finite or of a row."""
+    lanes = lanes_of(like)
+    zero = splat(0.0, like)
+    if class_stride == 1:
+        for j in range(0, classes, lanes):
+            width = min(lanes, classes - j)
+            load_transposed(advance(p, j), row_stride, rows, width, advance(tile, j * lanes), like)
+    elif row_stride == 1 and rows == lanes:
+        for j in range(classes):
+            store(tile, j * lanes, load(p, j * class_stride, like))
+    else:
+        for j in range(classes):
+            store(tile, j * lanes, zero)
+            for r in range(rows):
+                at = r * row_stride + j * class_stride
+                store_part(tile, j * lanes + r, 1, load_part(p, at, 1, zero))
+
+
+@inline
+def flush(
+    tile: Any, p: Any, row_stride: int, class_stride: int, rows: int, classes: int, streaming: bool, like: Any
+) -> None:
+    """p[r·row_stride + j·class_stride] = tile[j·lanes + r]."""
+    lanes = lanes_of(like)
+    if class_stride == 1:
+        for j in range(0, classes, lanes):
+            width = min(lanes, classes - j)
+            store_transposed(advance(tile, j * lanes), advance(p, j), row_stride, rows, width, like)
+    elif row_stride == 1 and rows == lanes:
+        if streaming and to_line(p, 0, like) == 0 and to_line(p, class_stride, like) == 0:
+            for j in range(classes):
+                stream(p, j * class_stride, load(tile, j * lanes, like))
+        else:
+            for j in range(classes):
+                store(p, j * class_stride, load(tile, j * lanes, like))
+    else:
+        for j in range(classes):
+            for r in range(rows):
+                value = splat(get(tile, j * lanes + r), like)
+                store_part(p, r * row_stride + j * class_stride, 1, value)
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+@inline
+def finite(top: Any) -> Any:
+    """The shift for a maximum: itself, or 0 while all is −inf."""
+    return select(top > splat(-math.inf, top), top, splat(0.0, top))
+
+
+@inline
+def _dense_sums(x: Any, dot: Any, mass: Any, c: Any, j: int, j_tile: int, t: Any) -> Any:
+    """(dot + u (c − x), mass + u) for class j."""
+    if t is None:
+        return dot, mass
+    u = dense_term_lanes(t, j, j_tile, x)
+    return dot + without_zero(u, c - x), mass + u
+
+
+@inline
+def _tile_top(tile: Any, classes: int, saved: Any, f: Any, like: Any) -> Any:
+    """The maximum of every lane; where a log-sum-exp is saved, that."""
+    if saved is not None:
+        return saved
+    lanes = lanes_of(like)
+    lowest = splat(-math.inf, like)
+    even, odd = lowest, lowest
+    j = 0
+    while j + 2 <= classes:
+        even = maximum(transformed(load(tile, j * lanes, like), f), even)
+        odd = maximum(transformed(load(tile, (j + 1) * lanes, like), f), odd)
+        j += 2
+    if j < classes:
+        even = maximum(transformed(load(tile, j * lanes, like), f), even)
+    return maximum(even, odd)
+
+
+@inline
+def exponentials(d: Any, saved: Any) -> Any:
+    """exp(d), where d may be above 0 if it is the distance from a saved log-sum-exp."""
+    if saved is None:
+        return exp(d)
+    return exp(bounded(d))
+
+
+@inline
+def tile_statistics(
+    tile: Any, e_tile: Any, first: int, classes: int, y: Any, saved: Any, f: Any, s: Any, t: Any, like: Any
+) -> Any:
+    """The `Row` of every lane over the classes first … first + classes; their exponentials go to `e_tile`."""
+    lanes = lanes_of(like)
+    top = _tile_top(tile, classes, saved, f, like)
+    c = finite(top)
+    zero = splat(0.0, like)
+    rest, dot, mass = widen(zero), widen(zero), widen(zero)
+    for run in range(0, classes, _RUN):
+        part, part_dot, part_mass = zero, zero, zero
+        for j in range(run, min(run + _RUN, classes)):
+            x = transformed(load(tile, j * lanes, like), f)
+            e = exponentials(scaled(x - c, s), saved)
+            store(e_tile, j * lanes, e)
+            part = part + others_lanes(e, first + j, y)
+            part_dot, part_mass = _dense_sums(x, part_dot, part_mass, c, first + j, j, t)
+        rest, dot, mass = rest + widen(part), dot + widen(part_dot), mass + widen(part_mass)
+    return Row(top, rest, dot, mass)
+
+
+@inline
+def merge_lanes(a: Any, b: Any, saved: Any, s: Any) -> Any:
+    """The `Row` of neighbouring parts of the rows."""
+    if saved is not None:
+        return Row(a.top, a.rest + b.rest, a.dot, a.mass + b.mass)
+    top = maximum(a.top, b.top)
+    c = widen(finite(top))
+    from_a, from_b = widen(a.top) - c, widen(b.top) - c
+    rest = a.rest * exp(scaled(from_a, s)) + b.rest * exp(scaled(from_b, s))
+    dot = a.dot + a.mass * (c - widen(finite(a.top))) + b.dot + b.mass * (c - widen(finite(b.top)))
+    return Row(top, rest, dot, a.mass + b.mass)
+
+
+# ------------------------------------------------------------------------------------------------ gradient
+@inline
+def tile_exponentials(tile: Any, e_tile: Any, classes: int, c: Any, saved: Any, f: Any, s: Any) -> None:
+    """exp(s (x − c)) of a tile, for rows of several tiles."""
+    lanes = lanes_of(c)
+    for j in range(classes):
+        x = transformed(load(tile, j * lanes, c), f)
+        store(e_tile, j * lanes, exponentials(scaled(x - c, s), saved))
+
+
+@inline
+def _targeted(g: Any, y_value: Any, j: int, y: Any) -> Any:
+    """`g`, with `y_value` in the lanes whose target is class j."""
+    if y is None:
+        return g
+    return select(y == splat(j, y), y_value, g)
+
+
+@inline
+def heeded(g: Any, y: Any) -> Any:
+    """`g`, with 0 in the lanes of ignored rows (y = −1)."""
+    if y is None:
+        return g
+    return select(y < splat(0, y), splat(0.0, g), g)
+
+
+@inline
+def _less_dense(g: Any, k: Any, j: int, j_tile: int, t: Any) -> Any:
+    """g − k u for class j."""
+    if t is None:
+        return g
+    return g - k * dense_term_lanes(t, j, j_tile, g)
+
+
+@inline
+def tile_gradient(
+    tile: Any, e_tile: Any, first: int, classes: int, y: Any, p_factor: Any, u_factor: Any, y_value: Any,
+    f: Any, t: Any, like: Any,
+) -> None:  # fmt: skip
+    """Turn exponentials into the gradient, in place."""
+    lanes = lanes_of(like)
+    for j in range(classes):
+        g = _targeted(load(e_tile, j * lanes, like) * p_factor, y_value, first + j, y)
+        g = _less_dense(g, u_factor, first + j, j, t)
+        store(e_tile, j * lanes, heeded(sloped(g, load(tile, j * lanes, like), f), y))
+
+

@@ -1,0 +1,137 @@
+"""Gradient of one long row whose classes lie side by side, each element written once.
+
+Large gradients are streamed: aligned vectors past the caches, so that memory is not read before it is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from xent_numba.backends.cpu.cache import cached
+from xent_numba.backends.cpu.memory import keep, load, load_part, store, store_part, stream, to_line
+from xent_numba.backends.cpu.simd import inline, lane, lanes_of, splat, total, widen
+from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, scaled, sloped, transformed
+from xent_numba.backends.cpu.vmath import bounded, exp
+
+
+class Slope(NamedTuple):
+    """What makes the gradient of a row of its exponentials: p_factor · exp(s (x − c)) − u_factor · u, times f'."""
+
+    c: Any
+    p_factor: Any
+    u_factor: Any
+
+
+@inline
+def _less_dense(g: Any, k: Any, t: Any, i: Any) -> Any:
+    """g − k u for the classes from i on."""
+    if t is None:
+        return g
+    return g - splat(k, g) * dense_term(t, i, g)
+
+
+@inline
+def _less_dense_part(g: Any, k: Any, t: Any, i: Any, count: Any) -> Any:
+    if t is None:
+        return g
+    return g - splat(k, g) * dense_term_part(t, i, count, g)
+
+
+@inline
+def _slope(p: Any, i: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> Any:
+    x = load(p, i, c)
+    e = exp(scaled(transformed(x, f) - c, s))
+    return sloped(_less_dense(e * splat(a.p_factor, c), a.u_factor, t, i), x, f)
+
+
+@inline
+def _slope_part(p: Any, out: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> None:
+    x = load_part(p, i, count, splat(0.0, c))
+    e = exp(scaled(transformed(x, f) - c, s))
+    g = _less_dense_part(e * splat(a.p_factor, c), a.u_factor, t, i, count)
+    store_part(out, i, count, sloped(g, x, f))
+
+
+@cached
+@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+def gradient(
+    p: Any, out: Any, start: int, stop: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any
+) -> None:
+    """Write the gradient of classes start … stop; `out` may be `p`."""
+    step = lanes_of(like)
+    c = splat(a.c, like)
+    i = start
+    head = to_line(out, start, like) if streaming else -1
+    if head >= 0:
+        if 0 < head < stop - start:
+            _slope_part(p, out, i, head, a, f, s, t, c)
+            i += head
+        while i + step <= stop:
+            stream(out, i, _slope(p, i, a, f, s, t, c))
+            i += step
+    else:
+        while i + step <= stop:
+            store(out, i, _slope(p, i, a, f, s, t, c))
+            i += step
+    if i < stop:
+        _slope_part(p, out, i, stop - i, a, f, s, t, c)
+
+
+@inline
+def write_one(out: Any, i: int, value: float, like: Any) -> None:
+    """One element, rounded once to the dtype of `out`."""
+    store_part(out, i, 1, splat(value, like))
+
+
+@inline
+def one_logit(p: Any, i: int, f: Any, like: Any) -> float:
+    """f of one logit."""
+    return np.float64(lane(logits_part(p, i, 1, f, like), 0))
+
+
+@cached
+@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+def gradient_saved(
+    p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any
+) -> float:
+    """As `gradient` of a whole row of n classes, and the Σ exp(s (x − c)) over the others that a saved lse lacks."""
+    step = lanes_of(like)
+    c, zero = splat(a.c, like), splat(0.0, like)
+    rest = widen(zero)
+    head = to_line(out, 0, like) if streaming else -1
+    i = 0
+    while i < n:
+        first = head if 0 < head and i == 0 else step
+        count = min(first, n - i)
+        x = load_part(p, i, count, zero)
+        e = exp(bounded(scaled(transformed(x, f) - c, s)))
+        rest = rest + widen(keep(others(e, i, y), count, zero))
+        g = sloped(_less_dense_part(e * splat(a.p_factor, c), a.u_factor, t, i, count), x, f)
+        if count == step and head >= 0:
+            stream(out, i, g)
+        else:
+            store_part(out, i, count, g)
+        i += count
+    return total(rest)
+
+
+@inline
+def dense_mass(n: int, t: Any, known: float, like: Any) -> Any:
+    """Σ u of a row: known beforehand unless there is a distribution."""
+    if t is None:
+        return 0.0
+    return _dense_mass(n, t, t.q, known, like)
+
+
+@inline
+def _dense_mass(n: int, t: Any, q: Any, known: float, like: Any) -> Any:
+    if q is None:
+        return known
+    step = lanes_of(like)
+    mass = widen(splat(0.0, like))
+    for i in range(0, n, step):
+        mass = mass + widen(dense_term_part(t, i, min(step, n - i), like))
+    return total(mass)

@@ -1,0 +1,82 @@
+"""One pass over the labels: the first that is out of range, and the denominators of the means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+
+from xent_numba.backends.cpu.cache import cached
+from xent_numba.backends.cpu.call import at, is_among, weight_of
+from xent_numba.backends.cpu.simd import inline
+
+GROUP = 1 << 14  # labels whose weights are summed together, whatever the number of threads
+
+
+@inline
+def _count(labels: Any, start: int, stop: int, classes: int, ignore: Any) -> Any:
+    """How many labels are kept, or −1 if one is neither a class nor ignored; without branches, so that it vectorises."""
+    bad, kept = 0, 0
+    if ignore.size == 1:
+        unlike = ignore[0]
+        for i in range(start, stop):
+            y = np.int64(labels[i])
+            counts = np.int64(y != unlike)
+            kept += counts
+            bad += counts & np.int64((y < 0) | (y >= classes))
+    else:
+        for i in range(start, stop):
+            y = np.int64(labels[i])
+            counts = np.int64(not is_among(ignore, y))
+            kept += counts
+            bad += counts & np.int64((y < 0) | (y >= classes))
+    return -1 if bad else kept
+
+
+@inline
+def _weigh(
+    labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_weight: Any, kept: int
+) -> Any:
+    """(Σ s w_y, Σ s) over the labels that are kept, all of them known to be in range."""
+    if weight is None:
+        if sample_weight is None:
+            return float(kept), float(kept)
+    by_weight, by_sample = 0.0, 0.0
+    for i in range(start, stop):
+        y = np.int64(labels[i])
+        if not is_among(ignore, y):
+            s = at(sample_weight, i)
+            by_sample += s
+            by_weight += s * weight_of(weight, y)
+    return by_weight, by_sample
+
+
+@inline
+def _scan_group(
+    k: int, labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
+) -> None:
+    start, stop = k * GROUP, min((k + 1) * GROUP, labels.size)
+    kept[k] = _count(labels, start, stop, classes, ignore)
+    if kept[k] >= 0:
+        sums[k, 0], sums[k, 1] = _weigh(labels, start, stop, ignore, weight, sample_weight, kept[k])
+
+
+@cached
+@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+def scan_serial(
+    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
+) -> None:
+    """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
+    for k in range(kept.size):
+        _scan_group(k, labels, classes, ignore, weight, sample_weight, kept, sums)
+
+
+@cached
+@njit(nogil=True, error_model="numpy", parallel=True)  # type: ignore[misc]
+def scan_parallel(
+    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
+) -> None:
+    """As `scan_serial`."""
+    for k in prange(kept.size):
+        _scan_group(k, labels, classes, ignore, weight, sample_weight, kept, sums)

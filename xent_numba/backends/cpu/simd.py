@@ -1,0 +1,334 @@
+"""Vectors as a Numba type, so that a kernel says what each instruction does.
+
+Numba's loops over arrays vectorise when LLVM pleases: in an order it chooses, never for a maximum, never into a
+non-temporal store.  Here a vector is a value.  `memory.load(p, i, like)` gives the 16 float32 (or 8 float64) of one cache
+line, `+ - * /`, `fma`, `maximum` and `select` act on every lane.  LLVM makes of each operation one AVX-512 instruction, two
+of AVX or four of SSE or NEON; lanes and the order of every sum stay the same, and so do the bits.
+
+A vector of one lane is a scalar in registers: `lane(x, k)` takes one out, and what is written for many rows at once (one
+row a lane, `columns.py`) serves a single long row too (`rows.py`).
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.core.datamodel import models, register_default
+from numba.core.extending import intrinsic, lower_builtin, overload, type_callable
+
+LINE = 64  # bytes in a cache line, and in a vector
+
+# NumPy's error model: no division raises.  A piece is never called from Python, so it needs no wrappers.
+INLINE = {"forceinline": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+def inline(function: Any) -> Any:
+    """A piece of a kernel.  What stands under `if argument is None` is left out where the argument is not None."""
+    return njit(**INLINE)(function)
+
+
+def by_type(choose: Any) -> Any:
+    """A piece of a kernel whose code `choose` picks by the types of its arguments."""
+
+    def piece(*args: Any) -> Any:
+        raise NotImplementedError(f"{choose.__name__} works only inside compiled code")
+
+    overload(piece, strict=False, jit_options=INLINE)(choose)
+    return piece
+
+
+def unless_none(function: Any) -> Any:
+    """A piece of a kernel that is None where its first argument is: decided by type, so that None costs nothing."""
+
+    @by_type
+    def choose(first: Any, *rest: Any) -> Any:
+        return (lambda first, *rest: None) if isinstance(first, types.NoneType) else function
+
+    return choose
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """`lanes` values of `dtype` in one value."""
+
+    def __init__(self, dtype: types.Type, lanes: int) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"{dtype}x{lanes}")
+
+
+@register_default(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Vector) -> None:
+        super().__init__(dmm, fe_type, ir_vector(fe_type))
+
+
+_IR = {
+    types.float32: ir.FloatType(),
+    types.float64: ir.DoubleType(),
+    types.int32: ir.IntType(32),
+    types.int64: ir.IntType(64),
+    types.boolean: ir.IntType(1),
+}
+
+
+def ir_vector(vector: Vector) -> ir.VectorType:
+    """The LLVM type of a vector."""
+    return ir.VectorType(_IR[vector.dtype], vector.lanes)
+
+
+def integers(vector: Vector) -> Vector:
+    """The vector of integers as wide as these floats."""
+    return Vector(types.int32 if vector.dtype == types.float32 else types.int64, vector.lanes)
+
+
+def llvm_call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
+    """A call of an LLVM intrinsic by name."""
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
+    return builder.call(function, args)
+
+
+def suffix(vector: ir.VectorType) -> str:
+    """How LLVM writes a vector type in the names of its intrinsics."""
+    scalar = {ir.FloatType(): "f32", ir.DoubleType(): "f64", ir.HalfType(): "f16"}.get(vector.element)
+    return f"v{vector.count}{scalar or f'i{vector.element.width}'}"
+
+
+def broadcast(builder: Any, value: Any, lanes: int) -> Any:
+    """A scalar in every lane."""
+    vector = ir.VectorType(value.type, lanes)
+    undefined = ir.Constant(vector, ir.Undefined)
+    single = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+
+# ------------------------------------------------------------------------------------------------ operators
+def _operator(op: Any, result: Any, lower: Any) -> None:
+    """Define `op` on two vectors of one type: `result(type)` is what it gives, `lower` writes its instruction."""
+
+    @type_callable(op)
+    def typer(context: Any) -> Any:
+        return lambda a, b: result(a) if isinstance(a, Vector) and a == b else None
+
+    @lower_builtin(op, Vector, Vector)
+    def lowered(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return lower(builder, isinstance(sig.args[0].dtype, types.Float), *args)
+
+
+def _arithmetic(op: Any, floating: str, integer: str) -> None:
+    _operator(op, lambda a: a, lambda builder, real, x, y: getattr(builder, floating if real else integer)(x, y))
+
+
+def _comparison(op: Any, symbol: str) -> None:
+    def lower(builder: Any, real: bool, x: Any, y: Any) -> Any:
+        return (builder.fcmp_ordered if real else builder.icmp_signed)(symbol, x, y)
+
+    _operator(op, lambda a: Vector(types.boolean, a.lanes), lower)
+
+
+_arithmetic(operator.add, "fadd", "add")
+_arithmetic(operator.sub, "fsub", "sub")
+_arithmetic(operator.mul, "fmul", "mul")
+_arithmetic(operator.truediv, "fdiv", "sdiv")
+_arithmetic(operator.and_, "", "and_")
+_comparison(operator.gt, ">")
+_comparison(operator.lt, "<")
+_comparison(operator.eq, "==")
+
+
+# ------------------------------------------------------------------------------------------------ making vectors
+@intrinsic  # type: ignore[misc]
+def splat(typingctx: Any, value: Any, like: Any) -> Any:
+    """`value` in every lane of a vector such as `like`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return broadcast(builder, context.cast(builder, args[0], sig.args[0], like.dtype), like.lanes)
+
+    return like(value, like), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def iota(typingctx: Any, like: Any) -> Any:
+    """0, 1, 2, … as integers as wide as the lanes of `like`."""
+    result = integers(like)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir_vector(result), list(range(like.lanes)))
+
+    return result(like), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def lanes_of(typingctx: Any, like: Any) -> Any:
+    """The number of lanes, a compile-time constant."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), like.lanes)
+
+    return types.int64(like), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def single(typingctx: Any, value: Any, like: Any) -> Any:
+    """`value` as a vector of one lane of the dtype of `like`."""
+    result = Vector(like.dtype, 1)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return broadcast(builder, context.cast(builder, args[0], sig.args[0], like.dtype), 1)
+
+    return result(value, like), codegen
+
+
+# ------------------------------------------------------------------------------------------------ lane by lane
+@intrinsic  # type: ignore[misc]
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, rounded once wherever the processor has the instruction."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return llvm_call(builder, f"llvm.fmuladd.{suffix(args[0].type)}", args[0].type, list(args))
+
+    return a(a, b, c), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def select(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
+    """`yes` where the mask is set, else `no`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(*args)
+
+    return yes(mask, yes, no), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """The larger of the two, `b` where either is NaN: with the accumulator as `b`, NaN is passed over."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return a(a, b), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def widen(typingctx: Any, a: Any) -> Any:
+    """The lanes as float64."""
+    wide = Vector(types.float64, a.lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return args[0] if a == wide else builder.fpext(args[0], ir_vector(wide))
+
+    return wide(a), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def narrow(typingctx: Any, a: Any, like: Any) -> Any:
+    """The float64 lanes rounded to the dtype of `like`."""
+    result = Vector(like.dtype, a.lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return args[0] if a == result else builder.fptrunc(args[0], ir_vector(result))
+
+    return result(a, like), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def as_bits(typingctx: Any, a: Any) -> Any:
+    """The bits of floats as integers."""
+    result = integers(a)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir_vector(result))
+
+    return result(a), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def as_floats(typingctx: Any, bits: Any, like: Any) -> Any:
+    """Bits as the floats they are."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir_vector(like))
+
+    return like(bits, like), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def convert(typingctx: Any, whole: Any, like: Any) -> Any:
+    """Signed integers to floats of the same value."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.sitofp(args[0], ir_vector(like))
+
+    return like(whole, like), codegen
+
+
+def _shift(name: str) -> Any:
+    def shift(typingctx: Any, bits: Any, by: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            places = context.cast(builder, args[1], sig.args[1], bits.dtype)
+            return getattr(builder, name)(args[0], broadcast(builder, places, bits.lanes))
+
+        return bits(bits, by), codegen
+
+    return intrinsic(shift)
+
+
+shift_left = _shift("shl")
+shift_right = _shift("ashr")
+
+
+# ------------------------------------------------------------------------------------------------ across lanes
+@intrinsic  # type: ignore[misc]
+def any_lane(typingctx: Any, mask: Any) -> Any:
+    """Whether the mask is set anywhere."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(mask), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def lane(typingctx: Any, a: Any, k: Any) -> Any:
+    """The scalar in lane k."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.extract_element(args[0], context.cast(builder, args[1], sig.args[1], types.int32))
+
+    return a.dtype(a, k), codegen
+
+
+def _fold(builder: Any, value: Any, combine: Any) -> Any:
+    """The lanes combined by halves, always in the same order, to one scalar."""
+    while value.type.count > 1:
+        half = value.type.count // 2
+        undefined = ir.Constant(value.type, ir.Undefined)
+        index = ir.VectorType(ir.IntType(32), half)
+        low = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(half))))
+        high = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(half, 2 * half))))
+        value = combine(low, high)
+    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic  # type: ignore[misc]
+def largest(typingctx: Any, a: Any) -> Any:
+    """The largest lane; none may be NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _fold(builder, args[0], lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+
+    return a.dtype(a), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def total(typingctx: Any, a: Any) -> Any:
+    """The sum of the lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _fold(builder, args[0], builder.fadd)
+
+    return a.dtype(a), codegen

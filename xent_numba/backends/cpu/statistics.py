@@ -1,0 +1,201 @@
+"""Statistics of one long row whose classes lie side by side, in one pass.
+
+The row is read in blocks of 16 vectors, small enough to stay in L1: first their maximum, then Σ exp(x − max).  A block
+with a new maximum rescales what was summed before (online softmax), so memory is read once; the prefetches, a few
+blocks ahead, let it be read while the block before is computed.  Four sums run side by side within a block, in the
+arithmetic of the logits; blocks are added up in float64.  Blocks count from the start of the row, never from an address,
+and a row longer than `SEGMENT` is always merged from its segments in order, whoever computed them: the bits of a row
+depend on nothing but the row.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from xent_numba.backends.cpu.cache import cached
+from xent_numba.backends.cpu.finish import Row
+from xent_numba.backends.cpu.memory import (
+    keep,
+    prefetch,
+)
+from xent_numba.backends.cpu.simd import (
+    any_lane,
+    inline,
+    lane,
+    lanes_of,
+    largest,
+    maximum,
+    splat,
+    total,
+    widen,
+)
+from xent_numba.backends.cpu.terms import (
+    dense_term,
+    dense_term_part,
+    factor,
+    logits,
+    logits_part,
+    others,
+    scaled,
+    without_zero,
+)
+from xent_numba.backends.cpu.vmath import exp
+
+BLOCK = 16  # vectors
+SEGMENT = 1 << 16  # classes
+AHEAD = 8192  # bytes between what is computed and what is asked for
+
+
+@inline
+def _top(p: Any, i: int, vectors: int, f: Any, top: Any) -> Any:
+    step = lanes_of(top)
+    a, b, c, d = top, top, top, top
+    k = 0
+    while k + 4 <= vectors:
+        at = i + k * step
+        a = maximum(logits(p, at, f, top), a)
+        b = maximum(logits(p, at + step, f, top), b)
+        c = maximum(logits(p, at + 2 * step, f, top), c)
+        d = maximum(logits(p, at + 3 * step, f, top), d)
+        k += 4
+    while k < vectors:
+        a = maximum(logits(p, i + k * step, f, top), a)
+        k += 1
+    return maximum(maximum(a, b), maximum(c, d))
+
+
+@inline
+def _term(p: Any, i: int, c: Any, y: Any, f: Any, s: Any) -> Any:
+    prefetch(p, i + AHEAD // 4)
+    return others(exp(scaled(logits(p, i, f, c) - c, s)), i, y)
+
+
+@inline
+def _sum(p: Any, i: int, vectors: int, c: Any, y: Any, f: Any, s: Any) -> Any:
+    step = lanes_of(c)
+    zero = splat(0.0, c)
+    a0, a1, a2, a3 = zero, zero, zero, zero
+    k = 0
+    while k + 4 <= vectors:
+        at = i + k * step
+        a0 = a0 + _term(p, at, c, y, f, s)
+        a1 = a1 + _term(p, at + step, c, y, f, s)
+        a2 = a2 + _term(p, at + 2 * step, c, y, f, s)
+        a3 = a3 + _term(p, at + 3 * step, c, y, f, s)
+        k += 4
+    while k < vectors:
+        a0 = a0 + _term(p, i + k * step, c, y, f, s)
+        k += 1
+    return (a0 + a1) + (a2 + a3)
+
+
+@inline
+def _dense_sums(p: Any, i: int, vectors: int, part: int, c: Any, f: Any, t: Any) -> Any:
+    """(Σ u (c − x), Σ u) of a block, per lane in float64; the last `part` lanes are those of an unfinished vector."""
+    dot, mass = splat(0.0, c), splat(0.0, c)
+    if t is None:
+        return widen(dot), widen(mass)
+    step = lanes_of(c)
+    for k in range(vectors):
+        at = i + k * step
+        u = dense_term(t, at, c)
+        dot = dot + without_zero(u, c - logits(p, at, f, c))
+        mass = mass + u
+    if part > 0:
+        at = i + vectors * step
+        u = dense_term_part(t, at, part, c)
+        dot = dot + without_zero(u, c - logits_part(p, at, part, f, c))
+        mass = mass + u
+    return widen(dot), widen(mass)
+
+
+@inline
+def _moved(dot: Any, mass: Any, now: Any, before: Any, t: Any) -> Any:
+    """Σ u (now − x) from Σ u (before − x)."""
+    if t is None:
+        return dot
+    return dot + mass * (widen(now) - widen(before))
+
+
+@inline
+def _rescale(old: float, new: float, s: Any) -> float:
+    return math.exp((old - new) * factor(s))
+
+
+@inline
+def _segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
+    """The `Row` of classes start … stop, with class y left out of `rest`, as scalars."""
+    step = lanes_of(like)
+    zero, lowest = splat(0.0, like), splat(-math.inf, like)
+    top = lowest  # the largest so far
+    c = zero  # the shift: the same, but finite while all is −inf
+    rest, dot, mass = widen(zero), widen(zero), widen(zero)
+    i = start
+    while i < stop:
+        n = min(stop - i, BLOCK * step)
+        vectors = n // step
+        part = n - vectors * step
+        if part == 0 and vectors == BLOCK:
+            here = _top(p, i, BLOCK, f, lowest)
+        else:
+            here = _top(p, i, vectors, f, lowest)
+            if part > 0:
+                here = maximum(logits_part(p, i + vectors * step, part, f, lowest), here)
+        if any_lane(here > top):
+            now = splat(largest(here), like)
+            if lane(top, 0) > -math.inf:
+                rest = rest * splat(_rescale(lane(top, 0), lane(now, 0), s), rest)
+            dot = _moved(dot, mass, now, c, t)
+            top, c = now, now
+        if part == 0 and vectors == BLOCK:
+            if i <= y < i + n:
+                block = _sum(p, i, BLOCK, c, y, f, s)
+            else:
+                block = _sum(p, i, BLOCK, c, None, f, s)
+        else:
+            block = _sum(p, i, vectors, c, y, f, s)
+            if part > 0:
+                at = i + vectors * step
+                e = exp(scaled(logits_part(p, at, part, f, lowest) - c, s))
+                block = block + others(keep(e, part, zero), at, y)
+        more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
+        rest, dot, mass = rest + widen(block), dot + more_dot, mass + more_mass
+        i += n
+    return Row(np.float64(lane(top, 0)), total(rest), total(dot), total(mass))
+
+
+@cached
+@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
+    """The `Row` of classes start … stop as float64 scalars; class y, if it is there, is left out of `rest`."""
+    return _segment(p, start, stop, y, f, s, t, like)
+
+
+@inline
+def merge(a: Any, b: Any, s: Any) -> Any:
+    """The `Row` of two neighbouring parts of a row."""
+    if not b.top > a.top:  # so for -inf and -inf too
+        if b.top == -math.inf:
+            return Row(a.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
+        return Row(
+            a.top, a.rest + b.rest * _rescale(b.top, a.top, s), a.dot + b.dot + b.mass * (a.top - b.top), a.mass + b.mass
+        )
+    if a.top == -math.inf:
+        # what is -inf counted its distances from 0
+        return Row(b.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
+    return Row(
+        b.top, a.rest * _rescale(a.top, b.top, s) + b.rest, a.dot + b.dot + a.mass * (b.top - a.top), a.mass + b.mass
+    )
+
+
+@inline
+def statistics(p: Any, n: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
+    """The `Row` of a whole row of n classes."""
+    row = segment(p, 0, min(n, SEGMENT), y, f, s, t, like)
+    for start in range(SEGMENT, n, SEGMENT):
+        row = merge(row, segment(p, start, min(n, start + SEGMENT), y, f, s, t, like), s)
+    return row

@@ -1,0 +1,72 @@
+"""When a call may run in parallel: the whole threading policy.
+
+Numba's layers end the process where they are used as they cannot be: `workqueue` when two Python threads are in a parallel
+region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it.  Kernels exist in a serial form that
+releases the GIL and gives the same bits, so that a call is never refused and never has to wait:
+
+- a forked child of a process whose threads had been started runs serially (but for tbb, which can take it);
+- under workqueue one thread at a time runs in parallel, the others serially meanwhile;
+- small work runs serially, since waking the threads costs more than it brings.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numba
+from numba.np.ufunc import parallel as numba_parallel
+
+_one_at_a_time = threading.Lock()
+_orphaned = False  # a fork has left this process without the threads that Numba believes it has
+
+
+def _after_fork() -> None:
+    global _one_at_a_time, _orphaned
+    _one_at_a_time = threading.Lock()  # whoever held it is in the parent
+    _orphaned = _orphaned or (numba_parallel._is_initialized and numba_parallel._threading_layer != "tbb")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def available() -> int:
+    """How many threads a call without `n_threads` would use."""
+    if _orphaned:
+        return 1
+    return int(numba.get_num_threads())
+
+
+def layer() -> str:
+    """The threading layer, once it has been started."""
+    return numba.threading_layer() if numba_parallel._is_initialized else f"{numba.config.THREADING_LAYER} (not started)"
+
+
+@contextmanager
+def parallel(n_threads: int | None, worthwhile: bool) -> Iterator[bool]:
+    """Whether to run in parallel; with that many threads, if so, until the end of the block."""
+    if not worthwhile or n_threads == 1 or _orphaned or numba.config.NUMBA_NUM_THREADS == 1:
+        yield False
+        return
+    before = numba.get_num_threads()  # starts the threads
+    wanted = before if n_threads is None else min(n_threads, numba.config.NUMBA_NUM_THREADS)
+    if wanted == 1:
+        yield False
+        return
+    alone = numba_parallel._threading_layer == "workqueue"
+    if alone and not _one_at_a_time.acquire(blocking=False):
+        yield False
+        return
+    lock = _one_at_a_time
+    try:
+        if wanted != before:
+            numba.set_num_threads(wanted)
+        yield True
+    finally:
+        if wanted != before:
+            numba.set_num_threads(before)
+        if alone:
+            lock.release()

@@ -1,0 +1,179 @@
+"""Short rows, and rows whose classes are apart in memory: a vector of rows at a time, one row a lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from xent_numba.backends.cpu.cache import cached
+from xent_numba.backends.cpu.call import dense, label, row_pointer, stride, times
+from xent_numba.backends.cpu.columns import (
+    TILE,
+    fill,
+    finite,
+    flush,
+    heeded,
+    merge_lanes,
+    tile_exponentials,
+    tile_gradient,
+    tile_statistics,
+)
+from xent_numba.backends.cpu.finish import Row, finish, finish_saved
+from xent_numba.backends.cpu.memory import advance, blank, keep, load, load_part, pointer, put, scratch
+from xent_numba.backends.cpu.simd import inline, iota, lane, lanes_of, narrow, splat, total, widen, unless_none
+from xent_numba.backends.cpu.terms import factor, transformed
+
+
+@unless_none
+def _labels(labels: Any, i: int, rows: int, classes: int, ignored: Any, like: Any) -> Any:
+    """The class of each row, −1 in lanes without one; None where there are no labels."""
+    whole = iota(like)
+    memory = scratch(whole, 1)
+    for r in range(lanes_of(like)):
+        put(memory, r, label(labels, i + r, classes, ignored) if r < rows else -1)
+    return load(memory, 0, whole)
+
+
+@inline
+def _row_values(array: Any, i: int, rows: int, wide: Any) -> Any:
+    """array[i + r] in lane r, or 1 where there is no array."""
+    if array is None:
+        return splat(1.0, wide)
+    memory = scratch(wide, 1)
+    for r in range(lanes_of(wide)):
+        put(memory, r, array[i + r] if r < rows else 0.0)
+    return load(memory, 0, wide)
+
+
+@unless_none
+def _hard(hard: Any, weight: Any, y: Any, wide: Any) -> Any:
+    """(1 − ε) w_y of each row; None for a distribution."""
+    if weight is None:
+        return splat(hard, wide)
+    memory = scratch(wide, 1)
+    for r in range(lanes_of(wide)):
+        put(memory, r, hard * weight[max(lane(y, r), 0)])
+    return load(memory, 0, wide)
+
+
+@inline
+def _target_logits(p: Any, row_stride: int, class_stride: int, y: Any, f: Any, like: Any) -> Any:
+    """f of each row's logit at its target, in float64."""
+    if y is None:
+        return widen(like)
+    memory = scratch(like, 1)
+    for r in range(lanes_of(like)):
+        j = lane(y, r)
+        if j >= 0:
+            put(memory, r, lane(load_part(p, r * row_stride + j * class_stride, 1, splat(0.0, like)), 0))
+        else:
+            put(memory, r, 0.0)
+    return widen(transformed(load(memory, 0, like), f))
+
+
+@unless_none
+def _q_tile(q: Any, like: Any) -> Any:
+    return scratch(like, 256)
+
+
+@inline
+def _fill_q(q: Any, tile: Any, a: int, b: int, first: int, rows: int, classes: int, like: Any) -> None:
+    if q is not None:
+        p = advance(row_pointer(q, a, b), first * stride(q, 2))
+        fill(p, stride(q, 1), stride(q, 2), rows, classes, tile, like)
+
+
+@unless_none
+def _saved(lse: Any, i: int, rows: int, s: Any, like: Any) -> Any:
+    """What stands in for the maximum where a log-sum-exp is saved: it, without the scale."""
+    given = _row_values(lse, i, rows, widen(like))
+    return narrow(given / splat(factor(s), given), like)
+
+
+@inline
+def _outcome(lse: Any, row: Any, hard: Any, x_y: Any, i: int, rows: int, s: Any, z: Any, like: Any) -> Any:
+    if lse is None:
+        return finish(row, hard, x_y, s, z, like)
+    return finish_saved(row, hard, x_y, _row_values(lse, i, rows, widen(like)), s, z, like)
+
+
+@inline
+def _put_rows(out: Any, i: int, rows: int, loss: Any) -> None:
+    if out is not None:
+        for r in range(lanes_of(loss)):
+            if r < rows:
+                out[i + r] = lane(loss, r)
+
+
+@inline
+def _kept(loss: Any, y: Any, rows: int) -> Any:
+    """The loss, 0 in lanes that have no row or an ignored one."""
+    if y is None:
+        return keep(loss, rows, splat(0.0, loss))
+    return heeded(loss, y)
+
+
+@inline
+def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any) -> Any:
+    """The losses of rows (a, b) … (a, b + rows − 1), whose gradient is written."""
+    classes = call.logits.shape[2]
+    f, s, z = call.f, call.s, call.z
+    i = a * call.logits.shape[1] + b
+    p = row_pointer(call.logits, a, b)
+    row_stride, class_stride = stride(call.logits, 1), stride(call.logits, 2)
+    y = _labels(call.labels, i, rows, classes, call.ignored, like)
+    saved = _saved(lse, i, rows, s, like)
+    tile, e_tile, q_tile = scratch(like, 256), scratch(like, 256), _q_tile(call.q, like)
+    t = dense(call.dense, q_tile, call.dense_weight)
+
+    count = min(classes, TILE)
+    fill(p, row_stride, class_stride, rows, count, tile, like)
+    _fill_q(call.q, q_tile, a, b, 0, rows, count, like)
+    row = tile_statistics(tile, e_tile, 0, count, y, saved, f, s, t, like)
+    for first in range(TILE, classes, TILE):
+        count = min(classes - first, TILE)
+        fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
+        _fill_q(call.q, q_tile, a, b, first, rows, count, like)
+        more = tile_statistics(tile, e_tile, first, count, y, saved, f, s, t, like)
+        row = merge_lanes(row, more, saved, s)
+
+    wide = widen(like)
+    x_y = _target_logits(p, row_stride, class_stride, y, f, like)
+    top = row.top
+    row = Row(widen(row.top), row.rest, row.dot, row.mass)
+    o = _outcome(lse, row, _hard(call.hard, call.weight, y, wide), x_y, i, rows, s, z, like)
+    scale = _row_values(call.sample_weight, i, rows, wide)
+    if grad is not None:
+        out = row_pointer(grad, a, b)
+        k = scale * _row_values(call.upstream, i, rows, wide) * splat(call.grad_scale, wide)
+        p_factor, u_factor, y_value = narrow(o.p_factor * k, like), narrow(k, like), narrow(o.y_value * k, like)
+        grad_row, grad_class = stride(grad, 1), stride(grad, 2)
+        for first in range(0, classes, TILE):
+            count = min(classes - first, TILE)
+            if classes > TILE:
+                fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
+                _fill_q(call.q, q_tile, a, b, first, rows, count, like)
+                tile_exponentials(tile, e_tile, count, finite(top), saved, f, s)
+            tile_gradient(tile, e_tile, first, count, y, p_factor, u_factor, y_value, f, t, like)
+            flush(e_tile, advance(out, first * grad_class), grad_row, grad_class, rows, count, call.streaming, like)
+    return _kept(times(o.loss, scale), y, rows)
+
+
+@cached
+@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+def wide_rows(call: Any, start: int, stop: int) -> float:
+    """Σ loss of the groups start … stop; a group is a vector of rows of one first index a."""
+    like = blank(pointer(call.logits))
+    lanes = lanes_of(like)
+    width = call.logits.shape[1]
+    per_a = (width + lanes - 1) // lanes
+    sum_of_losses = 0.0
+    for g in range(start, stop):
+        a = g // per_a
+        b = (g - a * per_a) * lanes
+        rows = min(lanes, width - b)
+        loss = _group(call, call.lse, call.grad, a, b, rows, like)
+        _put_rows(call.rows, a * width + b, rows, loss)
+        sum_of_losses += total(loss)
+    return sum_of_losses
