@@ -49,7 +49,8 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     ragged = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True, whole=False)
     strided = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True, unit=False, outer=True)
     options: Any = {
-        "weight": "float32", "sample_weight": "float32", "smoothing": True, "softcap": True, "z_loss": True, "rows": True,
+        "weight": "float32", "sample_weight": "float32", "smoothing": True, "softcap": True, "z_loss": True,
+        "rows": True,
     }  # fmt: skip
     everything = Spec(dtype, labels="int64", ignore=2, store="grad", **options)
     distribution = Spec(dtype, distribution=dtype, store="grad", **options)

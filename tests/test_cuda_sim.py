@@ -27,7 +27,8 @@ if not SIMULATED:
 
     def test_kernels_in_the_simulator():
         environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+        files = [__file__, __file__.replace("test_cuda_sim", "test_cuda_arrays")]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
@@ -37,7 +38,7 @@ else:
 
     import xent_numba as xn
     from xent_numba import backends
-    from xent_numba.backends.cuda import BACKEND, device, dispatch
+    from xent_numba.backends.cuda import BACKEND, device, dispatch, memory
     from xent_numba.backends.cuda.dispatch import Plan
 
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here
@@ -56,10 +57,10 @@ else:
     def simulated(monkeypatch):
         monkeypatch.setitem(backends._ready, "cuda", BACKEND)
         monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 132))
-        device._scratch.clear()
+        memory._scratch.clear()
         yield
         cudasim.forget()
-        device._scratch.clear()
+        memory._scratch.clear()
 
     @pytest.fixture(params=REGIMES)
     def regime(request, monkeypatch):

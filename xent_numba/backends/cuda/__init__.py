@@ -3,14 +3,15 @@
 - call: a call as addresses and strides, and the spec and arguments that follow from it
 - dispatch: which regime, which launch shape, and why
 - tile, warp, block, online, split: a regime each; registers is what warp and block share
-- rowmath: the mathematics of a row, composed from the options that are on
+- rowmath, closing: the mathematics of a row, composed from the options that are on
 - rows, access: where rows lie, and how elements and 128-bit vectors are read and written
 - reduce: maximum and sums over the threads of a row
 - intrinsics: what Numba has no word for; the only module that touches its internals
-- scan: labels and sums on the device
+- scan, launches: labels and sums on the device
 - host: the backend protocol, for NumPy arrays
-- arrays: the public functions, for arrays that are on the device already
-- device: whether there is one, and memory on it
+- arrays, deferred: the public functions, for arrays that are on the device already
+- adopt, dlpack, slabs: such arrays of any library and shape, without copying them
+- device, memory: whether there is one, and memory on it
 """
 
 from xent_numba.backends.cuda.host import CudaBackend

@@ -33,6 +33,7 @@ class Call:
     weight: Operand | None = None
     sample_weight: Operand | None = None
     grad_output: Operand | None = None
+    upstream_step: int = 8  # bytes from row to row of grad_output, 0 where one number is for all
     saved_lse: Operand | None = None
     ignore: tuple[int, ...] = ()
     ignore_list: int = 0  # address of more than one value to ignore, int64
@@ -106,6 +107,7 @@ def specialise(call: Call) -> tuple[Spec, Any]:
         "inner_scale": call.logit_scale / (call.softcap or 1.0),
         "z_coefficient": call.z_coefficient,
         "grad_scale": call.grad_scale,
+        "upstream_step": call.upstream_step,
         "scales": call.scales,
         "rows": call.rows,
         "lse": call.lse,

@@ -1,4 +1,4 @@
-"""The device: whether one can be used, what it is, and memory on it."""
+"""The device: whether one can be used, and what it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Facts(NamedTuple):
     processors: int
 
 
-def _cuda() -> Any:
+def numba_cuda() -> Any:
     """numba.cuda, imported when first needed."""
     from numba import cuda
 
@@ -29,7 +29,7 @@ def why_not() -> str | None:
     if importlib.util.find_spec("numba_cuda") is None:
         return f"numba-cuda is not installed; install it with {INSTALL}"
     try:
-        cuda = _cuda()
+        cuda = numba_cuda()
         if not cuda.is_available():
             return _unavailable(cuda)
         capability = tuple(cuda.get_current_device().compute_capability)
@@ -59,50 +59,13 @@ def _one_line(text: str) -> str:
 
 def facts() -> Facts:
     """The current device."""
-    cuda = _cuda()
+    cuda = numba_cuda()
     return _facts(cuda.get_current_device().id)
 
 
 @cache
 def _facts(number: int) -> Facts:
-    cuda = _cuda()
+    cuda = numba_cuda()
     device = cuda.get_current_device()
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
     return Facts(name, tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT))
-
-
-def allocate(n_bytes: int, stream: Any = 0) -> Any:
-    """Device memory; MemoryError with the figures where there is none left."""
-    import numpy as np
-
-    cuda = _cuda()
-    try:
-        return cuda.device_array(max(1, n_bytes), np.uint8, stream=stream)
-    except Exception as error:
-        if "OUT_OF_MEMORY" not in str(error) and not isinstance(error, MemoryError):
-            raise
-        free, whole = cuda.current_context().get_memory_info()
-        raise MemoryError(
-            f"out of device memory: {n_bytes / 2**20:.1f} MiB wanted, {free / 2**20:.1f} of {whole / 2**20:.1f} MiB "
-            "free; pass fewer rows at a time, or grad_out=logits to work in place"
-        ) from error
-
-
-_scratch: dict[tuple[int, int], Any] = {}  # (device, stream) -> memory that grows and stays: freeing it would wait
-
-
-def scratch(n_bytes: int, stream: Any = 0) -> int:
-    """The address of memory that one stream may use until its next call."""
-    from xent_numba.backends.cuda import intrinsics as hw
-
-    cuda = _cuda()
-    key = (getattr(cuda.get_current_device(), "id", 0), _stream_number(stream))
-    found = _scratch.get(key)
-    if found is None or found.nbytes < n_bytes:
-        found = _scratch[key] = allocate(2 * n_bytes, stream)
-    return hw.address(found)
-
-
-def _stream_number(stream: Any) -> int:
-    handle = getattr(stream, "handle", stream)
-    return int(getattr(handle, "value", handle) or 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cuda import device
+from xent_numba.backends.cuda import device, memory
 from xent_numba.backends.cuda.call import Call, Operand
 from xent_numba.backends.reference import BACKEND as REFERENCE
 
@@ -104,15 +104,15 @@ def _run(
 ) -> None:
     """A problem as a template call, its arrays per class copied once."""
     ignore = np.array(problem.ignore, np.int64)
-    weight = None if problem.weight is None else _upload(problem.weight)
-    ignored = _upload(ignore) if ignore.size > 1 else None
+    weight = None if problem.weight is None else memory.upload(problem.weight)
+    ignored = memory.upload(ignore) if ignore.size > 1 else None
     call = Call(
         (1, 1, 1),
         Operand("", 0),
         store,
-        weight=None if weight is None else Operand("float64", _address(weight)),
+        weight=None if weight is None else Operand("float64", memory.address(weight)),
         ignore=problem.ignore,
-        ignore_list=0 if ignored is None else _address(ignored),
+        ignore_list=0 if ignored is None else memory.address(ignored),
         label_smoothing=problem.label_smoothing,
         logit_scale=problem.logit_scale,
         softcap=problem.softcap,
@@ -142,25 +142,25 @@ def _chunks(
 
     classes = logits.shape[2]
     for part in _parts(logits):
-        x = _upload(logits[part])
+        x = memory.upload(logits[part])
         n = logits[part].size // classes
         kept = [x]
         call.shape = (1, n, classes)
         call.logits = _operand(logits, x, classes)
         if distribution is not None:
-            kept.append(_upload(distribution[part]))
+            kept.append(memory.upload(distribution[part]))
             call.distribution = _operand(distribution, kept[-1], classes)
         for name, values in per_row.items():
             if values is not None:
-                kept.append(_upload(values[part]))
+                kept.append(memory.upload(values[part]))
                 setattr(call, name, _operand(values, kept[-1], 1))
         results = []
         for name, array in (("out", out), ("rows", rows), ("lse", lse)):
             if array is not None:
-                target = x if name == "out" else device.allocate(n * array.dtype.itemsize)  # in place
+                target = x if name == "out" else memory.allocate(n * array.dtype.itemsize)  # in place
                 results.append((array, target))
-                setattr(call, name, _operand(array, target, classes) if name == "out" else _address(target))
-        dispatch.run(call, 0, device.facts().processors, device.scratch)
+                setattr(call, name, _operand(array, target, classes) if name == "out" else memory.address(target))
+        dispatch.run(call, 0, device.facts().processors, lambda n: memory.address(memory.scratch(n)))
         for array, target in results:
             _download(target, array, part)
 
@@ -175,19 +175,11 @@ def _parts(logits: Array) -> Iterator[tuple[slice, slice]]:
             yield slice(i, i + step_a), slice(j, j + step_b)
 
 
-def _upload(array: Array) -> Any:
-    """Contiguous bytes on the device."""
-    packed = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    there = device.allocate(packed.size)
-    there.copy_to_device(packed)
-    return there
-
-
 def _download(source: Any, array: Array, part: tuple[slice, slice]) -> None:
     """Into a part of a host array, directly where it is contiguous."""
     view = array[part]
     packed = view if view.flags.c_contiguous else np.empty(view.shape, view.dtype)
-    source.copy_to_host(packed.reshape(-1).view(np.uint8))
+    memory.download(source, packed)
     if packed is not view:
         view[...] = packed
 
@@ -195,10 +187,4 @@ def _download(source: Any, array: Array, part: tuple[slice, slice]) -> None:
 def _operand(array: Array, there: Any, classes: int) -> Operand:
     """Packed rows of `classes` values of the array's dtype."""
     size = array.dtype.itemsize
-    return Operand(array.dtype.name, _address(there), 0, classes * size, size)
-
-
-def _address(there: Any) -> int:
-    from xent_numba.backends.cuda import intrinsics as hw
-
-    return hw.address(there)
+    return Operand(array.dtype.name, memory.address(there), 0, classes * size, size)

@@ -18,6 +18,7 @@ import numpy as np
 
 from xent_numba.backends.cuda import intrinsics as hw
 from xent_numba.backends.cuda.access import access
+from xent_numba.backends.cuda.closing import class_weight, closing
 from xent_numba.backends.cuda.rows import rows
 from xent_numba.backends.cuda.spec import Spec
 
@@ -45,9 +46,6 @@ def rowmath(spec: Spec) -> RowMath:
     real = hw.f64 if spec.wide else hw.f32
     exp = hw.exp if spec.wide else _exp2
     transform, slope = _transform(spec, real, exp)
-    closing = _close_dense if spec.dense else _close_sparse if spec.labels else _close_plain
-    if spec.saved_lse:
-        closing = _close_saved
     return RowMath(
         real,
         real(np.finfo(np.float64 if spec.wide else np.float32).min),
@@ -58,7 +56,7 @@ def rowmath(spec: Spec) -> RowMath:
         _label(spec),
         _label_score(spec, real, transform),
         _target(spec, real),
-        closing(spec, real, exp, _scales(spec, real)),
+        closing(spec, real, exp),
         _emit(spec, real, exp, transform, slope),
         _finish(spec),
     )
@@ -144,24 +142,10 @@ def _label_score(spec: Spec, real: Any, transform: Any) -> Any:
     return label_score
 
 
-def _class_weight(spec: Spec, real: Any) -> Any:
-    """(a, class) -> w_j, 1 where there are no class weights or the class is out of range."""
-    one = real(1)
-    if not spec.weight:
-        return hw.device(lambda a, j: one)
-    load, size = access(spec.weight).load, access(spec.weight).size
-
-    @hw.device
-    def class_weight(a: Any, j: Any) -> Any:
-        return real(load(a.weight + size * j)) if 0 <= j < a.n_classes else one
-
-    return class_weight
-
-
 def _target(spec: Spec, real: Any) -> Any:
     """t_j of a dense target; `keep` is 1 - ε and `share` ε / C."""
     zero = real(0)
-    weight = _class_weight(spec, real)
+    weight = class_weight(spec, real)
     if not spec.smoothing:
         return hw.device(lambda a, q, j, y: weight(a, j) * real(q))
 
@@ -174,123 +158,6 @@ def _target(spec: Spec, real: Any) -> Any:
         return weight(a, j) * ((real(a.keep) if j == y else zero) + real(a.share))
 
     return of_distribution if spec.distribution else of_label
-
-
-def _scales(spec: Spec, real: Any) -> Any:
-    """(a, row) -> (factor of the row's loss, factor of its gradient, coefficient of lse²)."""
-    factor = _factor("sample_weight", spec.sample_weight, real)
-    upstream = _factor("grad_output", spec.grad_output, real)
-    one, zero = real(1), real(0)
-    lse2: Any = hw.device(lambda a: real(a.z_coefficient)) if spec.z_loss else hw.device(lambda a: zero)
-    if spec.device_scales:
-        # (1 / denominator, ratio of the two denominators), written by the deferred scan of the labels
-        gradient: Any = hw.device(lambda a: real(hw.load_f64(a.scales) * a.grad_scale))
-        ratio: Any = hw.device(lambda a: real(hw.load_f64(a.scales + 8)))
-    else:
-        gradient = hw.device(lambda a: real(a.grad_scale)) if spec.store == "grad" else hw.device(lambda a: one)
-        ratio = hw.device(lambda a: one)
-
-    @hw.device
-    def scales(a: Any, row: Any) -> Any:
-        s = factor(a, row)
-        return s, s * gradient(a) * upstream(a, row), lse2(a) * ratio(a)
-
-    return scales
-
-
-def _factor(name: str, dtype: str, real: Any) -> Any:
-    one = real(1)
-    if not dtype:
-        return hw.device(lambda a, row: one)
-    load, size = access(dtype).load, access(dtype).size
-    if name == "sample_weight":
-        return hw.device(lambda a, row: real(load(a.sample_weight + size * row)))
-    return hw.device(lambda a, row: real(load(a.grad_output + size * row)))
-
-
-def _close_sparse(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
-    weight = _class_weight(spec, real)
-    z_loss = spec.z_loss
-    two, zero, nan, high = real(2), real(0), real(np.nan), real(np.inf)
-
-    @hw.device
-    def close(a: Any, row: Any, y: Any, m_others: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        m = hw.fmax(m_others, z)
-        others, own = s * exp(m_others - m), exp(z - m)
-        total = others + own
-        if not (total > zero and m < high):  # all -inf, +inf or NaN
-            others, total = nan, nan
-        log_total = hw.log1p(others) if z >= m_others else hw.log(total)
-        lse = m + log_total
-        w = weight(a, y)
-        loss = w * ((m - z) + log_total) if w > zero else zero * lse
-        row_scale, scale, lse2 = scales(a, row)
-        inverse = scale / total
-        if z_loss:
-            push = two * lse2 * lse
-            loss += lse2 * lse * lse
-            k, k_y = (w + push) * inverse, (push * own - w * others) * inverse
-        else:
-            k, k_y = w * inverse, -(w * others) * inverse
-        return row_scale * loss if row_scale > zero else zero * lse, lse, m, k, k_y, scale
-
-    return close
-
-
-def _close_dense(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
-    z_loss = spec.z_loss
-    two, zero, nan, high = real(2), real(0), real(np.nan), real(np.inf)
-
-    @hw.device
-    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        total = s if s > zero and m < high and z == z else nan  # z: NaN for a label out of range
-        log_total = hw.log(total)
-        lse = m + log_total
-        loss = t * log_total + d
-        row_scale, scale, lse2 = scales(a, row)
-        if z_loss:
-            loss += lse2 * lse * lse
-            t += two * lse2 * lse
-        return row_scale * loss if row_scale > zero else zero * lse, lse, m, t / total, zero, scale
-
-    return close
-
-
-def _close_plain(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
-    logarithm, keeps_infinities = spec.store == "log_softmax", spec.lse
-    one, zero, nan, high, low = real(1), real(0), real(np.nan), real(np.inf), real(-np.inf)
-
-    @hw.device
-    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        if keeps_infinities:  # log of a sum, not a normalisation: of -inf alone it is -inf, of any +inf it is +inf
-            return zero, m + hw.log(s) if s > zero or s != s else low, m, zero, zero, one
-        total = s if s > zero and m < high else nan
-        log_total = hw.log(total)
-        return zero, m + log_total, m, log_total if logarithm else one / total, zero, one
-
-    return close
-
-
-def _close_saved(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
-    """With log Σ exp given there is nothing to sum: p_j = exp(z_j - lse), and p_y - 1 = expm1(z_y - lse)."""
-    weight = _class_weight(spec, real)
-    load, size = access(spec.saved_lse).load, access(spec.saved_lse).size
-    dense, two, zero = spec.dense, real(2), real(0)
-    low, high, nan = real(-np.inf), real(np.inf), real(np.nan)
-
-    @hw.device
-    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        lse = real(load(a.saved_lse + size * row))
-        if not (low < lse < high):
-            lse = nan
-        row_scale, scale, lse2 = scales(a, row)
-        push = two * lse2 * lse
-        if dense:
-            return zero, lse, lse, t + push, zero, scale
-        w = weight(a, y)
-        return zero, lse, lse, (w + push) * scale, (w * hw.expm1(z - lse) + push * exp(z - lse)) * scale, scale
-
-    return close
 
 
 def _emit(spec: Spec, real: Any, exp: Any, transform: Any, slope: Any) -> Any:

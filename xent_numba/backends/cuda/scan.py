@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from xent_numba.backends.cuda import intrinsics as hw
-from xent_numba.backends.cuda.access import access
+from xent_numba.backends.cuda.access import LOAD_LABEL, access
 from xent_numba.backends.cuda.rowmath import rowmath
 from xent_numba.backends.cuda.spec import Spec
 
 THREADS = 256
 ROWS_PER_BLOCK = 4096
+ONE_BLOCK = 16384  # up to so many numbers one block sums alone
 MAX_BLOCKS = 512
 # A result of the label scan, 8 bytes each: first bad row, first bad class weight, first bad sample weight (-1 where
 # there is none), rows that count, Σ m s w_y, Σ m s; then what the loss kernels read: 1 / denominator, ratio.
@@ -164,23 +165,36 @@ def build_sum(dtype: str, threads: int = THREADS) -> Any:
     return kernel
 
 
-def build_scalar(dtype: str) -> Any:
-    """Kernel (parts, n, target, scales, denominator): the sum of `n` parts, divided, as one number of `dtype`.
+def build_scalar(source: str, result: str, threads: int = THREADS) -> Any:
+    """Kernel (parts, n, target, scales, denominator): the sum of `n` numbers, divided, as one number, by one block.
 
     The denominator is Σ m s w_y of the label scan at `scales` where that is not 0.
     """
-    store = access(dtype).store
-    real = hw.f64 if dtype == "float64" else hw.f32
+    total = _block_reduce(threads)[1]
+    load, size, store = access(source).load, access(source).size, access(result).store
+    real = hw.f64 if result == "float64" else hw.f32
     zero = hw.f64(0)
 
     def kernel(parts: Any, n: Any, target: Any, scales: Any, denominator: Any) -> None:
+        value = zero
+        for i in range(hw.thread(), n, threads):
+            value += hw.f64(load(parts + size * i))
+        value = total(value)
         if hw.thread() == 0:
-            value = zero
-            for i in range(n):
-                value += hw.load_f64(parts + 8 * i)
             if scales != 0:
                 denominator = hw.load_f64(scales + 8 * WEIGHT_SUM)
             store(target, real(value / denominator))
+
+    return kernel
+
+
+def build_peek(labels: str) -> Any:
+    """Kernel (source, target): one label as int64, for the message of an error."""
+    load = getattr(hw, LOAD_LABEL[labels])
+
+    def kernel(source: Any, target: Any) -> None:
+        if hw.thread() == 0:
+            hw.store_i64(target, hw.i64(load(source)))
 
     return kernel
 

@@ -67,6 +67,7 @@ def arguments(spec: Spec) -> Any:
     names += [[], ["ignore"], ["ignore_list", "n_ignore"]][spec.ignore]
     for name in ("weight", "sample_weight", "grad_output", "rows", "lse", "saved_lse"):
         names += [name] * bool(getattr(spec, name))
+    names += ["upstream_step"] * bool(spec.grad_output)
     names += ["scales"] * spec.device_scales
     names += ["keep", "share"] * spec.smoothing
     names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "inner_scale"] * spec.softcap
