@@ -15,8 +15,13 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+# NVIDIA's Python package is called `cuda` too: this folder must not come before it.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 ARCHITECTURES = ("sm_80", "sm_90")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -123,6 +128,12 @@ def pretended_device(capability: tuple[int, int]) -> Iterator[None]:
         dispatcher.get_current_device = original
 
 
+@lru_cache(maxsize=2)
+def _function(kernel: Kernel) -> Any:
+    """The same function for each architecture: Numba then infers its types once."""
+    return kernel.build()
+
+
 def compile_kernel(kernel: Kernel, arch: str) -> tuple[dict[str, Any], str]:
     """One row of the table, and the PTX."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
@@ -132,7 +143,7 @@ def compile_kernel(kernel: Kernel, arch: str) -> tuple[dict[str, Any], str]:
     capability = (int(digits[:-1]), int(digits[-1]))
     with pretended_device(capability):
         ptx, _ = cuda.compile_ptx(
-            kernel.build(), kernel.signature(), cc=capability, launch_bounds=kernel.threads
+            _function(kernel), kernel.signature(), cc=capability, launch_bounds=kernel.threads
         )  # the defaults of a launch: no fastmath
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=arch, ptxas_options=["-v"]))
     linker.link("cubin")

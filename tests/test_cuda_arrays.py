@@ -10,6 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,7 +126,8 @@ class FakeCuda:
         (FakeCuda(None), "no CUDA GPU"),
         (FakeCuda("CUDA_ERROR_UNKNOWN"), "CUDA_ERROR_UNKNOWN"),
         (FakeCuda(None, (7, 5)), "7.5, at least 8.0"),
-        (FakeCuda(None, OSError("broken")), "broken"),
+        (FakeCuda(None, OSError("broken")), "broken.*update"),
+        (FakeCuda(None, ImportError("no cuda.bindings")), "no cuda.bindings.*pip install"),
     ],
 )
 def test_every_reason(monkeypatch, fake, words):
@@ -406,3 +408,14 @@ def test_numba_device_arrays_are_results(on_gpu):
     assert isinstance(grad, type(cuda.device_array(1)))
     assert grad.dtype == np.float16
     assert loss.dtype == np.float32
+
+
+@pytest.mark.skipif(SIMULATED, reason="the simulator is always available")
+def test_the_benchmark_says_what_is_missing():
+    if BACKEND.why_not() is None:
+        pytest.skip("a GPU is here")
+    script = Path(__file__).parents[1] / "benchmarks" / "cuda.py"
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"not measured: {BACKEND.why_not()}"]

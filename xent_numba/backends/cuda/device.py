@@ -33,6 +33,8 @@ def why_not() -> str | None:
         if not cuda.is_available():
             return _unavailable(cuda)
         capability = tuple(cuda.get_current_device().compute_capability)
+    except ImportError as error:
+        return f"numba-cuda is not complete ({error}); install it with {INSTALL}"
     except Exception as error:  # whatever a driver in a bad state raises
         return f"the CUDA driver does not work ({type(error).__name__}: {error}); update it from nvidia.com/drivers"
     if capability < (8, 0):
