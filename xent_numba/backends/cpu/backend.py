@@ -12,7 +12,8 @@ from xent_numba.backends import LabelScan
 from xent_numba.backends.cpu import cache, drivers, labels, probabilities, threads
 from xent_numba.backends.cpu.columns import TILE
 from xent_numba.backends.cpu.simd import LINE
-from xent_numba.backends.cpu.terms import Cap, Flip
+from xent_numba.backends.cpu.terms import Cap, Sign
+from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,10 +42,16 @@ def _writable(array: Array) -> Array:
     return array if tag is None else array.view(tag)
 
 
-def _flat(array: Array | None) -> Array | None:
-    """A per-row array (A, B) as (A·B,), contiguous and read-only."""
+_NONE = np.empty(0)
+_NONE.flags.writeable = False
+_NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
+_NO_LABELS = np.empty(0, np.int64)
+
+
+def _flat(array: Array | None) -> Array:
+    """A per-row array (A, B) as (A·B,), contiguous and read-only; (0,) for None."""
     if array is None:
-        return None
+        return _NONE
     view = np.ascontiguousarray(array).reshape(-1)
     if view.flags.writeable:
         view = view.view()
@@ -86,11 +93,10 @@ class Cpu:
     ) -> LabelScan:
         """First bad label and denominators."""
         flat = _flat(labels_)
-        assert flat is not None
         groups = -(-flat.size // labels.GROUP)
         kept, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         unlike = np.array(ignore, np.int64)
-        args = (flat, n_classes, unlike, weight, _flat(sample_weight), kept, sums)
+        args = (flat, n_classes, unlike, _flat(weight), _flat(sample_weight), kept, sums)
         with threads.parallel(n_threads, groups > 4) as in_parallel:
             (labels.scan_parallel if in_parallel else labels.scan_serial)(*args)
         if kept.min() < 0:
@@ -143,28 +149,26 @@ def _call(
     if cap is not None:
         f = Cap(scale, cap)
     elif scale != 1.0:
-        f = Flip(-1.0) if scale < 0.0 else None
-        s = abs(scale)
+        f, s = Sign(-1.0 if scale < 0.0 else 1.0), abs(scale)
     in_range = [y for y in problem.ignore if 0 <= y < classes]
-    slope = 1.0 if cap is not None else scale
     return (
         _native(problem.logits),
-        _flat(problem.labels),
+        None if problem.labels is None else _flat(problem.labels),
         None if problem.distribution is None else _native(problem.distribution),
         dense_weight,
-        problem.weight if problem.labels is not None else None,
+        _NONE if problem.labels is None else _flat(problem.weight),
         _flat(problem.sample_weight),
         _flat(upstream),
-        _flat(lse),
-        None if rows is None else rows.reshape(-1),
+        None if lse is None else _flat(lse),
+        _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
         None if grad is None else _writable(grad),
-        np.array(in_range, np.int64) if in_range and problem.labels is not None else None,
+        np.array(in_range, np.int64) if in_range else _NO_LABELS,
         hard,
         dense,
         f,
         s,
-        problem.z_coefficient or None,
-        problem.grad_scale * slope,
+        problem.z_coefficient,
+        problem.grad_scale * (scale if cap is None else 1.0),
         grad is not None and grad.nbytes >= STREAM,
     )
 

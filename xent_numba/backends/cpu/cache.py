@@ -81,7 +81,15 @@ def _package_digest() -> str:
 
 def _options() -> dict[str, Any]:
     """What of Numba's configuration changes the code it makes."""
-    names = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "ENABLE_AVX", "DISABLE_INTEL_SVML")
+    names = (
+        "OPT",
+        "BOUNDSCHECK",
+        "DEBUGINFO_DEFAULT",
+        "LOOP_VECTORIZE",
+        "SLP_VECTORIZE",
+        "ENABLE_AVX",
+        "DISABLE_INTEL_SVML",
+    )
     return {name: str(getattr(numba.config, name, None)) for name in names}
 
 
@@ -90,7 +98,9 @@ class Cache(NumbaCache):  # type: ignore[misc]
 
     def __init__(self, dispatcher: Any) -> None:
         self._function = dispatcher.py_func
-        self._impl = CompileResultCacheImpl.__new__(CompileResultCacheImpl)  # its locator, which touches the disk, is ours
+        self._impl = CompileResultCacheImpl.__new__(
+            CompileResultCacheImpl
+        )  # its locator, which touches the disk, is ours
 
     @property
     def cache_path(self) -> str:
@@ -101,7 +111,13 @@ class Cache(NumbaCache):  # type: ignore[misc]
         home = directory()
         if home is None:
             return None
-        key = (self._function.__module__, self._function.__qualname__, str(sig), codegen.magic_tuple(), _package_digest())
+        key = (
+            self._function.__module__,
+            self._function.__qualname__,
+            str(sig),
+            codegen.magic_tuple(),
+            _package_digest(),
+        )
         return home / f"{self._function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:

@@ -7,55 +7,48 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cpu.memory import advance, pointer
-from xent_numba.backends.cpu.simd import inline, select, splat, unless_none
+from xent_numba.backends.cpu.pieces import inline, unless_none
+from xent_numba.backends.cpu.simd import select, splat
 from xent_numba.backends.cpu.terms import Dense
 
 
 class Call(NamedTuple):
-    """All that a kernel needs.  (A, B, C) arrays have any strides, the others are contiguous."""
+    """All that a kernel needs.  (A, B, C) arrays have any strides, the others are contiguous.
+
+    What is used for every logit is None when it is not there, and then the machine code lacks it.  What is used once
+    a row is of size 0 instead: a branch a row is free, and machine code for each combination would not be.
+    """
 
     logits: Any  # (A, B, C)
     labels: Any  # (A·B,), or None for a distribution
     q: Any  # (A, B, C) distribution, or None
     dense_weight: Any  # (C,) class weights in the arithmetic of the logits, for a dense target, or None
-    weight: Any  # (C,) float64, for the class of the label, or None
-    sample_weight: Any  # (A·B,), or None
-    upstream: Any  # (A·B,) gradient from above, or None
+    weight: Any  # (C,) float64, for the class of the label, or (0,)
+    sample_weight: Any  # (A·B,) or (0,)
+    upstream: Any  # (A·B,) gradient from above, or (0,)
     lse: Any  # (A·B,) saved log-sum-exp, or None
-    rows: Any  # (A·B,) where the losses go, or None
+    rows: Any  # (A·B,) where the losses go, or (0,)
     grad: Any  # (A, B, C) where the gradient goes, or None
-    ignored: Any  # labels in range that are ignored, or None
+    ignored: Any  # labels in range that are ignored
     hard: Any  # 1 − ε, or None for a distribution
     dense: Any  # (α, β, Σ u of a row without a distribution), or None
-    f: Any  # Flip, Cap or None
+    f: Any  # Sign, Cap or None
     s: Any  # |logit_scale|, or None for 1
-    z: Any  # z-loss coefficient, or None
+    z: float  # z-loss coefficient
     grad_scale: float  # with the part of f' that is the same everywhere: logit_scale without a softcap
     streaming: bool  # whether the gradient goes past the caches
 
 
 @inline
 def at(array: Any, i: int) -> Any:
-    """array[i], or 1 where there is no array."""
-    if array is None:
-        return 1.0
-    return array[i]
+    """array[i], or 1 where the array is empty."""
+    return array[i] if array.size else 1.0
 
 
 @inline
-def weight_of(weight: Any, y: int) -> Any:
-    """weight[y], or 1 where there are no weights."""
-    if weight is None:
-        return 1.0
-    return weight[y]
-
-
-@inline
-def is_among(ignored: Any, y: int) -> bool:
+def is_among(few: Any, y: int) -> bool:
     """Whether y is one of a few labels."""
-    if ignored is None:
-        return False
-    for value in ignored:
+    for value in few:  # noqa: SIM110 - Numba has no any()
         if y == value:
             return True
     return False
@@ -83,7 +76,7 @@ def is_ignored(labels: Any, y: int) -> bool:
 @inline
 def put_row(rows: Any, i: int, value: float) -> None:
     """rows[i] = value, if there are rows."""
-    if rows is not None:
+    if rows.size:
         rows[i] = value
 
 

@@ -26,7 +26,8 @@ from xent_numba.backends.cpu.memory import (
     stream,
     to_line,
 )
-from xent_numba.backends.cpu.simd import inline, lanes_of, maximum, select, splat, widen
+from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat, widen
 from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, scaled, sloped, transformed, without_zero
 from xent_numba.backends.cpu.vmath import bounded, exp
 
@@ -201,5 +202,3 @@ def tile_gradient(
         g = _targeted(load(e_tile, j * lanes, like) * p_factor, y_value, first + j, y)
         g = _less_dense(g, u_factor, first + j, j, t)
         store(e_tile, j * lanes, heeded(sloped(g, load(tile, j * lanes, like), f), y))
-
-

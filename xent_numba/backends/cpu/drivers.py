@@ -9,7 +9,7 @@ from numba import njit, prange
 from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.call import Call
 from xent_numba.backends.cpu.long import long_rows
-from xent_numba.backends.cpu.simd import inline
+from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.wide import wide_rows
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.simd import inline, narrow, select, splat, widen
+from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.simd import narrow, select, splat, widen
 from xent_numba.backends.cpu.terms import scaled
 from xent_numba.backends.cpu.vmath import bounded, exp, log1p
 
@@ -45,16 +46,12 @@ def log_sum(q: Any, total: Any) -> Any:
 @inline
 def slope_of_p(mass: Any, lse: Any, z: Any) -> Any:
     """What multiplies p: the mass of the target, + 2 z lse from the z-loss."""
-    if z is None:
-        return mass
     return mass + splat(2.0 * z, mass) * lse
 
 
 @inline
 def _with_z_loss(loss: Any, lse: Any, z: Any) -> Any:
-    if z is None:
-        return loss
-    return loss + splat(z, loss) * lse * lse
+    return loss + splat(z, loss) * lse * lse  # in this order: lse² may overflow where z is 0
 
 
 @inline

@@ -8,11 +8,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
-
-from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.memory import keep, load, load_part, store, store_part, stream, to_line
-from xent_numba.backends.cpu.simd import inline, lane, lanes_of, splat, total, widen
+from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.simd import lane, lanes_of, splat, total, widen
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, scaled, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp
 
@@ -55,8 +53,7 @@ def _slope_part(p: Any, out: Any, i: int, count: int, a: Any, f: Any, s: Any, t:
     store_part(out, i, count, sloped(g, x, f))
 
 
-@cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+@inline
 def gradient(
     p: Any, out: Any, start: int, stop: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any
 ) -> None:
@@ -92,8 +89,7 @@ def one_logit(p: Any, i: int, f: Any, like: Any) -> float:
     return np.float64(lane(logits_part(p, i, 1, f, like), 0))
 
 
-@cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+@inline
 def gradient_saved(
     p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any
 ) -> float:
@@ -104,7 +100,7 @@ def gradient_saved(
     head = to_line(out, 0, like) if streaming else -1
     i = 0
     while i < n:
-        first = head if 0 < head and i == 0 else step
+        first = head if head > 0 and i == 0 else step
         count = min(first, n - i)
         x = load_part(p, i, count, zero)
         e = exp(bounded(scaled(transformed(x, f) - c, s)))

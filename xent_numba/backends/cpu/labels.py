@@ -8,8 +8,8 @@ import numpy as np
 from numba import njit, prange
 
 from xent_numba.backends.cpu.cache import cached
-from xent_numba.backends.cpu.call import at, is_among, weight_of
-from xent_numba.backends.cpu.simd import inline
+from xent_numba.backends.cpu.call import at, is_among
+from xent_numba.backends.cpu.pieces import inline
 
 GROUP = 1 << 14  # labels whose weights are summed together, whatever the number of threads
 
@@ -35,20 +35,17 @@ def _count(labels: Any, start: int, stop: int, classes: int, ignore: Any) -> Any
 
 
 @inline
-def _weigh(
-    labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_weight: Any, kept: int
-) -> Any:
+def _weigh(labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_weight: Any, kept: int) -> Any:
     """(Σ s w_y, Σ s) over the labels that are kept, all of them known to be in range."""
-    if weight is None:
-        if sample_weight is None:
-            return float(kept), float(kept)
+    if weight.size == 0 and sample_weight.size == 0:
+        return float(kept), float(kept)
     by_weight, by_sample = 0.0, 0.0
     for i in range(start, stop):
         y = np.int64(labels[i])
         if not is_among(ignore, y):
             s = at(sample_weight, i)
             by_sample += s
-            by_weight += s * weight_of(weight, y)
+            by_weight += s * at(weight, y)
     return by_weight, by_sample
 
 
@@ -64,9 +61,7 @@ def _scan_group(
 
 @cached
 @njit(nogil=True, error_model="numpy")  # type: ignore[misc]
-def scan_serial(
-    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
-) -> None:
+def scan_serial(labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any) -> None:
     """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
     for k in range(kept.size):
         _scan_group(k, labels, classes, ignore, weight, sample_weight, kept, sums)

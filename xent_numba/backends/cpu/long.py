@@ -5,22 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
-
-from xent_numba.backends.cpu.cache import cached
-from xent_numba.backends.cpu.call import at, dense, is_ignored, known_mass, label, put_row, row_pointer, times, weight_of
+from xent_numba.backends.cpu.call import (
+    at,
+    dense,
+    is_ignored,
+    known_mass,
+    label,
+    put_row,
+    row_pointer,
+    times,
+)
 from xent_numba.backends.cpu.finish import Row, finish, finish_saved
 from xent_numba.backends.cpu.gradient import Slope, dense_mass, gradient, gradient_saved, one_logit, write_one
 from xent_numba.backends.cpu.memory import blank, get, load_part, pointer
-from xent_numba.backends.cpu.simd import inline, lane, single, splat, widen, unless_none
+from xent_numba.backends.cpu.pieces import inline, unless_none
+from xent_numba.backends.cpu.simd import lane, single, splat, widen
 from xent_numba.backends.cpu.statistics import statistics
-from xent_numba.backends.cpu.terms import factor, scaled, sloped
+from xent_numba.backends.cpu.terms import factor, sloped
 
 
 @unless_none
 def _hard(hard: Any, weight: Any, y: int, like: Any) -> Any:
     """(1 − ε) w_y as a vector of one lane; None for a distribution."""
-    return single(hard * weight_of(weight, y), like)
+    return single(hard * at(weight, max(y, 0)), like)
 
 
 @inline
@@ -121,8 +128,7 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, like: Any) -> Any:
     return lane(times(o.loss, single(scale, widen(like))), 0)
 
 
-@cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+@inline
 def long_rows(call: Any, start: int, stop: int) -> float:
     """Σ loss of rows start … stop, in their order."""
     like = blank(pointer(call.logits))

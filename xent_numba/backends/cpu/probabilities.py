@@ -13,14 +13,13 @@ import numpy as np
 from numba import njit, prange
 
 from xent_numba.backends.cpu.cache import cached
-from xent_numba.backends.cpu.call import put_row, row_pointer, stride
+from xent_numba.backends.cpu.call import row_pointer, stride
 from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_statistics
-from xent_numba.backends.cpu.finish import Row, log_sum
+from xent_numba.backends.cpu.finish import log_sum
 from xent_numba.backends.cpu.gradient import Slope, gradient
 from xent_numba.backends.cpu.memory import (
     advance,
     blank,
-    get,
     load,
     load_part,
     pointer,
@@ -30,18 +29,8 @@ from xent_numba.backends.cpu.memory import (
     stream,
     to_line,
 )
-from xent_numba.backends.cpu.simd import (
-    any_lane,
-    inline,
-    iota,
-    lane,
-    lanes_of,
-    narrow,
-    select,
-    single,
-    splat,
-    widen,
-)
+from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, single, splat, widen
 from xent_numba.backends.cpu.statistics import statistics
 from xent_numba.backends.cpu.vmath import exp
 
@@ -100,7 +89,7 @@ def _write_logs(p: Any, out: Any, n: int, top: float, log_s: float, streaming: b
     head = to_line(out, 0, like) if streaming else -1
     i = 0
     while i < n:
-        first = head if 0 < head and i == 0 else step
+        first = head if head > 0 and i == 0 else step
         count = min(first, n - i)
         y = narrow((widen(load_part(p, i, count, splat(0.0, like))) - shift) - log_sums, like)
         if count == step and head >= 0:
@@ -228,7 +217,9 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
     for first in range(TILE, classes, TILE):
         count = min(classes - first, TILE)
         fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
-        row = merge_lanes(row, tile_statistics(tile, e_tile, first, count, place, None, None, None, None, like), None, None)
+        row = merge_lanes(
+            row, tile_statistics(tile, e_tile, first, count, place, None, None, None, None, like), None, None
+        )
     top = widen(row.top)
     # the term of the maximum itself is 1, or nan for +inf, or 0 where all is −inf
     itself = widen(exp(row.top - finite(row.top)))

@@ -15,40 +15,12 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models, register_default
-from numba.core.extending import intrinsic, lower_builtin, overload, type_callable
+from numba.core.extending import intrinsic, lower_builtin, type_callable
 
 LINE = 64  # bytes in a cache line, and in a vector
-
-# NumPy's error model: no division raises.  A piece is never called from Python, so it needs no wrappers.
-INLINE = {"forceinline": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
-
-def inline(function: Any) -> Any:
-    """A piece of a kernel.  What stands under `if argument is None` is left out where the argument is not None."""
-    return njit(**INLINE)(function)
-
-
-def by_type(choose: Any) -> Any:
-    """A piece of a kernel whose code `choose` picks by the types of its arguments."""
-
-    def piece(*args: Any) -> Any:
-        raise NotImplementedError(f"{choose.__name__} works only inside compiled code")
-
-    overload(piece, strict=False, jit_options=INLINE)(choose)
-    return piece
-
-
-def unless_none(function: Any) -> Any:
-    """A piece of a kernel that is None where its first argument is: decided by type, so that None costs nothing."""
-
-    @by_type
-    def choose(first: Any, *rest: Any) -> Any:
-        return (lambda first, *rest: None) if isinstance(first, types.NoneType) else function
-
-    return choose
 
 
 class Vector(types.Type):  # type: ignore[misc]
@@ -190,6 +162,24 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
         return llvm_call(builder, f"llvm.fmuladd.{suffix(args[0].type)}", args[0].type, list(args))
 
     return a(a, b, c), codegen
+
+
+def polynomial(coefficients: tuple[float, ...]) -> Any:
+    """The polynomial with these coefficients, highest power first, as a function of a vector: a chain of `fma`."""
+
+    @intrinsic  # type: ignore[misc]
+    def evaluate(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            constants = [ir.Constant(args[0].type, [c] * x.lanes) for c in coefficients]
+            value = constants[0]
+            for constant in constants[1:]:
+                name = f"llvm.fmuladd.{suffix(args[0].type)}"
+                value = llvm_call(builder, name, args[0].type, [value, args[0], constant])
+            return value
+
+        return x(x), codegen
+
+    return evaluate
 
 
 @intrinsic  # type: ignore[misc]

@@ -14,25 +14,13 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
-
-from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.memory import (
     keep,
     prefetch,
 )
-from xent_numba.backends.cpu.simd import (
-    any_lane,
-    inline,
-    lane,
-    lanes_of,
-    largest,
-    maximum,
-    splat,
-    total,
-    widen,
-)
+from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.simd import any_lane, lane, lanes_of, largest, maximum, splat, total, widen
 from xent_numba.backends.cpu.terms import (
     dense_term,
     dense_term_part,
@@ -127,8 +115,8 @@ def _rescale(old: float, new: float, s: Any) -> float:
 
 
 @inline
-def _segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
-    """The `Row` of classes start … stop, with class y left out of `rest`, as scalars."""
+def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
+    """The `Row` of classes start … stop as float64 scalars; class y, if it is there, is left out of `rest`."""
     step = lanes_of(like)
     zero, lowest = splat(0.0, like), splat(-math.inf, like)
     top = lowest  # the largest so far
@@ -139,7 +127,8 @@ def _segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like
         n = min(stop - i, BLOCK * step)
         vectors = n // step
         part = n - vectors * step
-        if part == 0 and vectors == BLOCK:
+        whole = n == BLOCK * step
+        if whole:
             here = _top(p, i, BLOCK, f, lowest)
         else:
             here = _top(p, i, vectors, f, lowest)
@@ -151,11 +140,8 @@ def _segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like
                 rest = rest * splat(_rescale(lane(top, 0), lane(now, 0), s), rest)
             dot = _moved(dot, mass, now, c, t)
             top, c = now, now
-        if part == 0 and vectors == BLOCK:
-            if i <= y < i + n:
-                block = _sum(p, i, BLOCK, c, y, f, s)
-            else:
-                block = _sum(p, i, BLOCK, c, None, f, s)
+        if whole and not i <= y < i + n:
+            block = _sum(p, i, BLOCK, c, None, f, s)
         else:
             block = _sum(p, i, vectors, c, y, f, s)
             if part > 0:
@@ -168,13 +154,6 @@ def _segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like
     return Row(np.float64(lane(top, 0)), total(rest), total(dot), total(mass))
 
 
-@cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
-def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
-    """The `Row` of classes start … stop as float64 scalars; class y, if it is there, is left out of `rest`."""
-    return _segment(p, start, stop, y, f, s, t, like)
-
-
 @inline
 def merge(a: Any, b: Any, s: Any) -> Any:
     """The `Row` of two neighbouring parts of a row."""
@@ -182,7 +161,10 @@ def merge(a: Any, b: Any, s: Any) -> Any:
         if b.top == -math.inf:
             return Row(a.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
         return Row(
-            a.top, a.rest + b.rest * _rescale(b.top, a.top, s), a.dot + b.dot + b.mass * (a.top - b.top), a.mass + b.mass
+            a.top,
+            a.rest + b.rest * _rescale(b.top, a.top, s),
+            a.dot + b.dot + b.mass * (a.top - b.top),
+            a.mass + b.mass,
         )
     if a.top == -math.inf:
         # what is -inf counted its distances from 0
@@ -195,7 +177,8 @@ def merge(a: Any, b: Any, s: Any) -> Any:
 @inline
 def statistics(p: Any, n: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
     """The `Row` of a whole row of n classes."""
-    row = segment(p, 0, min(n, SEGMENT), y, f, s, t, like)
-    for start in range(SEGMENT, n, SEGMENT):
-        row = merge(row, segment(p, start, min(n, start + SEGMENT), y, f, s, t, like), s)
+    row = Row(-math.inf, 0.0, 0.0, 0.0)
+    for start in range(0, n, SEGMENT):
+        part = segment(p, start, min(n, start + SEGMENT), y, f, s, t, like)
+        row = part if start == 0 else merge(row, part, s)
     return row

@@ -4,8 +4,8 @@ Kernels are written once.  Where an option may act they call one of these functi
 option is off; Numba drops the branch of the other case before it compiles, so the machine code of a call has only the
 instructions of its options.
 
-The transform z = f(x) is None, `Flip` (logit_scale < 0) or `Cap` (softcap).  A positive logit_scale s is not applied to x but
-to x − max: s·x would be rounded where s·(x − max) is not.
+The transform z = f(x) is None, `Sign` (logit_scale) or `Cap` (softcap).  The size s of a logit_scale is not applied to x
+but to x − max: s·x would be rounded where x − max is exact.
 
 The effective target is a hard part, w_y at the class y, and a dense part u_j = w_j (α q_j + β): from smoothing, and from a
 distribution q.  `Dense` holds what there is of it.
@@ -18,14 +18,15 @@ from typing import Any, NamedTuple
 from numba import types
 
 from xent_numba.backends.cpu.memory import get, keep, load, load_part
-from xent_numba.backends.cpu.simd import by_type, fma, inline, iota, lanes_of, narrow, select, splat, unless_none, widen
+from xent_numba.backends.cpu.pieces import by_type, inline, unless_none
+from xent_numba.backends.cpu.simd import fma, iota, lanes_of, narrow, select, splat, widen
 from xent_numba.backends.cpu.vmath import exp, tanh
 
 
-class Flip(NamedTuple):
-    """f(x) = −x: the kernels then work with |logit_scale|."""
+class Sign(NamedTuple):
+    """f(x) = ±x, the sign of logit_scale; its size is a separate s."""
 
-    minus: float  # -1
+    sign: float
 
 
 class Cap(NamedTuple):
@@ -48,8 +49,8 @@ class Dense(NamedTuple):
 @by_type
 def transformed(x: Any, f: Any) -> Any:
     """f(x) of each lane."""
-    if _is(f, Flip):
-        return lambda x, f: splat(0.0, x) - x
+    if _is(f, Sign):
+        return lambda x, f: x * splat(f.sign, x)
     if _is(f, Cap):
         return lambda x, f: _capped(x, f)
     return lambda x, f: x
@@ -57,14 +58,14 @@ def transformed(x: Any, f: Any) -> Any:
 
 @by_type
 def sloped(g: Any, x: Any, f: Any) -> Any:
-    """g · f'(x), for the logits x as given.  The sign of `Flip` and the scale are in the factors of g already."""
+    """g · f'(x), for the logits x as given.  A logit_scale without softcap is in the factors of g already."""
     if _is(f, Cap):
         return lambda g, x, f: g * _cap_slope(x, f)
     return lambda g, x, f: g
 
 
 def _is(value: Any, kind: type) -> bool:
-    return isinstance(value, types.NamedTuple) and value.instance_class is kind
+    return isinstance(value, types.NamedTuple | types.NamedUniTuple) and value.instance_class is kind
 
 
 @inline

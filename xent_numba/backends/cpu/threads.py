@@ -42,7 +42,9 @@ def available() -> int:
 
 def layer() -> str:
     """The threading layer, once it has been started."""
-    return numba.threading_layer() if numba_parallel._is_initialized else f"{numba.config.THREADING_LAYER} (not started)"
+    return (
+        numba.threading_layer() if numba_parallel._is_initialized else f"{numba.config.THREADING_LAYER} (not started)"
+    )
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from typing import Any
 
 from numba import types
 
+from xent_numba.backends.cpu.pieces import by_type, inline
 from xent_numba.backends.cpu.simd import (
     as_bits,
     as_floats,
-    by_type,
     convert,
     fma,
-    inline,
+    polynomial,
     select,
     shift_left,
     shift_right,
@@ -74,28 +74,19 @@ _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 _ONE_BITS = 0x3FF0000000000000
 
 
-def _horner(coefficients: tuple[float, ...]) -> Any:
-    """The polynomial with these coefficients, highest power first, as a function of a vector."""
-    first, rest = coefficients[0], coefficients[1:]
-    if not rest:
-
-        @inline
-        def constant(x: Any) -> Any:
-            return splat(first, x)
-
-        return constant
-
-    last = rest[-1]
-    inner = _horner(coefficients[:-1])
-
-    @inline
-    def polynomial(x: Any) -> Any:
-        return fma(inner(x), x, splat(last, x))
-
-    return polynomial
-
-
-_q32, _q64, _log_series = _horner(_Q32), _horner(_Q64), _horner(_LOG)
+_tanh_series = polynomial(
+    (
+        -929569 / 638512875,
+        21844 / 6081075,
+        -1382 / 155925,
+        62 / 2835,
+        -17 / 315,
+        2 / 15,
+        -1 / 3,
+        1.0,
+    )
+)
+_q32, _q64, _log_series = polynomial(_Q32), polynomial(_Q64), polynomial(_LOG)
 
 
 @by_type
@@ -155,17 +146,3 @@ def tanh(u: Any) -> Any:
     e = exp(splat(-2.0, u) * size)
     far = (one - e) / (one + e)
     return select(size < splat(0.125, u), series, select(u < zero, zero - far, far))
-
-
-_tanh_series = _horner(
-    (
-        -929569 / 638512875,
-        21844 / 6081075,
-        -1382 / 155925,
-        62 / 2835,
-        -17 / 315,
-        2 / 15,
-        -1 / 3,
-        1.0,
-    )
-)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
-from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.call import dense, label, row_pointer, stride, times
 from xent_numba.backends.cpu.columns import (
     TILE,
@@ -21,7 +18,8 @@ from xent_numba.backends.cpu.columns import (
 )
 from xent_numba.backends.cpu.finish import Row, finish, finish_saved
 from xent_numba.backends.cpu.memory import advance, blank, keep, load, load_part, pointer, put, scratch
-from xent_numba.backends.cpu.simd import inline, iota, lane, lanes_of, narrow, splat, total, widen, unless_none
+from xent_numba.backends.cpu.pieces import inline, unless_none
+from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, splat, total, widen
 from xent_numba.backends.cpu.terms import factor, transformed
 
 
@@ -37,8 +35,8 @@ def _labels(labels: Any, i: int, rows: int, classes: int, ignored: Any, like: An
 
 @inline
 def _row_values(array: Any, i: int, rows: int, wide: Any) -> Any:
-    """array[i + r] in lane r, or 1 where there is no array."""
-    if array is None:
+    """array[i + r] in lane r, or 1 where the array is empty."""
+    if array.size == 0:
         return splat(1.0, wide)
     memory = scratch(wide, 1)
     for r in range(lanes_of(wide)):
@@ -49,7 +47,7 @@ def _row_values(array: Any, i: int, rows: int, wide: Any) -> Any:
 @unless_none
 def _hard(hard: Any, weight: Any, y: Any, wide: Any) -> Any:
     """(1 − ε) w_y of each row; None for a distribution."""
-    if weight is None:
+    if weight.size == 0:
         return splat(hard, wide)
     memory = scratch(wide, 1)
     for r in range(lanes_of(wide)):
@@ -100,7 +98,7 @@ def _outcome(lse: Any, row: Any, hard: Any, x_y: Any, i: int, rows: int, s: Any,
 
 @inline
 def _put_rows(out: Any, i: int, rows: int, loss: Any) -> None:
-    if out is not None:
+    if out.size:
         for r in range(lanes_of(loss)):
             if r < rows:
                 out[i + r] = lane(loss, r)
@@ -160,8 +158,7 @@ def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any)
     return _kept(times(o.loss, scale), y, rows)
 
 
-@cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+@inline
 def wide_rows(call: Any, start: int, stop: int) -> float:
     """Σ loss of the groups start … stop; a group is a vector of rows of one first index a."""
     like = blank(pointer(call.logits))
