@@ -37,6 +37,7 @@ class Kernel(NamedTuple):
     signature: Any  # () -> Numba signature
     threads: int
     scalar_by_design: str = ""  # why there is no vector access
+    architectures: tuple[str, ...] = ARCHITECTURES  # that it is used on
 
 
 def kernels() -> list[Kernel]:
@@ -45,7 +46,7 @@ def kernels() -> list[Kernel]:
 
 
 def _kernels(dtype: str) -> Iterator[Kernel]:
-    from xent_numba.backends.cuda import block, dispatch, online, scan, split, tile, warp
+    from xent_numba.backends.cuda import block, columns, dispatch, online, scan, split, tile, warp
     from xent_numba.backends.cuda.spec import ITEMSIZE, Spec, signature
 
     lanes = 16 // ITEMSIZE[dtype]
@@ -66,8 +67,10 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         " saved lse": saved, " softmax": softmax,
     }  # fmt: skip
 
-    def kernel(name: str, build: Any, spec: Any, threads: int, *extra: str, scalar: str = "") -> Kernel:
-        return Kernel(name, dtype, build, lambda: signature(spec, extra), threads, scalar)
+    def kernel(
+        name: str, build: Any, spec: Any, threads: int, *extra: str, scalar: str = "", on: Any = ARCHITECTURES
+    ) -> Kernel:
+        return Kernel(name, dtype, build, lambda: signature(spec, extra), threads, scalar, on)
 
     one_row = "a thread per row reads its label and writes its loss"
     for suffix, spec in variants.items():
@@ -75,18 +78,24 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
             threads = dispatch.TILE_THREADS
             yield kernel(f"tile{suffix}", lambda s=spec, t=threads: tile.build(s, t), spec, threads)
         threads = warp.WARPS * 32
-        vectors = min(dispatch._most_vectors(spec, threads), dispatch.WARP_CLASSES // (32 * lanes))
+        vectors = min(dispatch.most_vectors(spec, threads, (8, 0)), dispatch.WARP_CLASSES // (32 * lanes))
         yield kernel(f"warp{suffix}", lambda s=spec, v=vectors: warp.build(s, v), spec, threads)
-        for threads in (512, 1024):
-            vectors = dispatch._most_vectors(spec, threads)
-            if vectors:
-                name = f"block {threads}×{vectors * lanes}{suffix}"
-                yield kernel(name, lambda s=spec, t=threads, v=vectors: block.build(s, t, v), spec, threads)
+        vectors = dispatch.most_vectors(spec, 512, (8, 0))
+        name = f"block 512×{vectors * lanes}{suffix}"
+        yield kernel(name, lambda s=spec, v=vectors: block.build(s, 512, v), spec, 512)
+        vectors = dispatch.most_vectors(spec, 1024, (9, 0))
+        if vectors:
+            name = f"block 1024×{vectors * lanes}{suffix}"
+            yield kernel(name, lambda s=spec, v=vectors: block.build(s, 1024, v), spec, 1024, on=("sm_90",))
         threads = dispatch.ONLINE_THREADS
         yield kernel(f"online{suffix}", lambda s=spec, t=threads: online.build(s, t), spec, threads)
     yield kernel(
         "online strided", lambda: online.build(strided, threads), strided, threads,
         scalar="classes do not lie side by side",
+    )  # fmt: skip
+    yield kernel(
+        "columns", lambda: columns.build(strided, dispatch.COLUMN_THREADS), strided, dispatch.COLUMN_THREADS,
+        scalar="a warp reads side by side what each thread reads by itself",
     )  # fmt: skip
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
         partial = kernel(
@@ -184,7 +193,7 @@ def main() -> int:
         ]
         rows = []
         for kernel in selected:
-            for arch in chosen.arch or ARCHITECTURES:
+            for arch in chosen.arch or kernel.architectures:
                 rows.append(compile_kernel(kernel, arch)[0])
                 if not chosen.json:
                     _print_row(rows[-1], header=len(rows) == 1)

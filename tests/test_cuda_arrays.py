@@ -17,7 +17,7 @@ import pytest
 
 import xent_numba as xn
 from xent_numba.backends.cuda import BACKEND, adopt, device, dlpack
-from xent_numba.backends.cuda.adopt import on_device
+from xent_numba.devices import device_arrays, on_device
 from xent_numba.options import make_options
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
@@ -27,7 +27,7 @@ if SIMULATED:
     import ml_dtypes
     from numba import cuda
 
-    from xent_numba.backends.cuda import arrays, launches, memory
+    from xent_numba.backends.cuda import arrays, dispatch, launches, memory
     from xent_numba.backends.cuda.deferred import deferred_checks
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here
@@ -92,6 +92,16 @@ def test_the_reason_is_given(monkeypatch):
     with pytest.raises(RuntimeError, match="cuda") as error:
         xn.cross_entropy([[1.0, 2.0]], [0], backend="cuda")
     assert reason in str(error.value)
+
+
+def test_who_gets_device_arrays():
+    with pytest.raises(TypeError, match="backend 'numpy' cannot read"):
+        device_arrays("numpy")
+    with pytest.raises(ValueError, match="unknown"):
+        device_arrays("gpu")
+    if not SIMULATED and BACKEND.why_not() is not None:
+        with pytest.raises(RuntimeError, match="backend 'cuda' cannot run here"):
+            device_arrays(None)
 
 
 class FakeCuda:
@@ -172,6 +182,14 @@ def test_what_is_on_a_device():
         def __dlpack_device__(self):
             return (self.kind, 0)
 
+    class Torn(Tensor):
+        @property
+        def __cuda_array_interface__(self):
+            raise RuntimeError("requires grad")
+
+    assert on_device(Torn(2))
+    assert not on_device(Torn(1))
+    assert not on_device(object())
     assert on_device(Tensor(2))
     assert not on_device(Tensor(1))
     assert not on_device([1.0])
@@ -241,7 +259,13 @@ LAYOUTS = {
 @simulated
 @pytest.mark.parametrize("classes", [3, 40])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout, classes, on_gpu, rng):
+@pytest.mark.parametrize("columns", [True, False])
+def test_layouts(layout, classes, columns, on_gpu, monkeypatch, rng):
+    if columns:
+        if layout not in ("class axis first", "channels in the middle"):
+            pytest.skip("rows do not lie side by side")
+        monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 0))
+        monkeypatch.setattr(dispatch, "COLUMN_THREADS", 32)
     x = LAYOUTS[layout](rng.normal(size=(2, 2, classes)).astype(np.float32) * 3)
     y = rng.integers(0, classes, (2, 2)).astype(np.uint8)
     y[0, 1] = 255

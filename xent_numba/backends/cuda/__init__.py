@@ -2,7 +2,7 @@
 
 - call: a call as addresses and strides, and the spec and arguments that follow from it
 - dispatch: which regime, which launch shape, and why
-- tile, warp, block, online, split: a regime each; registers is what warp and block share
+- tile, warp, block, online, split, columns: a regime each; registers is what warp and block share
 - rowmath, closing: the mathematics of a row, composed from the options that are on
 - rows, access: where rows lie, and how elements and 128-bit vectors are read and written
 - reduce: maximum and sums over the threads of a row

@@ -8,6 +8,8 @@ them reads an element; nothing may.  bfloat16 is stood in for by float16, which 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +17,8 @@ import numpy as np
 
 from xent_numba.backends.cuda import dlpack, memory
 from xent_numba.backends.cuda.device import numba_cuda
+from xent_numba.devices import on_device
 
-CUDA_DEVICES = (2, 13)  # DLPack's numbers of CUDA and CUDA managed memory
 STANDS_IN = {"bfloat16": "float16"}
 
 
@@ -28,19 +30,6 @@ class Adopted:
     dtype: str  # its true dtype
     owner: Any  # the caller's object, which keeps the memory
     library: str  # "torch", "cupy", "jax" or "" for any other
-
-
-def on_device(value: object) -> bool:
-    """Whether this is an array on a CUDA device."""
-    if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)) or value is None:
-        return False
-    where = getattr(value, "__dlpack_device__", None)
-    if where is not None:
-        try:
-            return int(where()[0]) in CUDA_DEVICES
-        except Exception:  # an array that cannot say where it is
-            return False
-    return hasattr(value, "__cuda_array_interface__")
 
 
 def library_of(value: object) -> str:
@@ -96,6 +85,26 @@ def _adopted(
     if strides is not None:
         interface["strides"] = tuple(strides)
     return Adopted(np.asarray(_Interface(interface)), dtype, owner, library)
+
+
+@contextmanager
+def on_its_device(value: Any) -> Iterator[None]:
+    """Make the device of an array the current one, where its library says which that is."""
+    number = None
+    try:
+        if library_of(value) == "torch":
+            number = value.device.index
+        elif library_of(value) == "cupy":
+            number = value.device.id
+        elif library_of(value) == "jax":
+            number = value.device.local_hardware_id
+    except AttributeError:  # an array over several devices: its address will be refused
+        number = None
+    if number is None:
+        yield
+    else:
+        with numba_cuda().gpus[number]:
+            yield
 
 
 def current_stream(like: Adopted) -> Any:

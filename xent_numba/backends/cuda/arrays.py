@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent_numba.backends.cuda import deferred, memory
-from xent_numba.backends.cuda.adopt import Adopted, adopt, current_stream, empty, empty_like, on_device, release
+from xent_numba.backends.cuda.adopt import Adopted, adopt, current_stream, empty, empty_like, on_its_device, release
 from xent_numba.backends.cuda.call import Call, Operand
 from xent_numba.backends.cuda.slabs import launch, moved, size_of, slabs
+from xent_numba.devices import on_device
 from xent_numba.inputs import as_factors, as_logits, as_target, as_weights, check_out
 from xent_numba.layout import merged_axes, place, row_shape
 from xent_numba.options import DEFAULT_IGNORE_INDEX
@@ -40,7 +41,8 @@ def loss(
     out: Any = None,
 ) -> tuple[Any, Any]:
     """(loss, gradient or None): `cross_entropy` and `cross_entropy_and_grad`."""
-    return _Loss(options, logits, target, weight, sample_weight).run(True, want_grad, out, "grad_out", None, None)
+    with on_its_device(logits):
+        return _Loss(options, logits, target, weight, sample_weight).run(True, want_grad, out, "grad_out", None, None)
 
 
 def gradient(
@@ -55,11 +57,17 @@ def gradient(
     out: Any = None,
 ) -> Any:
     """`cross_entropy_grad`."""
-    return _Loss(options, logits, target, weight, sample_weight).run(False, True, out, "out", lse, grad_output)[1]
+    with on_its_device(logits):
+        return _Loss(options, logits, target, weight, sample_weight).run(False, True, out, "out", lse, grad_output)[1]
 
 
 def rowwise(options: Options, logits: Any, out: Any, store: str) -> Any:
     """`softmax`, `log_softmax`, or with store = "" `logsumexp`."""
+    with on_its_device(logits):
+        return _rowwise(options, logits, out, store)
+
+
+def _rowwise(options: Options, logits: Any, out: Any, store: str) -> Any:
     x, axis = _logits(logits, options.axis)
     stream = current_stream(x)
     shape = x.array.shape if store else row_shape(x.array.shape, axis)

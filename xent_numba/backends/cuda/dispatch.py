@@ -9,13 +9,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cuda import block, online, split, tile, warp
+from xent_numba.backends.cuda import block, columns, online, split, tile, warp
 from xent_numba.backends.cuda import intrinsics as hw
 from xent_numba.backends.cuda.call import Call, specialise
+from xent_numba.backends.cuda.device import Facts
 from xent_numba.backends.cuda.reduce import WARP
 from xent_numba.backends.cuda.spec import ITEMSIZE, Spec
 
 TILE_THREADS = 128
+COLUMN_THREADS = 128
 WARP_CLASSES = 1024
 BLOCK_THREADS = (128, 256, 512, 1024)
 ONLINE_THREADS = 512
@@ -26,7 +28,7 @@ GRID_X, GRID_Y = 2**31 - 1, 65535
 class Plan(NamedTuple):
     """One decision."""
 
-    regime: str  # "tile", "warp", "block", "online" or "split"
+    regime: str  # "tile", "columns", "warp", "block", "online" or "split"
     why: str
     threads: int
     vectors: int = 0  # per thread, in the regimes that hold a row in registers
@@ -34,33 +36,38 @@ class Plan(NamedTuple):
     length: int = 0  # classes of a slice
 
 
-def plan(spec: Spec, n_rows: int, n_classes: int, packed: bool, processors: int) -> Plan:
-    """Choose for `n_rows` rows; `packed`: row stride = n_classes; `processors`: multiprocessors of the device."""
+def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, here: Facts) -> Plan:
+    """Choose for `n_rows` rows on the device `here`; for `layout` see `layout_of`."""
+    processors = here.processors
     lanes = 16 // ITEMSIZE[spec.dtype]
+    if layout == "columns" and n_rows >= processors * COLUMN_THREADS:
+        return Plan("columns", "neighbouring rows lie side by side: a thread per row", COLUMN_THREADS)
     if not spec.unit:
         return _online(n_classes, 1, "classes do not lie side by side")
-    if n_classes <= tile.MAX_CLASSES and packed:
+    if n_classes <= tile.MAX_CLASSES and layout == "packed":
         return Plan("tile", f"{n_classes} ≤ {tile.MAX_CLASSES} packed classes: a thread per row", TILE_THREADS)
     room = n_classes if spec.whole else n_classes + lanes - 1  # a ragged row may begin late in its first vector
     per_warp = _power_of_two(-(-room // (WARP * lanes)))
-    if n_classes <= WARP_CLASSES and per_warp <= _most_vectors(spec, warp.WARPS * WARP):
+    if n_classes <= WARP_CLASSES and per_warp <= most_vectors(spec, warp.WARPS * WARP, here.capability):
         return Plan("warp", f"{n_classes} ≤ {WARP_CLASSES} classes: a warp per row", warp.WARPS * WARP, per_warp)
     if n_rows < processors and n_classes >= SPLIT_CLASSES and n_rows <= GRID_Y:
         return _split(spec, n_rows, n_classes, room, lanes, processors)
     for threads in BLOCK_THREADS:
         vectors = _power_of_two(-(-room // (threads * lanes)))
-        most = _most_vectors(spec, threads)
-        # Two passes over 4 vectors hide latency as well as one over 8 threads' worth: more threads first.
+        most = most_vectors(spec, threads, here.capability)
+        # Below 512 threads at most 4 vectors each: more threads keep more loads in flight.
         if vectors <= (most if threads >= 512 else min(most, 4)) and n_rows <= GRID_X:
             return Plan("block", f"the row fits the registers of {threads} threads", threads, vectors)
     return _online(n_classes, lanes, f"{n_classes} classes exceed the registers of a block")
 
 
-def _most_vectors(spec: Spec, threads: int) -> int:
+def most_vectors(spec: Spec, threads: int, capability: tuple[int, int]) -> int:
     """How many vectors per thread stay in registers (see the table of benchmarks/cuda_codegen.py)."""
     heavy = spec.dense or spec.softcap
     if threads == 1024:  # 64 registers a thread
-        return 0 if heavy or spec.wide or spec.sample_weight or spec.grad_output or not spec.whole else 4
+        if heavy or spec.wide or spec.sample_weight or spec.grad_output or not spec.whole:
+            return 0
+        return 8 if capability >= (9, 0) else 4
     # Loops over more than this are not unrolled, which would send the registers to memory.
     return 4 if heavy and spec.dtype != "float32" else 8
 
@@ -91,6 +98,7 @@ def kernel(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
         "tile": lambda: tile.build(spec, threads),
         "warp": lambda: warp.build(spec, vectors, threads // WARP),
         "block": lambda: block.build(spec, threads, vectors),
+        "columns": lambda: columns.build(spec, threads),
         "online": lambda: online.build(spec, threads),
         "split partial": lambda: split.build_partial(spec, threads),
         "split finish": lambda: split.build_finish(spec),
@@ -99,7 +107,7 @@ def kernel(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
     return hw.compiled(builders[name](), threads)
 
 
-def run(call: Call, stream: Any, processors: int, scratch: Any, forced: Plan | None = None) -> Plan:
+def run(call: Call, stream: Any, here: Facts, scratch: Any) -> Plan:
     """Launch what a call needs; nothing here waits for the device.
 
     `scratch(bytes)` gives the address of memory that the stream may use until its next call.
@@ -107,7 +115,7 @@ def run(call: Call, stream: Any, processors: int, scratch: Any, forced: Plan | N
     spec, a = specialise(call)
     a_rows, b_rows, classes = call.shape
     n_rows = a_rows * b_rows
-    chosen = forced or plan(spec, n_rows, classes, _packed(call, spec), processors)
+    chosen = plan(spec, n_rows, classes, layout_of(call, spec), here)
     threads, vectors = chosen.threads, chosen.vectors
     if chosen.regime == "tile":
         shared = tile.tile_bytes(spec, threads, classes)
@@ -117,6 +125,8 @@ def run(call: Call, stream: Any, processors: int, scratch: Any, forced: Plan | N
         kernel("warp", spec, threads, vectors)[-(-n_rows // rows_per_block), threads, stream](a)
     elif chosen.regime == "block":
         kernel("block", spec, threads, vectors)[n_rows, threads, stream](a)
+    elif chosen.regime == "columns":
+        kernel("columns", spec, threads)[-(-n_rows // threads), threads, stream](a)
     elif chosen.regime == "online":
         kernel("online", spec, threads)[min(n_rows, GRID_X), threads, stream](a)
     else:
@@ -138,12 +148,13 @@ def _run_split(chosen: Plan, spec: Spec, a: Any, n_rows: int, stream: Any, scrat
         kernel("split store", spec, threads)[(slices, n_rows), threads, stream](a, results, length)
 
 
-def _packed(call: Call, spec: Spec) -> bool:
-    """Whether whole tiles of rows are one run of memory that starts on 16 bytes."""
+def layout_of(call: Call, spec: Spec) -> str:
+    """How rows follow each other: "packed" (tiles of rows are one run of memory), "columns" (side by side), or ""."""
     views = [view for view in (call.logits, call.out) if view is not None]
-    strides = "outer" if call.shape[1] == 1 else "row"
-    return not spec.outer and all(
-        view.address % 16 == 0
-        and (getattr(view, strides) == call.shape[2] * ITEMSIZE[view.dtype] or call.shape[0] * call.shape[1] == 1)
-        for view in views
-    )
+    a, b, classes = call.shape
+    lead = [view.outer if b == 1 else view.row for view in views]
+    sizes = [ITEMSIZE[view.dtype] for view in views]
+    if not spec.unit:
+        return "columns" if lead == sizes else ""
+    packed = a * b == 1 or lead == [classes * size for size in sizes]
+    return "packed" if packed and not spec.outer and all(view.address % 16 == 0 for view in views) else ""

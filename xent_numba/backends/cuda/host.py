@@ -160,7 +160,7 @@ def _chunks(
                 target = x if name == "out" else memory.allocate(n * array.dtype.itemsize)  # in place
                 results.append((array, target))
                 setattr(call, name, _operand(array, target, classes) if name == "out" else memory.address(target))
-        dispatch.run(call, 0, device.facts().processors, lambda n: memory.address(memory.scratch(n)))
+        dispatch.run(call, 0, device.facts(), lambda n: memory.address(memory.scratch(n)))
         for array, target in results:
             _download(target, array, part)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cuda import intrinsics as hw
-from xent_numba.backends.cuda.reduce import reducer
+from xent_numba.backends.cuda.reduce import WARP, reducer
 from xent_numba.backends.cuda.rowmath import rowmath
 from xent_numba.backends.cuda.rows import rows
 from xent_numba.backends.cuda.spec import Spec
@@ -29,7 +29,7 @@ class Walk(NamedTuple):
 def walk(spec: Spec, threads: int, batch: int = BATCH) -> Walk:
     """The two reads of a row by `threads` threads, and the merge between them."""
     m_ = rowmath(spec)
-    reduce = reducer(m_.real, threads, spec.dense)
+    reduce = reducer(m_.real, max(threads, WARP), spec.dense)  # one thread has nothing to merge
     return Walk(
         _statistics(spec, threads, batch),
         _merge(m_.term, reduce.maximum, reduce.sums, spec),
@@ -76,7 +76,7 @@ def build(spec: Spec, threads: int, batch: int = BATCH) -> Any:
 def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     m_, r_ = rowmath(spec), rows(spec)
     lanes, words, word = r_.access.lanes, r_.access.words, r_.access.word
-    element, fetch = r_.access.element, r_.fetch
+    element, fetch, x_step = r_.access.element, r_.fetch, r_.x_step
     q_element, q_word, q_words = r_.target_access.element, r_.target_access.word, max(r_.target_access.words, lanes)
     fetch_target, distribution_address = r_.fetch_target, r_.distribution
     real, floor, low, exp, term = m_.real, m_.floor, m_.low, m_.exp, m_.term
@@ -94,17 +94,21 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
         q_base = distribution_address(a, row) if has_q else hw.i64(0)
         m, s, lost, d, t = floor, zero, zero, zero, zero
         for start in range(begin + thread * lanes, end, stride * batch):
+            # Seen from `start`: unrolled loops then compare constants with one 32-bit register each.
+            room, own = hw.i32(min(end - start, stride * batch)), hw.i32(min(y - start, stride * batch))
+            before, last = hw.i32(min(-start, lanes)), hw.i32(min(a.n_classes - start, stride * batch))
             if sums_exp:
+                place = base + start * x_step(a)
                 for i in range(batch):
-                    if start + i * stride < end:
-                        fetch(a, base, start + i * stride, registers, i * words)
+                    if i * stride < room:
+                        fetch(a, place + i * stride * x_step(a), start + i * stride, registers, i * words)
                 top = m
                 for i in range(batch):
-                    if start + i * stride < end:
+                    if i * stride < room:
                         for k in range(lanes):
-                            j = start + i * stride + k
+                            at = i * stride + k
                             z = transform(a, real(element(registers, i * words, k)))
-                            if (ragged and (j < 0 or j >= a.n_classes)) or (sparse_label and j == y):
+                            if (ragged and (at < before or at >= last)) or (sparse_label and at == own):
                                 z = low
                             top = hw.fmax(top, z)
                 if top > m:
@@ -116,21 +120,20 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
                     m = top
             batch_s, batch_d, batch_t = zero, zero, zero
             for i in range(batch):
-                first = start + i * stride
-                if first < end:
+                if i * stride < room:
                     if has_q:
-                        fetch_target(a, q_base, first, q_registers)
+                        fetch_target(a, q_base, start + i * stride, q_registers)
                     for k in range(lanes):
-                        j = first + k
-                        inside = not ragged or (j >= 0 and j < a.n_classes)
+                        at = i * stride + k
+                        inside = not ragged or (at >= before and at < last)
                         z = zero
                         if sums_exp:
                             z = transform(a, real(element(registers, i * words, k)))
-                            if not inside or (sparse_label and j == y):
+                            if not inside or (sparse_label and at == own):
                                 z = low
                             batch_s += term(z, m)
                         if dense and inside:
-                            t_j = target(a, q_element(q_registers, 0, k), j, y)
+                            t_j = target(a, q_element(q_registers, 0, k), start + at, y)
                             batch_t += t_j
                             if t_j != zero:
                                 batch_d += t_j * (m - z)
@@ -167,6 +170,7 @@ def _store(spec: Spec, threads: int, batch: int) -> Any:
     m_, r_ = rowmath(spec), rows(spec)
     lanes, words, word = r_.access.lanes, r_.access.words, r_.access.word
     element, fetch, put, out_address = r_.access.element, r_.fetch, r_.put, r_.out
+    x_step, g_step = r_.x_step, r_.g_step
     q_element, q_word, q_words = r_.target_access.element, r_.target_access.word, max(r_.target_access.words, lanes)
     fetch_target, distribution_address = r_.fetch_target, r_.distribution
     real, target, emit = m_.real, m_.target, m_.emit
@@ -186,19 +190,20 @@ def _store(spec: Spec, threads: int, batch: int) -> Any:
         values = hw.cuda.local.array(lanes, real)
         q_base = distribution_address(a, row) if has_q else hw.i64(0)
         for start in range(begin + thread * lanes, end, stride * batch):
+            place, target_place = base + start * x_step(a), out + start * g_step(a)
+            room, own = hw.i32(min(end - start, stride * batch)), hw.i32(min(y - start, stride * batch))
             for i in range(batch):
-                if start + i * stride < end:
-                    fetch(a, base, start + i * stride, registers, i * words)
+                if i * stride < room:
+                    fetch(a, place + i * stride * x_step(a), start + i * stride, registers, i * words)
             for i in range(batch):
-                first = start + i * stride
-                if first < end:
+                if i * stride < room:
                     if has_q:
-                        fetch_target(a, q_base, first, q_registers)
+                        fetch_target(a, q_base, start + i * stride, q_registers)
                     for lane in range(lanes):
-                        j = first + lane
-                        t_j = target(a, q_element(q_registers, 0, lane), j, y) if dense else zero
+                        at = i * stride + lane
+                        t_j = target(a, q_element(q_registers, 0, lane), start + at, y) if dense else zero
                         x = real(element(registers, i * words, lane))
-                        values[lane] = emit(a, x, m, k, k_y, scale, t_j, sparse_label and j == y)
-                    put(a, out, first, values, same)
+                        values[lane] = emit(a, x, m, k, k_y, scale, t_j, sparse_label and at == own)
+                    put(a, target_place + i * stride * g_step(a), start + i * stride, values, same)
 
     return store

@@ -24,6 +24,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     q_words, q_word, q_element = max(r_.target_access.words, lanes), r_.target_access.word, r_.target_access.element
     if r_.target_access.lanes == lanes:
         q_words = r_.target_access.words
+    x_step, g_step = r_.x_step, r_.g_step
     logits_address, out_address, distribution_address = r_.logits, r_.out, r_.distribution
     shift, fetch_target = r_.shift, r_.fetch_target
     real, floor, low, term, transform = m_.real, m_.floor, m_.low, m_.term, m_.transform
@@ -48,20 +49,21 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
             return
         base = logits_address(a, row)
         start = thread * lanes - shift(base)
+        # Seen from `start`, so that unrolled loops compare constants with one 32-bit register each.
+        before, room, own = hw.i32(-start), hw.i32(a.n_classes - start), hw.i32(y - start)
         registers = hw.cuda.local.array(total_words, word)
+        place = base + start * x_step(a)  # one address; the vectors lie at constant distances from it
         for i in range(vectors):
-            fetch(a, base, start + i * stride, registers, i * words)
+            fetch(a, place + i * stride * x_step(a), start + i * stride, registers, i * words)
         z_y = label_score(a, base, y)
 
         m = floor
         for i in range(vectors if sums_exp else 0):
-            first = start + i * stride
-            if first < a.n_classes:
+            if i * stride < room:
                 for k in range(lanes):
+                    at = i * stride + k
                     z = transform(a, real(element(registers, i * words, k)))
-                    if ragged and (first + k < 0 or first + k >= a.n_classes):
-                        z = low
-                    if sparse_label and first + k == y:
+                    if (ragged and (at < before or at >= room)) or (sparse_label and at == own):
                         z = low
                     m = hw.fmax(m, z)
         if sums_exp:
@@ -71,20 +73,19 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
         q_base = distribution_address(a, row) if has_q else hw.i64(0)
         q_registers = hw.cuda.local.array(q_words, q_word)
         for i in range(vectors if sums_exp or dense else 0):
-            first = start + i * stride
-            if first < a.n_classes:
+            if i * stride < room:
                 if has_q:
-                    fetch_target(a, q_base, first, q_registers)
+                    fetch_target(a, q_base, start + i * stride, q_registers)
                 for k in range(lanes):
-                    j = first + k
+                    at = i * stride + k
                     z = transform(a, real(element(registers, i * words, k)))
-                    inside = not ragged or (j >= 0 and j < a.n_classes)
-                    if not inside or (sparse_label and j == y):
+                    inside = not ragged or (at >= before and at < room)
+                    if not inside or (sparse_label and at == own):
                         z = low
                     if sums_exp:
                         s += term(z, m)
                     if dense and inside:
-                        t_j = target(a, q_element(q_registers, 0, k), j, y)
+                        t_j = target(a, q_element(q_registers, 0, k), start + at, y)
                         t += t_j
                         if t_j != zero:
                             d += t_j * (m - z)
@@ -97,16 +98,17 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
         if stores:
             same = not ragged or ((out ^ base) & 15) == 0
             values = hw.cuda.local.array(lanes, real)
+            target_place = out + start * g_step(a)
             for i in range(vectors):
                 first = start + i * stride
-                if first < a.n_classes:
+                if i * stride < room:
                     if has_q:
                         fetch_target(a, q_base, first, q_registers)
                     for k in range(lanes):
-                        j = first + k
-                        t_j = target(a, q_element(q_registers, 0, k), j, y) if dense else zero
+                        at = i * stride + k
+                        t_j = target(a, q_element(q_registers, 0, k), start + at, y) if dense else zero
                         x = real(element(registers, i * words, k))
-                        values[k] = emit(a, x, m, k_others, k_label, scale, t_j, sparse_label and j == y)
-                    put(a, out, first, values, same)
+                        values[k] = emit(a, x, m, k_others, k_label, scale, t_j, sparse_label and at == own)
+                    put(a, target_place + i * stride * g_step(a), first, values, same)
 
     return run

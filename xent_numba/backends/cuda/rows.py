@@ -24,10 +24,12 @@ class Rows(NamedTuple):
     distribution: Any
     label: Any  # (a, row) -> class index
     shift: Any  # address of class 0 -> classes between the 16-byte boundary before it and it
-    fetch: Any  # (a, base, first class, registers, at) -> None
-    fetch_target: Any  # the same from the distribution
+    x_step: Any  # (a) -> bytes from class to class of the logits, a constant where it can be
+    g_step: Any  # likewise, of the result
+    fetch: Any  # (a, address of the first class, the first class, registers, at) -> None
+    fetch_target: Any  # (a, base of the distribution's row, first class, registers) -> None
     target_access: Access
-    put: Any  # (a, base, first class, values, same alignment as the logits) -> None
+    put: Any  # (a, address of the first class, the first class, values, same alignment as the logits) -> None
     fill: Any  # (a, base, zero value, first class, step) -> None: this thread's share of a row
 
 
@@ -47,7 +49,9 @@ def rows(spec: Spec) -> Rows:
         hw.device(_ADDRESS["distribution", spec.outer]) if spec.distribution else None,
         _label(spec) if spec.labels else None,
         _shift(own, whole),
-        _fetch(own, whole, x_step),
+        x_step,
+        g_step,
+        _fetch(own, whole),
         _fetch_target(own.lanes, target, paired, whole, q_step) if spec.distribution else None,
         target,
         _put(own, whole, g_step) if spec.store else None,
@@ -94,20 +98,20 @@ def _shift(own: Access, whole: bool) -> Any:
     return hw.device(lambda base: (base // size) & mask)
 
 
-def _fetch(own: Access, whole: bool, x_step: Any) -> Any:
+def _fetch(own: Access, whole: bool) -> Any:
     lanes, load_vector, load_part = own.lanes, own.load_vector, own.load_part
 
     @hw.device
-    def fetch_whole(a: Any, base: Any, first: Any, registers: Any, at: Any) -> None:
+    def fetch_whole(a: Any, place: Any, first: Any, registers: Any, at: Any) -> None:
         if first < a.n_classes:
-            load_vector(base + first * x_step(a), registers, at)
+            load_vector(place, registers, at)
 
     @hw.device
-    def fetch(a: Any, base: Any, first: Any, registers: Any, at: Any) -> None:
+    def fetch(a: Any, place: Any, first: Any, registers: Any, at: Any) -> None:
         if first >= 0 and first + lanes <= a.n_classes:
-            load_vector(base + first * x_step(a), registers, at)
+            load_vector(place, registers, at)
         elif first < a.n_classes:
-            load_part(base + first * x_step(a), registers, at, -first, a.n_classes - first)
+            load_part(place, registers, at, -first, a.n_classes - first)
 
     return fetch_whole if whole else fetch
 
@@ -132,17 +136,17 @@ def _put(own: Access, whole: bool, g_step: Any) -> Any:
     lanes, store, store_vector = own.lanes, own.store, own.store_vector
 
     @hw.device
-    def put_whole(a: Any, base: Any, first: Any, values: Any, same: Any) -> None:
-        store_vector(base + first * g_step(a), values)
+    def put_whole(a: Any, place: Any, first: Any, values: Any, same: Any) -> None:
+        store_vector(place, values)
 
     @hw.device
-    def put(a: Any, base: Any, first: Any, values: Any, same: Any) -> None:
+    def put(a: Any, place: Any, first: Any, values: Any, same: Any) -> None:
         if same and first >= 0 and first + lanes <= a.n_classes:
-            store_vector(base + first * g_step(a), values)
+            store_vector(place, values)
         else:
             for k in range(lanes):
                 if 0 <= first + k < a.n_classes:
-                    store(base + (first + k) * g_step(a), values[k])
+                    store(place + k * g_step(a), values[k])
 
     return put_whole if whole else put
 

@@ -54,4 +54,4 @@ def launch(call: Call, stream: Any) -> None:
     """Run a call on the current device."""
     from xent_numba.backends.cuda import dispatch
 
-    dispatch.run(call, stream, device.facts().processors, lambda n: memory.address(memory.scratch(n, stream)))
+    dispatch.run(call, stream, device.facts(), lambda n: memory.address(memory.scratch(n, stream)))
