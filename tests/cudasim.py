@@ -247,6 +247,10 @@ def compiled(kernel: Any, threads: int) -> Any:
     return _module.jit(kernel)
 
 
+def configured(kernel: Any, grid: Any, threads: int, stream: Any = 0, shared: int = 0) -> Any:
+    return kernel[grid, threads, stream, shared]
+
+
 def address(array: Any) -> int:
     return allow(getattr(array, "_ary", array))
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,12 @@ def current_stream(like: Adopted) -> Any:
 def _external(pointer: int) -> Any:
     if not pointer:
         return 0
+    return _stream(numba_cuda().get_current_device().id, pointer)
+
+
+@cache
+def _stream(number: int, pointer: int) -> Any:
+    """The same object each time, so that launches on it are found again."""
     cuda = numba_cuda()
     named: dict[int, Any] = {1: cuda.legacy_default_stream, 2: cuda.per_thread_default_stream}
     return named[pointer]() if pointer in named else cuda.external_stream(pointer)

@@ -119,16 +119,15 @@ def run(call: Call, stream: Any, here: Facts, scratch: Any) -> Plan:
     threads, vectors = chosen.threads, chosen.vectors
     if chosen.regime == "tile":
         shared = tile.tile_bytes(spec, threads, classes)
-        kernel("tile", spec, threads)[-(-n_rows // threads), threads, stream, shared](a)
-    elif chosen.regime == "warp":
-        rows_per_block = threads // WARP
-        kernel("warp", spec, threads, vectors)[-(-n_rows // rows_per_block), threads, stream](a)
-    elif chosen.regime == "block":
-        kernel("block", spec, threads, vectors)[n_rows, threads, stream](a)
+        hw.configured(kernel("tile", spec, threads), -(-n_rows // threads), threads, stream, shared)(a)
     elif chosen.regime == "columns":
-        kernel("columns", spec, threads)[-(-n_rows // threads), threads, stream](a)
+        hw.configured(kernel("columns", spec, threads), -(-n_rows // threads), threads, stream)(a)
+    elif chosen.regime == "warp":
+        hw.configured(kernel("warp", spec, threads, vectors), -(-n_rows // (threads // WARP)), threads, stream)(a)
+    elif chosen.regime == "block":
+        hw.configured(kernel("block", spec, threads, vectors), n_rows, threads, stream)(a)
     elif chosen.regime == "online":
-        kernel("online", spec, threads)[min(n_rows, GRID_X), threads, stream](a)
+        hw.configured(kernel("online", spec, threads), min(n_rows, GRID_X), threads, stream)(a)
     else:
         _run_split(chosen, spec, a, n_rows, stream, scratch)
     return chosen
@@ -136,16 +135,17 @@ def run(call: Call, stream: Any, here: Facts, scratch: Any) -> Plan:
 
 def _run_split(chosen: Plan, spec: Spec, a: Any, n_rows: int, stream: Any, scratch: Any) -> None:
     threads, slices, length = chosen.threads, chosen.slices, chosen.length
+    grid = (slices, n_rows)
     if spec.saved_lse and not spec.dense:
-        kernel("split store", spec, threads)[(slices, n_rows), threads, stream](a, 0, length)
+        hw.configured(kernel("split store", spec, threads), grid, threads, stream)(a, 0, length)
         return
     size = split.PARTS * (8 if spec.wide else 4)
     parts = scratch(n_rows * (slices + 1) * size)
     results = parts + n_rows * slices * size
-    kernel("split partial", spec, threads)[(slices, n_rows), threads, stream](a, parts, length)
-    kernel("split finish", spec, WARP)[n_rows, WARP, stream](a, parts, results, slices)
+    hw.configured(kernel("split partial", spec, threads), grid, threads, stream)(a, parts, length)
+    hw.configured(kernel("split finish", spec, WARP), n_rows, WARP, stream)(a, parts, results, slices)
     if spec.store:
-        kernel("split store", spec, threads)[(slices, n_rows), threads, stream](a, results, length)
+        hw.configured(kernel("split store", spec, threads), grid, threads, stream)(a, results, length)
 
 
 def layout_of(call: Call, spec: Spec) -> str:

@@ -11,11 +11,14 @@ Not here: lg2.approx.  A row takes one logarithm, so the accurate one of libdevi
 from __future__ import annotations
 
 import math
+import warnings
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numba.cuda
 import numba.cuda.extending
 from llvmlite import ir
+from numba.core.errors import NumbaPerformanceWarning
 
 Function = TypeVar("Function")
 cuda: Any = numba.cuda  # as Any: Numba's annotations differ between its releases
@@ -72,6 +75,14 @@ def compiled(kernel: Any, threads: int) -> Any:
     """A kernel for launches of at most `threads` threads a block; compiled at its first launch."""
     # Without link-time optimisation the machine code is that of the PTX which the tests look at.
     return cuda.jit(kernel, launch_bounds=threads, lto=False)
+
+
+@lru_cache(maxsize=1024)
+def configured(kernel: Any, grid: int | tuple[int, int], threads: int, stream: Any = 0, shared: int = 0) -> Any:
+    """A kernel ready to be called; looked up where it was launched in the same shape before."""
+    with warnings.catch_warnings():  # that a small problem leaves most of the device idle is no news to its owner
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        return kernel[grid, threads, stream, shared]
 
 
 def address(array: Any) -> int:

@@ -63,8 +63,8 @@ def scan_labels(call: Call, mean: bool, stream: Any, *, keep: bool) -> Any:
     parts = memory.scratch((blocks + 1) * RESULT_BYTES, stream)
     result = memory.allocate(RESULT_BYTES, stream) if keep else parts[:RESULT_BYTES]
     first = memory.address(parts) + RESULT_BYTES
-    _labels_kernel(spec)[blocks, THREADS, stream](a, first)
-    _labels_finish()[1, THREADS, stream](first, blocks, memory.address(result), int(mean))
+    hw.configured(_labels_kernel(spec), blocks, THREADS, stream)(a, first)
+    hw.configured(_labels_finish(), 1, THREADS, stream)(first, blocks, memory.address(result), int(mean))
     return result
 
 
@@ -80,7 +80,7 @@ def read_scan(result: Any, stream: Any) -> Found:
 def peek(label: Operand, stream: Any) -> int:
     """One label, read from the device."""
     target = memory.scratch(8, stream)
-    _peek_kernel(label.dtype)[1, 32, stream](label.address, memory.address(target))
+    hw.configured(_peek_kernel(label.dtype), 1, 32, stream)(label.address, memory.address(target))
     host = np.empty(1, np.int64)
     memory.download(target, host, stream)
     return int(host[0])
@@ -97,6 +97,7 @@ def reduce_rows(rows: Operand, n: int, target: int, scales: int, denominator: fl
         at = memory.address(memory.scratch(8 * sum(sizes), stream))
         count = n
         for blocks in sizes:
-            _sum_kernel(dtype)[blocks, THREADS, stream](source, count, at, scan.ROWS_PER_BLOCK)
+            hw.configured(_sum_kernel(dtype), blocks, THREADS, stream)(source, count, at, scan.ROWS_PER_BLOCK)
             source, dtype, count, at = at, "float64", blocks, at + 8 * blocks
-    _scalar_kernel(dtype, rows.dtype)[1, THREADS, stream](source, count, target, scales, float(denominator))
+    last = hw.configured(_scalar_kernel(dtype, rows.dtype), 1, THREADS, stream)
+    last(source, count, target, scales, float(denominator))
