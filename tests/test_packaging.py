@@ -106,6 +106,13 @@ def test_modules_named_in_the_readme_exist() -> None:
         assert (ROOT / "xent_numba" / path).exists(), path
 
 
+def test_links_in_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
 def test_the_version_stands_in_one_place() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "xent_numba/__init__.py"
