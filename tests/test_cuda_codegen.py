@@ -80,3 +80,25 @@ def test_the_script_prints_json():
     for row in rows:
         assert KEYS <= set(row) <= KEYS | {"scalar_by_design"}
         assert all(isinstance(row[key], int) for key in ("registers", "spill_bytes", "vector_accesses"))
+
+
+def test_what_is_compiled_is_what_a_launch_asks_for():
+    """Numba types the arguments of a call by their values: those must be the types that were compiled here."""
+    from numba.cuda.typing.typeof import typeof
+
+    from xent_numba.backends.cuda.call import Call, Operand, specialise
+    from xent_numba.backends.cuda.spec import signature
+
+    logits, labels = Operand("float32", 2**47, 0, 64, 4), Operand("int32", 2**47, 0, 4)
+    factors = dict.fromkeys(("weight", "sample_weight", "grad_output", "saved_lse"), Operand("float64", 16))
+    options = {"label_smoothing": 0.1, "logit_scale": 2.0, "softcap": 3.0, "z_coefficient": 0.1}
+    several = {"ignore": (1, 2), "ignore_list": 64}
+    calls = [
+        Call((1, 5, 16), logits, labels=labels, rows=16),
+        Call((1, 5, 16), logits, "grad", logits, labels, ignore=(-100,), rows=16),
+        Call((1, 5, 16), logits, "grad", logits, labels, **factors, **several, **options),
+        Call((1, 5, 16), logits, "grad", logits, labels, z_coefficient=0.1, scales=2**47, grad_scale=1.0, rows=16),
+    ]
+    for call in calls:
+        spec, arguments = specialise(call)
+        assert typeof(arguments) == signature(spec).args[0]

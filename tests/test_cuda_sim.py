@@ -208,12 +208,12 @@ else:
     @pytest.mark.parametrize("dense", [False, True])
     def test_saved_lse_and_upstream(regime, dense, rng):
         x, y = inputs(rng, regime[1], np.float32)
-        options = {"reduction": "none", "label_smoothing": 0.1 * dense, "grad_output": rng.normal(size=len(y))}
-        x[0] -= np.float32(1e3)  # a saved lse is as exact as its digits
+        options = {"reduction": "none", "label_smoothing": 0.1 * dense, "grad_output": rng.uniform(-1, 1, len(y))}
+        x[0] += np.float32(1e5)  # a float64 lse keeps its digits
         exact = xn.cross_entropy_grad(x.astype(np.float64), y, backend="numpy", **options)
         for saved in (None, xn.logsumexp(x.astype(np.float64), backend="numpy")):
             got = xn.cross_entropy_grad(x, y, lse=saved, backend="cuda", **options)
-            assert np.abs(got - exact).max() < 1e-5
+            assert np.abs(got - exact).max() < 4e-6
 
     def test_in_place(regime, rng):
         x, y = inputs(rng, regime[1], np.float32)

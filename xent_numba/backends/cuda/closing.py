@@ -135,22 +135,28 @@ def _close_plain(spec: Spec, real: Any) -> Any:
 
 
 def _close_saved(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
-    """With log Σ exp given there is nothing to sum: p_j = exp(z_j - lse), and p_y - 1 = expm1(z_y - lse)."""
+    """With log Σ exp given there is nothing to sum: p_j = exp(z_j - lse), and p_y - 1 = expm1(z_y - lse).
+
+    What float32 cannot hold of a float64 lse goes to the factors: exp(z - lse) = exp(z - high) · exp(-rest).
+    """
     weight = class_weight(spec, real)
     load, size = access(spec.saved_lse).load, access(spec.saved_lse).size
     dense, two, zero = spec.dense, real(2), real(0)
-    low, high, nan = real(-np.inf), real(np.inf), real(np.nan)
+    least, most, nan = hw.f64(-np.inf), hw.f64(np.inf), real(np.nan)
 
     @hw.device
     def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        lse = real(load(a.saved_lse + size * row))
-        if not (low < lse < high):
-            lse = nan
+        saved = hw.f64(load(a.saved_lse + size * row))
+        high = real(saved) if least < saved < most else nan
+        rest = real(saved - hw.f64(high))
         row_scale, scale, lse2 = scales(a, row)
-        push = two * lse2 * lse
+        push = two * lse2 * high
+        fine = hw.exp(-rest)
         if dense:
-            return zero, lse, lse, t + push, zero, scale
+            return zero, high, high, (t + push) * fine, zero, scale
         w = weight(a, y)
-        return zero, lse, lse, (w + push) * scale, (w * hw.expm1(z - lse) + push * exp(z - lse)) * scale, scale
+        from_label = (z - high) - rest
+        k_y = w * hw.expm1(from_label) + push * hw.exp(from_label)
+        return zero, high, high, (w + push) * fine * scale, k_y * scale, scale
 
     return close

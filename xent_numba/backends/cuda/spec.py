@@ -84,4 +84,7 @@ def signature(spec: Spec, extra: tuple[str, ...] = ()) -> Any:
 
     record = arguments(spec)
     kinds = tuple(types.float64 if name in FLOATS else types.int64 for name in record._fields)
-    return types.void(types.NamedTuple(kinds, record), *(types.int64 for _ in extra))
+    # As Numba types a value: a tuple of one type is another type.
+    uniform = types.float64 not in kinds
+    passed = types.NamedUniTuple(types.int64, len(kinds), record) if uniform else types.NamedTuple(kinds, record)
+    return types.void(passed, *(types.int64 for _ in extra))
