@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.cpu.memory import advance, pointer
+from xent_numba.backends.cpu.memory import advance, pointer, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import select, splat
 from xent_numba.backends.cpu.terms import Dense
@@ -83,15 +83,7 @@ def put_row(rows: Any, i: int, value: float) -> None:
 @unless_none
 def row_pointer(array: Any, a: int, b: int) -> Any:
     """The address of array[a, b, 0]."""
-    return advance(pointer(array), (a * array.strides[0] + b * array.strides[1]) // array.itemsize)
-
-
-@inline
-def stride(array: Any, axis: int) -> Any:
-    """A stride in elements."""
-    if array is None:
-        return 0
-    return array.strides[axis] // array.itemsize
+    return advance(pointer(array), a * stride(array, 0) + b * stride(array, 1))
 
 
 @unless_none

@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from xent_numba.backends.cpu.memory import keep, load, load_part, store, store_part, stream, to_line
+from xent_numba.backends.cpu.memory import keep, load, load_part, prefetch_far, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lane, lanes_of, splat, total, widen
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, scaled, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp
+
+
+AHEAD = 2048  # logits of the next row that the statistics of this one have asked for
 
 
 class Slope(NamedTuple):
@@ -67,6 +70,7 @@ def gradient(
             _slope_part(p, out, i, head, a, f, s, t, c)
             i += head
         while i + step <= stop:
+            prefetch_far(p, stop + AHEAD + (i - start) // 2)
             stream(out, i, _slope(p, i, a, f, s, t, c))
             i += step
     else:

@@ -60,7 +60,7 @@ def _scan_group(
 
 
 @cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
 def scan_serial(labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any) -> None:
     """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
     for k in range(kept.size):
@@ -68,7 +68,7 @@ def scan_serial(labels: Any, classes: int, ignore: Any, weight: Any, sample_weig
 
 
 @cached
-@njit(nogil=True, error_model="numpy", parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
 def scan_parallel(
     labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
 ) -> None:

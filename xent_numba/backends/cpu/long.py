@@ -1,50 +1,86 @@
-"""Rows of many classes that lie side by side, one at a time."""
+"""Rows of many classes that lie side by side: statistics and gradient one row at a time, losses a vector of rows at a time."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from xent_numba.backends.cpu.call import (
-    at,
-    dense,
-    is_ignored,
-    known_mass,
-    label,
-    put_row,
-    row_pointer,
-    times,
-)
-from xent_numba.backends.cpu.finish import Row, finish, finish_saved
+
+from xent_numba.backends.cpu.call import at, dense, is_ignored, known_mass, label, put_row, row_pointer, times
+from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
 from xent_numba.backends.cpu.gradient import Slope, dense_mass, gradient, gradient_saved, one_logit, write_one
-from xent_numba.backends.cpu.memory import blank, get, load_part, pointer
+from xent_numba.backends.cpu.memory import blank, get, load, load_part, pointer, put, scratch
 from xent_numba.backends.cpu.pieces import inline, unless_none
-from xent_numba.backends.cpu.simd import lane, single, splat, widen
+from xent_numba.backends.cpu.simd import lane, lanes_of, single, splat, widen
 from xent_numba.backends.cpu.statistics import statistics
 from xent_numba.backends.cpu.terms import factor, sloped
 
 
+class Pending(NamedTuple):
+    """Rows whose losses are still to be taken: pointers to a vector of each value."""
+
+    top: Any
+    rest: Any
+    dot: Any
+    mass: Any
+    x_y: Any
+    hard: Any
+    scale: Any  # the sample weight
+
+
 @unless_none
-def _hard(hard: Any, weight: Any, y: int, like: Any) -> Any:
-    """(1 − ε) w_y as a vector of one lane; None for a distribution."""
-    return single(hard * at(weight, max(y, 0)), like)
+def _hard(hard: Any, weight: Any, y: int) -> Any:
+    """(1 − ε) w_y; None for a distribution."""
+    return hard * at(weight, max(y, 0))
+
+
+@unless_none
+def _lanes(hard: Any, wide: Any) -> Any:
+    return single(hard, wide)
+
+
+# ------------------------------------------------------------------------------------------------ losses
+@inline
+def _pending(wide: Any) -> Any:
+    return Pending(
+        scratch(wide, 1), scratch(wide, 1), scratch(wide, 1), scratch(wide, 1),
+        scratch(wide, 1), scratch(wide, 1), scratch(wide, 1),
+    )  # fmt: skip
 
 
 @inline
-def _as_lanes(row: Any, wide: Any) -> Any:
-    return Row(single(row.top, wide), single(row.rest, wide), single(row.dot, wide), single(row.mass, wide))
+def _keep(pending: Any, k: int, row: Any, x_y: float, hard: Any, scale: float) -> None:
+    put(pending.top, k, row.top)
+    put(pending.rest, k, row.rest)
+    put(pending.dot, k, row.dot)
+    put(pending.mass, k, row.mass)
+    put(pending.x_y, k, x_y)
+    put(pending.scale, k, scale)
+    if hard is not None:
+        put(pending.hard, k, hard)
+
+
+@unless_none
+def _hard_lanes(hard: Any, pending: Any, wide: Any) -> Any:
+    return load(pending.hard, 0, wide)
 
 
 @inline
-def outcome(row: Any, p: Any, y: int, hard: Any, weight: Any, f: Any, s: Any, z: Any, like: Any) -> Any:
-    """The `Outcome` of one row in vectors of one lane."""
+def _losses(pending: Any, hard: Any, s: Any, z: float, like: Any) -> Any:
+    """The losses of the rows that wait, times their sample weights."""
     wide = widen(like)
-    x_y = single(one_logit(p, max(y, 0), f, like), wide)
-    return finish(_as_lanes(row, wide), _hard(hard, weight, y, wide), x_y, s, z, like)
+    row = Row(
+        load(pending.top, 0, wide), load(pending.rest, 0, wide), load(pending.dot, 0, wide), load(pending.mass, 0, wide)
+    )
+    x_y, hard_lanes = load(pending.x_y, 0, wide), _hard_lanes(hard, pending, wide)
+    total = row.rest + target_term(row, hard_lanes, x_y, s, like)
+    value = loss(row, hard_lanes, x_y, log_sum(row, hard_lanes, x_y, total), s, z)
+    return times(value, load(pending.scale, 0, wide))
 
 
+# ------------------------------------------------------------------------------------------------ gradients
 @inline
-def _target_term(t: Any, y: int) -> Any:
+def _target_part(t: Any, y: int) -> Any:
     """u_y, of a target that has no distribution."""
     if t is None:
         return 0.0
@@ -59,82 +95,118 @@ def _weight_at(weight: Any, y: int) -> Any:
 
 
 @inline
-def write_target(out: Any, y: int, y_value: float, k: float, x: Any, t: Any, f: Any, like: Any) -> None:
+def _write_target(out: Any, y: int, value: float, k: float, x: Any, t: Any, f: Any, like: Any) -> None:
     """The gradient at the target's own class, whose logit is in lane 0 of x."""
     if y >= 0:
-        value = splat((y_value - _target_term(t, y)) * k, like)
-        write_one(out, y, lane(sloped(value, x, f), 0), like)
+        g = splat((value - _target_part(t, y)) * k, like)
+        write_one(out, y, lane(sloped(g, x, f), 0), like)
+
+
+@inline
+def _factors(row: Any, hard: Any, x_y: float, s: Any, z: float, like: Any) -> Any:
+    """The factors of one row; its log-sum-exp is taken only where a z-loss needs it."""
+    wide = widen(like)
+    r = Row(single(row.top, wide), single(row.rest, wide), single(row.dot, wide), single(row.mass, wide))
+    h, x = _lanes(hard, wide), single(x_y, wide)
+    e_y = target_term(r, h, x, s, like)
+    total = r.rest + e_y
+    lse = total
+    if z != 0.0:
+        lse = single(row.top * factor(s), wide) + log_sum(r, h, x, total)
+    return factors(r, h, e_y, single(1.0, wide) / total, lse, z)
 
 
 @inline
 def _row_gradient(
-    out: Any, p: Any, n: int, y: int, row: Any, o: Any, k: float, t: Any, f: Any, s: Any, streaming: bool, like: Any
+    out: Any, p: Any, n: int, y: int, row: Any, x_y: float, hard: Any, k: float, t: Any, call: Any, like: Any
 ) -> None:
     if out is None:
         return
     x = load_part(p, max(y, 0), 1, splat(0.0, like))  # before it is overwritten, if the gradient is made in place
+    by = _factors(row, hard, x_y, call.s, call.z, like)
     c = row.top if row.top > -np.inf else 0.0
-    gradient(p, out, 0, n, Slope(c, lane(o.p_factor, 0) * k, k), f, s, t, streaming, like)
-    write_target(out, y, lane(o.y_value, 0), k, x, t, f, like)
+    gradient(p, out, 0, n, Slope(c, lane(by.of_p, 0) * k, k), call.f, call.s, t, call.streaming, like)
+    _write_target(out, y, lane(by.at_target, 0), k, x, t, call.f, like)
 
 
 @inline
-def _row_gradient_saved(
-    out: Any, p: Any, n: int, y: int, saved: float, mass: float, call: Any, k: float, t: Any, like: Any
+def _gradient_from_saved(
+    out: Any, p: Any, n: int, y: int, saved: float, hard: Any, k: float, t: Any, call: Any, like: Any
 ) -> None:
     wide = widen(like)
-    f, s, z, hard, weight = call.f, call.s, call.z, call.hard, call.weight
+    f, s, z = call.f, call.s, call.z
     top = np.float64(lane(splat(saved / factor(s), like), 0))
     x = load_part(p, max(y, 0), 1, splat(0.0, like))
     x_y = single(one_logit(p, max(y, 0), f, like), wide)
-    before = Row(single(top, wide), single(0.0, wide), single(0.0, wide), single(mass, wide))
-    o = finish_saved(before, _hard(hard, weight, y, wide), x_y, single(saved, wide), s, z, like)
-    rest = gradient_saved(p, out, n, y, Slope(top, lane(o.p_factor, 0) * k, k), f, s, t, call.streaming, like)
-    after = Row(before.top, single(rest, wide), before.dot, before.mass)
-    o = finish_saved(after, _hard(hard, weight, y, wide), x_y, single(saved, wide), s, z, like)
-    write_target(out, y, lane(o.y_value, 0), k, x, t, f, like)
+    h, lse, zero = _lanes(hard, wide), single(saved, wide), single(0.0, wide)
+    row = Row(single(top, wide), zero, zero, single(dense_mass(n, t, known_mass(call.dense), like), wide))
+    e_y, inverse = target_term(row, h, x_y, s, like), inverse_of_saved(row, lse, s)
+    of_p = lane(factors(row, h, e_y, inverse, lse, z).of_p, 0) * k
+    rest = gradient_saved(p, out, n, y, Slope(top, of_p, k), f, s, t, call.streaming, like)
+    row = Row(row.top, single(rest, wide), zero, row.mass)
+    _write_target(out, y, lane(factors(row, h, e_y, inverse, lse, z).at_target, 0), k, x, t, f, like)
 
 
 @inline
-def blank_row(out: Any, n: int, like: Any) -> None:
+def _blank_row(out: Any, n: int, like: Any) -> None:
     """A gradient of 0."""
     if out is not None:
         for j in range(n):
             write_one(out, j, 0.0, like)
 
 
+# ------------------------------------------------------------------------------------------------ rows
 @inline
-def _one_row(call: Any, labels: Any, lse: Any, i: int, like: Any) -> Any:
-    """The loss of one row, whose gradient is written."""
+def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, like: Any) -> None:
+    """Write the gradient of row i, and leave what its loss is made of at k."""
     width, n = call.logits.shape[1:]
     a = i // width
     b = i - a * width
     y = label(labels, i, n, call.ignored)
     out = row_pointer(call.grad, a, b)
     if is_ignored(labels, y):
-        blank_row(out, n, like)
-        return 0.0
+        _blank_row(out, n, like)
+        # what comes to a loss of 0
+        _keep(pending, k, Row(0.0, 0.0, 0.0, 0.0), 0.0, _hard(call.hard, call.weight, y), 0.0)
+        return
     p = row_pointer(call.logits, a, b)
     t = dense(call.dense, row_pointer(call.q, a, b), call.dense_weight)
+    hard = _hard(call.hard, call.weight, y)
     scale = at(call.sample_weight, i)
-    k = scale * at(call.upstream, i) * call.grad_scale
+    factor_of_row = scale * at(call.upstream, i) * call.grad_scale
     if lse is not None:
-        mass = dense_mass(n, t, known_mass(call.dense), like)
-        _row_gradient_saved(out, p, n, y, lse[i], mass, call, k, t, like)
-        return 0.0
+        _gradient_from_saved(out, p, n, y, lse[i], hard, factor_of_row, t, call, like)
+        return
     row = statistics(p, n, y, call.f, call.s, t, like)
-    o = outcome(row, p, y, call.hard, call.weight, call.f, call.s, call.z, like)
-    _row_gradient(out, p, n, y, row, o, k, t, call.f, call.s, call.streaming, like)
-    return lane(times(o.loss, single(scale, widen(like))), 0)
+    x_y = one_logit(p, max(y, 0), call.f, like)
+    _keep(pending, k, row, x_y, hard, scale)
+    _row_gradient(out, p, n, y, row, x_y, hard, factor_of_row, t, call, like)
 
 
 @inline
 def long_rows(call: Any, start: int, stop: int) -> float:
-    """Σ loss of rows start … stop, in their order."""
+    """Σ loss of rows start … stop, in their order; 0 where only the gradient is wanted."""
     like = blank(pointer(call.logits))
+    lanes = lanes_of(like)
+    pending = _pending(widen(like))
     sum_of_losses = 0.0
-    for i in range(start, stop):
-        loss = _one_row(call, call.labels, call.lse, i, like)
-        put_row(call.rows, i, loss)
-        sum_of_losses += loss
+    for first in range(start, stop, lanes):
+        rows = min(lanes, stop - first)
+        for k in range(rows):
+            _one_row(call, call.labels, call.lse, first + k, k, pending, like)
+        sum_of_losses += _settle(call.lse, call, pending, first, rows, like)
     return sum_of_losses
+
+
+@inline
+def _settle(saved: Any, call: Any, pending: Any, first: int, rows: int, like: Any) -> float:
+    """Σ of the losses that wait."""
+    if saved is not None:
+        return 0.0
+    losses = _losses(pending, call.hard, call.s, call.z, like)
+    value = 0.0
+    for k in range(rows):
+        one = lane(losses, k)
+        put_row(call.rows, first + k, one)
+        value += one
+    return value

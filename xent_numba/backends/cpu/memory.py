@@ -11,7 +11,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from xent_numba.backends.cpu.simd import LINE, Vector, broadcast, integers, ir_vector, llvm_call, suffix
@@ -110,6 +109,20 @@ def pointer(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic  # type: ignore[misc]
+def stride(typingctx: Any, array: Any, axis: Any) -> Any:
+    """A stride (the axis is a literal) in elements; by shift, for a division would cost as much as ten logits."""
+    if not isinstance(axis, types.IntegerLiteral):
+        return None
+    shift = _size(array.dtype).bit_length() - 1
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        strides = context.make_array(array)(context, builder, args[0]).strides
+        return builder.ashr(builder.extract_value(strides, axis.literal_value), ir.IntType(64)(shift))
+
+    return types.int64(array, axis), codegen
+
+
+@intrinsic  # type: ignore[misc]
 def advance(typingctx: Any, p: Any, elements: Any) -> Any:
     """`p + elements`; None stays None."""
     if isinstance(p, types.NoneType):
@@ -144,7 +157,8 @@ def scratch(typingctx: Any, like: Any, vectors: Any) -> Any:
     count = vectors.literal_value
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        memory = cgutils.alloca_once(builder, ir.ArrayType(ir_vector(like), count))
+        with builder.goto_entry_block():  # not cgutils.alloca_once, which fills it with zeros, each time
+            memory = builder.alloca(ir.ArrayType(ir_vector(like), count))
         memory.align = LINE
         return builder.bitcast(memory, ir_vector(like).element.as_pointer())
 
@@ -260,18 +274,22 @@ def stream(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
     return types.void(p, i, value), codegen
 
 
-@intrinsic  # type: ignore[misc]
-def prefetch(typingctx: Any, p: Any, i: Any) -> Any:
-    """Ask for the line of p[i]; any address will do."""
+def _prefetch(locality: int) -> Any:
+    def ask(typingctx: Any, p: Any, i: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            where = builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.int64)])
+            where = builder.bitcast(where, ir.IntType(8).as_pointer())
+            flags = [ir.Constant(ir.IntType(32), x) for x in (0, locality, 1)]  # to read; how near; data
+            llvm_call(builder, "llvm.prefetch.p0", ir.VoidType(), [where, *flags])
+            return context.get_dummy_value()
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        where = builder.gep(args[0], [context.cast(builder, args[1], sig.args[1], types.int64)])
-        where = builder.bitcast(where, ir.IntType(8).as_pointer())
-        flags = [ir.Constant(ir.IntType(32), x) for x in (0, 3, 1)]  # to read; keep close; data
-        llvm_call(builder, "llvm.prefetch.p0", ir.VoidType(), [where, *flags])
-        return context.get_dummy_value()
+        return types.void(p, i), codegen
 
-    return types.void(p, i), codegen
+    return intrinsic(ask)
+
+
+# Ask for the line of p[i], into L1 or L2; any address will do.
+prefetch, prefetch_far = _prefetch(3), _prefetch(2)
 
 
 # ------------------------------------------------------------------------------------------------ transposition

@@ -24,6 +24,7 @@ OPTIONS = {
     "nogil": True,
     "forceinline": True,
     "error_model": "numpy",
+    "_nrt": False,  # nobody here owns memory: counting references, atomically, cost more than the arithmetic
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
 }

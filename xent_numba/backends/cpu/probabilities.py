@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, prange
 
 from xent_numba.backends.cpu.cache import cached
-from xent_numba.backends.cpu.call import row_pointer, stride
+from xent_numba.backends.cpu.call import row_pointer
 from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_statistics
 from xent_numba.backends.cpu.finish import log_sum
 from xent_numba.backends.cpu.gradient import Slope, gradient
@@ -24,6 +24,7 @@ from xent_numba.backends.cpu.memory import (
     load_part,
     pointer,
     scratch,
+    stride,
     store,
     store_part,
     stream,
@@ -259,7 +260,7 @@ def _wide(fields: Any, k: int, group: int, units: int) -> None:
 
 # ------------------------------------------------------------------------------------------------ drivers
 @cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
 def long_serial(fields: Any, group: int, units: int, groups: int) -> None:
     """Rows 0 … units, one at a time."""
     for k in range(groups):
@@ -267,7 +268,7 @@ def long_serial(fields: Any, group: int, units: int, groups: int) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
 def long_parallel(fields: Any, group: int, units: int, groups: int) -> None:
     """As `long_serial`."""
     for k in prange(groups):
@@ -275,7 +276,7 @@ def long_parallel(fields: Any, group: int, units: int, groups: int) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy")  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
 def wide_serial(fields: Any, group: int, units: int, groups: int) -> None:
     """Vectors of rows 0 … units."""
     for k in range(groups):
@@ -283,7 +284,7 @@ def wide_serial(fields: Any, group: int, units: int, groups: int) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
 def wide_parallel(fields: Any, group: int, units: int, groups: int) -> None:
     """As `wide_serial`."""
     for k in prange(groups):

@@ -20,18 +20,17 @@ from xent_numba.backends.cpu.memory import (
     prefetch,
 )
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import any_lane, lane, lanes_of, largest, maximum, splat, total, widen
+from xent_numba.backends.cpu.simd import any_lane, lane, lanes_of, largest, maximum, single, splat, total, widen
 from xent_numba.backends.cpu.terms import (
     dense_term,
     dense_term_part,
-    factor,
     logits,
     logits_part,
     others,
     scaled,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import exp
+from xent_numba.backends.cpu.vmath import bounded, exp
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
@@ -110,8 +109,15 @@ def _moved(dot: Any, mass: Any, now: Any, before: Any, t: Any) -> Any:
 
 
 @inline
-def _rescale(old: float, new: float, s: Any) -> float:
-    return math.exp((old - new) * factor(s))
+def _rescale(old: Any, new: Any, s: Any) -> Any:
+    """What brings a sum of exp(s (x − old)) to exp(s (x − new)), old ≤ new."""
+    return exp(bounded(scaled(old - new, s)))
+
+
+@inline
+def _rescale_one(old: float, new: float, s: Any, like: Any) -> float:
+    wide = widen(like)
+    return lane(_rescale(single(old, wide), single(new, wide), s), 0)
 
 
 @inline
@@ -136,8 +142,7 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
                 here = maximum(logits_part(p, i + vectors * step, part, f, lowest), here)
         if any_lane(here > top):
             now = splat(largest(here), like)
-            if lane(top, 0) > -math.inf:
-                rest = rest * splat(_rescale(lane(top, 0), lane(now, 0), s), rest)
+            rest = rest * _rescale(widen(c), widen(now), s)  # while all is −inf, rest is 0
             dot = _moved(dot, mass, now, c, t)
             top, c = now, now
         if whole and not i <= y < i + n:
@@ -155,14 +160,14 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
 
 
 @inline
-def merge(a: Any, b: Any, s: Any) -> Any:
+def merge(a: Any, b: Any, s: Any, like: Any) -> Any:
     """The `Row` of two neighbouring parts of a row."""
     if not b.top > a.top:  # so for -inf and -inf too
         if b.top == -math.inf:
             return Row(a.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
         return Row(
             a.top,
-            a.rest + b.rest * _rescale(b.top, a.top, s),
+            a.rest + b.rest * _rescale_one(b.top, a.top, s, like),
             a.dot + b.dot + b.mass * (a.top - b.top),
             a.mass + b.mass,
         )
@@ -170,7 +175,7 @@ def merge(a: Any, b: Any, s: Any) -> Any:
         # what is -inf counted its distances from 0
         return Row(b.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
     return Row(
-        b.top, a.rest * _rescale(a.top, b.top, s) + b.rest, a.dot + b.dot + a.mass * (b.top - a.top), a.mass + b.mass
+        b.top, a.rest * _rescale_one(a.top, b.top, s, like) + b.rest, a.dot + b.dot + a.mass * (b.top - a.top), a.mass + b.mass
     )
 
 
@@ -180,5 +185,5 @@ def statistics(p: Any, n: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any
     row = Row(-math.inf, 0.0, 0.0, 0.0)
     for start in range(0, n, SEGMENT):
         part = segment(p, start, min(n, start + SEGMENT), y, f, s, t, like)
-        row = part if start == 0 else merge(row, part, s)
+        row = part if start == 0 else merge(row, part, s, like)
     return row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xent_numba.backends.cpu.call import dense, label, row_pointer, stride, times
+from xent_numba.backends.cpu.call import dense, label, row_pointer, times
 from xent_numba.backends.cpu.columns import (
     TILE,
     fill,
@@ -16,11 +16,12 @@ from xent_numba.backends.cpu.columns import (
     tile_gradient,
     tile_statistics,
 )
-from xent_numba.backends.cpu.finish import Row, finish, finish_saved
-from xent_numba.backends.cpu.memory import advance, blank, keep, load, load_part, pointer, put, scratch
+from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
+from xent_numba.backends.cpu.memory import advance, blank, keep, load, load_part, pointer, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
-from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, splat, total, widen
-from xent_numba.backends.cpu.terms import factor, transformed
+from xent_numba.backends.cpu.simd import total as sum_of
+from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, splat, widen
+from xent_numba.backends.cpu.terms import factor, scaled, transformed
 
 
 @unless_none
@@ -90,10 +91,18 @@ def _saved(lse: Any, i: int, rows: int, s: Any, like: Any) -> Any:
 
 
 @inline
-def _outcome(lse: Any, row: Any, hard: Any, x_y: Any, i: int, rows: int, s: Any, z: Any, like: Any) -> Any:
+def _inverse(lse: Any, row: Any, total: Any, i: int, rows: int, s: Any, like: Any) -> Any:
+    """1 / S."""
     if lse is None:
-        return finish(row, hard, x_y, s, z, like)
-    return finish_saved(row, hard, x_y, _row_values(lse, i, rows, widen(like)), s, z, like)
+        return splat(1.0, total) / total
+    return inverse_of_saved(row, _row_values(lse, i, rows, widen(like)), s)
+
+
+@inline
+def _lse(saved: Any, row: Any, log_s: Any, i: int, rows: int, s: Any) -> Any:
+    if saved is None:
+        return scaled(row.top, s) + log_s
+    return _row_values(saved, i, rows, log_s)
 
 
 @inline
@@ -140,12 +149,17 @@ def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any)
     x_y = _target_logits(p, row_stride, class_stride, y, f, like)
     top = row.top
     row = Row(widen(row.top), row.rest, row.dot, row.mass)
-    o = _outcome(lse, row, _hard(call.hard, call.weight, y, wide), x_y, i, rows, s, z, like)
+    hard = _hard(call.hard, call.weight, y, wide)
+    e_y = target_term(row, hard, x_y, s, like)
+    total = row.rest + e_y
+    log_s = log_sum(row, hard, x_y, total)
     scale = _row_values(call.sample_weight, i, rows, wide)
     if grad is not None:
         out = row_pointer(grad, a, b)
+        inverse = _inverse(lse, row, total, i, rows, s, like)
+        by = factors(row, hard, e_y, inverse, _lse(lse, row, log_s, i, rows, s), z)
         k = scale * _row_values(call.upstream, i, rows, wide) * splat(call.grad_scale, wide)
-        p_factor, u_factor, y_value = narrow(o.p_factor * k, like), narrow(k, like), narrow(o.y_value * k, like)
+        p_factor, u_factor, y_value = narrow(by.of_p * k, like), narrow(k, like), narrow(by.at_target * k, like)
         grad_row, grad_class = stride(grad, 1), stride(grad, 2)
         for first in range(0, classes, TILE):
             count = min(classes - first, TILE)
@@ -155,7 +169,7 @@ def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any)
                 tile_exponentials(tile, e_tile, count, finite(top), saved, f, s)
             tile_gradient(tile, e_tile, first, count, y, p_factor, u_factor, y_value, f, t, like)
             flush(e_tile, advance(out, first * grad_class), grad_row, grad_class, rows, count, call.streaming, like)
-    return _kept(times(o.loss, scale), y, rows)
+    return _kept(times(loss(row, hard, x_y, log_s, s, z), scale), y, rows)
 
 
 @inline
@@ -170,7 +184,7 @@ def wide_rows(call: Any, start: int, stop: int) -> float:
         a = g // per_a
         b = (g - a * per_a) * lanes
         rows = min(lanes, width - b)
-        loss = _group(call, call.lse, call.grad, a, b, rows, like)
-        _put_rows(call.rows, a * width + b, rows, loss)
-        sum_of_losses += total(loss)
+        losses = _group(call, call.lse, call.grad, a, b, rows, like)
+        _put_rows(call.rows, a * width + b, rows, losses)
+        sum_of_losses += sum_of(losses)
     return sum_of_losses
