@@ -48,14 +48,23 @@ def adopt(value: Any, name: str) -> Adopted:
         size = value.element_size()
         strides = tuple(size * step for step in value.stride())
         return _adopted(value.data_ptr(), tuple(value.shape), strides, str(value.dtype)[6:], False, value, library)
-    if hasattr(value, "__cuda_array_interface__"):
-        interface = value.__cuda_array_interface__
+    interface = _interface(value)
+    if interface is not None:
         address, read_only = interface["data"]
         dtype = _dtype_name(np.dtype(interface["typestr"]))
-        strides = interface.get("strides")
-        return _adopted(address, tuple(interface["shape"]), strides, dtype, read_only, value, library)
+        steps = interface.get("strides")
+        return _adopted(address, tuple(interface["shape"]), steps, dtype, read_only, value, library)
     found = dlpack.view(value)
     return _adopted(found.address, found.shape, found.strides, found.dtype, found.read_only, found, library)
+
+
+def _interface(value: Any) -> dict[str, Any] | None:
+    """The array's interface, None where it has none or, as JAX for bfloat16, cannot express itself by it."""
+    try:
+        found: dict[str, Any] = value.__cuda_array_interface__
+    except Exception:
+        return None
+    return found
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:
@@ -114,7 +123,7 @@ def current_stream(like: Adopted) -> Any:
         return _external(sys.modules["torch"].cuda.current_stream(like.owner.device).cuda_stream)
     if like.library == "cupy":
         return _external(sys.modules["cupy"].cuda.get_current_stream().ptr)
-    interface = getattr(like.owner, "__cuda_array_interface__", None) if not like.library else None
+    interface = None if like.library else _interface(like.owner)
     return _external((interface or {}).get("stream") or 0)
 
 

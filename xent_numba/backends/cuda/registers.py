@@ -54,7 +54,8 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
         registers = hw.cuda.local.array(total_words, word)
         place = base + start * x_step(a)  # one address; the vectors lie at constant distances from it
         for i in range(vectors):
-            fetch(a, place + i * stride * x_step(a), start + i * stride, registers, i * words)
+            if i * stride < room:
+                fetch(a, place + i * stride * x_step(a), start + i * stride, registers, i * words)
         z_y = label_score(a, base, y)
 
         m = floor

@@ -26,7 +26,7 @@ class Rows(NamedTuple):
     shift: Any  # address of class 0 -> classes between the 16-byte boundary before it and it
     x_step: Any  # (a) -> bytes from class to class of the logits, a constant where it can be
     g_step: Any  # likewise, of the result
-    fetch: Any  # (a, address of the first class, the first class, registers, at) -> None
+    fetch: Any  # (a, address of the first class, the first class, registers, at) -> None; only where it has a class
     fetch_target: Any  # (a, base of the distribution's row, first class, registers) -> None
     target_access: Access
     put: Any  # (a, address of the first class, the first class, values, same alignment as the logits) -> None
@@ -103,14 +103,13 @@ def _fetch(own: Access, whole: bool) -> Any:
 
     @hw.device
     def fetch_whole(a: Any, place: Any, first: Any, registers: Any, at: Any) -> None:
-        if first < a.n_classes:
-            load_vector(place, registers, at)
+        load_vector(place, registers, at)
 
     @hw.device
     def fetch(a: Any, place: Any, first: Any, registers: Any, at: Any) -> None:
         if first >= 0 and first + lanes <= a.n_classes:
             load_vector(place, registers, at)
-        elif first < a.n_classes:
+        else:
             load_part(place, registers, at, -first, a.n_classes - first)
 
     return fetch_whole if whole else fetch
