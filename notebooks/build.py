@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import os
 import re
 import sys
 from pathlib import Path
@@ -26,6 +25,27 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 FIGURE = re.compile(r"\*(Figure \d+\. .+?)\*$", re.DOTALL)  # a figure's sentence: the cell below it, in italics
+MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/latest.js?config=TeX-AMS_CHTML-full,Safe"
+INDEX = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>xent_numba: the notebooks</title>
+<style>body {{ font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }}</style>
+<h1>xent_numba: the notebooks</h1>
+<p>Softmax cross-entropy from its first equation to the kernels that compute it. Every number was computed by the code
+beside it.</p>
+<ol>
+{entries}
+</ol>
+</html>
+"""
+STYLE = """<style>
+.highlight pre { font-size: 12px }
+.rendered_html table { font-size: inherit; margin-left: 0 }
+.rendered_html th, .rendered_html td { text-align: left; padding: 0.3em 1em 0.3em 0 }
+</style>
+"""
 
 
 def names() -> list[Path]:
@@ -77,38 +97,25 @@ def execute(path: Path) -> None:
     path.write_text(nbformat.writes(normalise(notebook)) + "\n", encoding="utf-8")
 
 
-def pages(folder: Path) -> None:
-    """One page for each notebook and an index of them; formulas are set by MathJax, from the web."""
+def pages(folder: Path, mathjax: str = MATHJAX) -> None:
+    """One page for each notebook and an index of them.  Formulas are set by MathJax, which the browser loads."""
     from nbconvert import HTMLExporter
 
     folder.mkdir(parents=True, exist_ok=True)
+    exporter = HTMLExporter(template_name="classic", mathjax_url=mathjax)  # of its templates, the one with alt texts
     entries = []
     for path in names():
         notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace(".ipynb)", ".html)")
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
-        body, _ = HTMLExporter(mathjax_url=os.environ.get("MATHJAX_URL", MATHJAX)).from_notebook_node(
-            notebook, {"metadata": {"name": title}}
-        )
+        body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+        # Formulas in tables are not to be broken, nor tables set flush right.
+        body = body.replace("automatic: true", "automatic: false").replace("</head>", f"{STYLE}</head>", 1)
         (folder / f"{path.stem}.html").write_text(body, encoding="utf-8")
         entries.append(f'<li><a href="{path.stem}.html">{html.escape(title)}</a></li>')
     (folder / "index.html").write_text(INDEX.format(entries="\n".join(entries)), encoding="utf-8")
-
-
-MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/latest.js?config=TeX-AMS_CHTML-full,Safe"
-INDEX = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>xent_numba: the notebooks</title>
-<style>body {{ font: 1.1rem/1.6 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem }}</style>
-<h1>xent_numba: the notebooks</h1>
-<p>Softmax cross-entropy from its first equation to the kernels that compute it. Every number was computed by the code
-beside it.</p>
-<ol>
-{entries}
-</ol>
-</html>
-"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -116,9 +123,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("beginning", nargs="*", help="notebooks to run, by the beginning of their names; all if none")
     parser.add_argument("--html", type=Path, metavar="FOLDER", help="write pages to FOLDER instead of running anything")
+    parser.add_argument(
+        "--mathjax", default=MATHJAX, metavar="URL", help="where pages find MathJax 2 (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     if options.html:
-        pages(options.html)
+        pages(options.html, options.mathjax)
         return
     chosen = [path for path in names() if not options.beginning or path.name.startswith(tuple(options.beginning))]
     if not chosen:
