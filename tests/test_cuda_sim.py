@@ -27,7 +27,7 @@ if not SIMULATED:
 
     def test_kernels_in_the_simulator():
         environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-        files = [__file__, __file__.replace("test_cuda_sim", "test_cuda_arrays")]
+        files = [__file__, __file__.replace("test_cuda_sim", "test_cuda_arrays_sim")]
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
