@@ -123,6 +123,29 @@ def exponentials(d: Any, saved: Any) -> Any:
 
 
 @inline
+def _put(e_tile: Any, i: int, e: Any) -> None:
+    if e_tile is not None:
+        store(e_tile, i, e)
+
+
+@inline
+def _run_sums(
+    tile: Any, e_tile: Any, first: int, run: int, count: int, c: Any, y: Any, saved: Any, f: Any, s: Any, t: Any
+) -> Any:
+    """Σ e, Σ u (c − x) and Σ u over a few classes."""
+    lanes = lanes_of(c)
+    part, dot, mass = splat(0.0, c), splat(0.0, c), splat(0.0, c)
+    for k in range(count):
+        j = run + k
+        x = transformed(load(tile, j * lanes, c), f)
+        e = exponentials(scaled(x - c, s), saved)
+        _put(e_tile, j * lanes, e)
+        part = part + others_lanes(e, first + j, y)
+        dot, mass = _dense_sums(x, dot, mass, c, first + j, j, t)
+    return part, dot, mass
+
+
+@inline
 def tile_statistics(
     tile: Any, e_tile: Any, first: int, classes: int, y: Any, saved: Any, f: Any, s: Any, t: Any, like: Any
 ) -> Any:
@@ -132,15 +155,15 @@ def tile_statistics(
     c = finite(top)
     zero = splat(0.0, like)
     rest, dot, mass = widen(zero), widen(zero), widen(zero)
-    for run in range(0, classes, _RUN):
-        part, part_dot, part_mass = zero, zero, zero
-        for j in range(run, min(run + _RUN, classes)):
-            x = transformed(load(tile, j * lanes, like), f)
-            e = exponentials(scaled(x - c, s), saved)
-            store(e_tile, j * lanes, e)
-            part = part + others_lanes(e, first + j, y)
-            part_dot, part_mass = _dense_sums(x, part_dot, part_mass, c, first + j, j, t)
-        rest, dot, mass = rest + widen(part), dot + widen(part_dot), mass + widen(part_mass)
+    run = 0
+    while run < classes:
+        count = min(_RUN, classes - run)
+        if count == _RUN:  # so that LLVM knows how many
+            sums = _run_sums(tile, e_tile, first, run, _RUN, c, y, saved, f, s, t)
+        else:
+            sums = _run_sums(tile, e_tile, first, run, count, c, y, saved, f, s, t)
+        rest, dot, mass = rest + widen(sums[0]), dot + widen(sums[1]), mass + widen(sums[2])
+        run += _RUN
     return Row(top, rest, dot, mass)
 
 

@@ -41,6 +41,8 @@ def _constants(vector: ir.VectorType, value: int) -> Any:
 def _decode(builder: Any, raw: Any, dtype: types.Type, vector: Vector) -> Any:
     """Bits as stored to the lanes they stand for."""
     wide, lanes = ir_vector(vector), vector.lanes
+    if isinstance(vector.dtype, types.Integer):
+        return raw if raw.type == wide else builder.sext(raw, wide)
     if dtype == types.uint16:
         raw, dtype = builder.bitcast(raw, ir.VectorType(ir.HalfType(), lanes)), types.float16
     elif dtype == types.int16:
@@ -222,6 +224,25 @@ def load_part(typingctx: Any, p: Any, i: Any, count: Any, fill: Any) -> Any:
         return builder.select(mask, _decode(builder, raw, p.dtype, fill), args[3])
 
     return fill(p, i, count, fill), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def gather(typingctx: Any, p: Any, index: Any, like: Any) -> Any:
+    """p[index] of every lane; `p` points to lanes, not to 16-bit storage."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vector, word = ir_vector(like), ir.IntType(64)
+        words = ir.VectorType(word, like.lanes)
+        offset = args[1] if args[1].type == words else builder.sext(args[1], words)
+        offset = builder.mul(offset, _constants(words, _size(p.dtype)))
+        place = builder.add(broadcast(builder, builder.ptrtoint(args[0], word), like.lanes), offset)
+        pointers = builder.inttoptr(place, ir.VectorType(args[0].type, like.lanes))
+        align = ir.Constant(ir.IntType(32), _size(p.dtype))
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(1), like.lanes), [1] * like.lanes)
+        name = f"llvm.masked.gather.{suffix(vector)}.v{like.lanes}p0"
+        return llvm_call(builder, name, vector, [pointers, align, everywhere, ir.Constant(vector, ir.Undefined)])
+
+    return like(p, index, like), codegen
 
 
 @intrinsic  # type: ignore[misc]

@@ -53,7 +53,7 @@ def ir_vector(vector: Vector) -> ir.VectorType:
 
 def integers(vector: Vector) -> Vector:
     """The vector of integers as wide as these floats."""
-    return Vector(types.int32 if vector.dtype == types.float32 else types.int64, vector.lanes)
+    return Vector(types.int32 if vector.dtype.bitwidth == 32 else types.int64, vector.lanes)
 
 
 def llvm_call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
@@ -220,6 +220,39 @@ def narrow(typingctx: Any, a: Any, like: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return args[0] if a == result else builder.fptrunc(args[0], ir_vector(result))
+
+    return result(a, like), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def to_float32(typingctx: Any, a: Any) -> Any:
+    """The float64 lanes rounded to float32."""
+    result = Vector(types.float32, a.lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fptrunc(args[0], ir_vector(result))
+
+    return result(a), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def whole(typingctx: Any, like: Any) -> Any:
+    """-1 in every lane, as int64."""
+    result = Vector(types.int64, like.lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir_vector(result), [-1] * like.lanes)
+
+    return result(like), codegen
+
+
+@intrinsic  # type: ignore[misc]
+def shortened(typingctx: Any, a: Any, like: Any) -> Any:
+    """int64 lanes as integers as wide as the lanes of `like`."""
+    result = integers(like)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return args[0] if a == result else builder.trunc(args[0], ir_vector(result))
 
     return result(a, like), codegen
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xent_numba.backends.cpu.call import dense, label, row_pointer, times
+from xent_numba.backends.cpu.call import dense, row_pointer, times
 from xent_numba.backends.cpu.columns import (
     TILE,
     fill,
@@ -17,21 +17,23 @@ from xent_numba.backends.cpu.columns import (
     tile_statistics,
 )
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
-from xent_numba.backends.cpu.memory import advance, blank, keep, load, load_part, pointer, put, scratch, stride
+from xent_numba.backends.cpu.memory import advance, blank, gather, keep, load, load_part, pointer, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import total as sum_of
-from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, splat, widen
+from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, shortened, splat, whole, widen
 from xent_numba.backends.cpu.terms import factor, scaled, transformed
+from xent_numba.backends.cpu.vmath import divided
 
 
 @unless_none
 def _labels(labels: Any, i: int, rows: int, classes: int, ignored: Any, like: Any) -> Any:
     """The class of each row, −1 in lanes without one; None where there are no labels."""
-    whole = iota(like)
-    memory = scratch(whole, 1)
-    for r in range(lanes_of(like)):
-        put(memory, r, label(labels, i + r, classes, ignored) if r < rows else -1)
-    return load(memory, 0, whole)
+    nothing = whole(like)
+    y = load(pointer(labels), i, nothing) if rows == lanes_of(like) else load_part(pointer(labels), i, rows, nothing)
+    for value in ignored:
+        y = select(y == splat(value, y), nothing, y)
+    y = select(y < splat(classes, y), y, nothing)  # what is out of range is ignored: the scan saw to it
+    return shortened(select(y < splat(0, y), nothing, y), like)
 
 
 @inline
@@ -57,18 +59,27 @@ def _hard(hard: Any, weight: Any, y: Any, wide: Any) -> Any:
 
 
 @inline
-def _target_logits(p: Any, row_stride: int, class_stride: int, y: Any, f: Any, like: Any) -> Any:
+def _target_logits(tile: Any, p: Any, row_stride: int, class_stride: int, classes: int, y: Any, f: Any, like: Any) -> Any:
     """f of each row's logit at its target, in float64."""
     if y is None:
         return widen(like)
+    lanes = lanes_of(like)
+    if classes <= TILE:
+        place = select(y < splat(0, y), splat(0, y), y) * splat(lanes, y) + iota(like)
+        return widen(transformed(gather(tile, place, like), f))
     memory = scratch(like, 1)
-    for r in range(lanes_of(like)):
+    for r in range(lanes):
         j = lane(y, r)
         if j >= 0:
             put(memory, r, lane(load_part(p, r * row_stride + j * class_stride, 1, splat(0.0, like)), 0))
         else:
             put(memory, r, 0.0)
     return widen(transformed(load(memory, 0, like), f))
+
+
+@unless_none
+def _e_tile(grad: Any, like: Any) -> Any:
+    return scratch(like, 256)
 
 
 @unless_none
@@ -94,7 +105,7 @@ def _saved(lse: Any, i: int, rows: int, s: Any, like: Any) -> Any:
 def _inverse(lse: Any, row: Any, total: Any, i: int, rows: int, s: Any, like: Any) -> Any:
     """1 / S."""
     if lse is None:
-        return splat(1.0, total) / total
+        return divided(splat(1.0, total), total)
     return inverse_of_saved(row, _row_values(lse, i, rows, widen(like)), s)
 
 
@@ -131,7 +142,7 @@ def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any)
     row_stride, class_stride = stride(call.logits, 1), stride(call.logits, 2)
     y = _labels(call.labels, i, rows, classes, call.ignored, like)
     saved = _saved(lse, i, rows, s, like)
-    tile, e_tile, q_tile = scratch(like, 256), scratch(like, 256), _q_tile(call.q, like)
+    tile, e_tile, q_tile = scratch(like, 256), _e_tile(grad, like), _q_tile(call.q, like)
     t = dense(call.dense, q_tile, call.dense_weight)
 
     count = min(classes, TILE)
@@ -146,7 +157,7 @@ def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any)
         row = merge_lanes(row, more, saved, s)
 
     wide = widen(like)
-    x_y = _target_logits(p, row_stride, class_stride, y, f, like)
+    x_y = _target_logits(tile, p, row_stride, class_stride, classes, y, f, like)
     top = row.top
     row = Row(widen(row.top), row.rest, row.dot, row.mass)
     hard = _hard(call.hard, call.weight, y, wide)
