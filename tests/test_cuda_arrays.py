@@ -24,7 +24,7 @@ def test_numpy_calls_never_import_cuda():
     program = """
 import sys, numpy as np, xent_numba as xn
 x, y = np.ones((3, 4), np.float32), np.array([0, 1, 2])
-xn.cross_entropy_and_grad(x, y); xn.cross_entropy([[1.0, 2.0]], [0])
+xn.cross_entropy(x, y)
 import xent_numba.backends.cuda
 touched = [name for name in sys.modules if name.startswith(("numba_cuda", "cuda.", "xent_numba.backends.cuda.intr"))]
 touched += [name for name in sys.modules if name.startswith("numba.cuda.cudadrv")]
