@@ -11,7 +11,7 @@ whatever the other lanes hold, so the bits of a row do not depend on the batch i
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.memory import (
@@ -20,6 +20,7 @@ from xent_numba.backends.cpu.memory import (
     load,
     load_part,
     load_transposed,
+    prefetch,
     store,
     store_part,
     store_transposed,
@@ -122,6 +123,30 @@ def exponentials(d: Any, saved: Any) -> Any:
     return exp(bounded(d))
 
 
+class Soon(NamedTuple):
+    """Lines that will be needed: one for each class."""
+
+    p: Any
+    step: int
+
+
+SOON = 2048  # logits between what is computed and what is asked for, at least
+
+
+@inline
+def soon(p: Any, row_stride: int, class_stride: int, classes: int, like: Any) -> Any:
+    """The memory of a later group of rows, at least SOON logits away."""
+    lanes = lanes_of(like)
+    groups = 1 + SOON // (lanes * classes)
+    return Soon(advance(p, groups * lanes * row_stride), lanes if class_stride == 1 else class_stride)
+
+
+@inline
+def _ask(soon: Any, j: int) -> None:
+    if soon is not None:
+        prefetch(soon.p, j * soon.step)
+
+
 @inline
 def _put(e_tile: Any, i: int, e: Any) -> None:
     if e_tile is not None:
@@ -130,13 +155,14 @@ def _put(e_tile: Any, i: int, e: Any) -> None:
 
 @inline
 def _run_sums(
-    tile: Any, e_tile: Any, first: int, run: int, count: int, c: Any, y: Any, saved: Any, f: Any, s: Any, t: Any
+    tile: Any, e_tile: Any, first: int, run: int, count: int, c: Any, y: Any, saved: Any, f: Any, s: Any, t: Any, soon: Any
 ) -> Any:
     """Σ e, Σ u (c − x) and Σ u over a few classes."""
     lanes = lanes_of(c)
     part, dot, mass = splat(0.0, c), splat(0.0, c), splat(0.0, c)
     for k in range(count):
         j = run + k
+        _ask(soon, j)
         x = transformed(load(tile, j * lanes, c), f)
         e = exponentials(scaled(x - c, s), saved)
         _put(e_tile, j * lanes, e)
@@ -147,7 +173,7 @@ def _run_sums(
 
 @inline
 def tile_statistics(
-    tile: Any, e_tile: Any, first: int, classes: int, y: Any, saved: Any, f: Any, s: Any, t: Any, like: Any
+    tile: Any, e_tile: Any, first: int, classes: int, y: Any, saved: Any, f: Any, s: Any, t: Any, soon: Any, like: Any
 ) -> Any:
     """The `Row` of every lane over the classes first … first + classes; their exponentials go to `e_tile`."""
     lanes = lanes_of(like)
@@ -159,9 +185,9 @@ def tile_statistics(
     while run < classes:
         count = min(_RUN, classes - run)
         if count == _RUN:  # so that LLVM knows how many
-            sums = _run_sums(tile, e_tile, first, run, _RUN, c, y, saved, f, s, t)
+            sums = _run_sums(tile, e_tile, first, run, _RUN, c, y, saved, f, s, t, soon)
         else:
-            sums = _run_sums(tile, e_tile, first, run, count, c, y, saved, f, s, t)
+            sums = _run_sums(tile, e_tile, first, run, count, c, y, saved, f, s, t, soon)
         rest, dot, mass = rest + widen(sums[0]), dot + widen(sums[1]), mass + widen(sums[2])
         run += _RUN
     return Row(top, rest, dot, mass)

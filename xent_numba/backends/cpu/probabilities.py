@@ -214,12 +214,12 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
     if classes > TILE:
         count = TILE
         fill(p, row_stride, class_stride, rows, count, tile, like)
-    row = tile_statistics(tile, e_tile, 0, count, place, None, None, None, None, like)
+    row = tile_statistics(tile, e_tile, 0, count, place, None, None, None, None, None, like)
     for first in range(TILE, classes, TILE):
         count = min(classes - first, TILE)
         fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
         row = merge_lanes(
-            row, tile_statistics(tile, e_tile, first, count, place, None, None, None, None, like), None, None
+            row, tile_statistics(tile, e_tile, first, count, place, None, None, None, None, None, like), None, None
         )
     top = widen(row.top)
     # the term of the maximum itself is 1, or nan for +inf, or 0 where all is −inf

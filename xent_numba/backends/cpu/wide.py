@@ -12,6 +12,7 @@ from xent_numba.backends.cpu.columns import (
     flush,
     heeded,
     merge_lanes,
+    soon,
     tile_exponentials,
     tile_gradient,
     tile_statistics,
@@ -21,6 +22,7 @@ from xent_numba.backends.cpu.memory import advance, blank, gather, keep, load, l
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import total as sum_of
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, shortened, splat, whole, widen
+from xent_numba.backends.cpu.stage import drain, release
 from xent_numba.backends.cpu.terms import factor, scaled, transformed
 from xent_numba.backends.cpu.vmath import divided
 
@@ -133,8 +135,27 @@ def _kept(loss: Any, y: Any, rows: int) -> Any:
 
 
 @inline
-def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any) -> Any:
-    """The losses of rows (a, b) … (a, b + rows − 1), whose gradient is written."""
+def _staged(grad: Any, streaming: bool) -> bool:
+    """Whether the rows of the gradient lie side by side, and are to be streamed."""
+    if grad is None:
+        return False
+    return streaming and stride(grad, 2) == 1 and stride(grad, 1) == grad.shape[2] <= TILE
+
+
+@inline
+def _release(grad: Any, stage: Any, held: int, a: int, b: int, like: Any) -> None:
+    if grad is not None:
+        release(stage, held, row_pointer(grad, a, b), like)
+
+
+@unless_none
+def _stage(grad: Any, like: Any) -> Any:
+    return scratch(like, 258)
+
+
+@inline
+def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int, rows: int, like: Any) -> Any:
+    """The losses of rows (a, b) … (a, b + rows − 1), whose gradient is written, and what of it stays in the stage."""
     classes = call.logits.shape[2]
     f, s, z = call.f, call.s, call.z
     i = a * call.logits.shape[1] + b
@@ -148,12 +169,13 @@ def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any)
     count = min(classes, TILE)
     fill(p, row_stride, class_stride, rows, count, tile, like)
     _fill_q(call.q, q_tile, a, b, 0, rows, count, like)
-    row = tile_statistics(tile, e_tile, 0, count, y, saved, f, s, t, like)
+    ahead = soon(p, row_stride, class_stride, count, like)
+    row = tile_statistics(tile, e_tile, 0, count, y, saved, f, s, t, ahead, like)
     for first in range(TILE, classes, TILE):
         count = min(classes - first, TILE)
         fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
         _fill_q(call.q, q_tile, a, b, first, rows, count, like)
-        more = tile_statistics(tile, e_tile, first, count, y, saved, f, s, t, like)
+        more = tile_statistics(tile, e_tile, first, count, y, saved, f, s, t, None, like)
         row = merge_lanes(row, more, saved, s)
 
     wide = widen(like)
@@ -179,8 +201,12 @@ def _group(call: Any, lse: Any, grad: Any, a: int, b: int, rows: int, like: Any)
                 _fill_q(call.q, q_tile, a, b, first, rows, count, like)
                 tile_exponentials(tile, e_tile, count, finite(top), saved, f, s)
             tile_gradient(tile, e_tile, first, count, y, p_factor, u_factor, y_value, f, t, like)
-            flush(e_tile, advance(out, first * grad_class), grad_row, grad_class, rows, count, call.streaming, like)
-    return _kept(times(loss(row, hard, x_y, log_s, s, z), scale), y, rows)
+            if _staged(grad, call.streaming):
+                flush(e_tile, advance(stage, held), count, 1, rows, count, False, like)
+                held = drain(stage, held, rows * count, out, like)
+            else:
+                flush(e_tile, advance(out, first * grad_class), grad_row, grad_class, rows, count, call.streaming, like)
+    return _kept(times(loss(row, hard, x_y, log_s, s, z), scale), y, rows), held
 
 
 @inline
@@ -191,11 +217,15 @@ def wide_rows(call: Any, start: int, stop: int) -> float:
     width = call.logits.shape[1]
     per_a = (width + lanes - 1) // lanes
     sum_of_losses = 0.0
+    stage, held = _stage(call.grad, like), 0
     for g in range(start, stop):
         a = g // per_a
         b = (g - a * per_a) * lanes
         rows = min(lanes, width - b)
-        losses = _group(call, call.lse, call.grad, a, b, rows, like)
+        losses, held = _group(call, call.lse, call.grad, stage, held, a, b, rows, like)
+        if b + rows == width or g + 1 == stop:
+            _release(call.grad, stage, held, a, b + rows, like)
+            held = 0
         _put_rows(call.rows, a * width + b, rows, losses)
         sum_of_losses += sum_of(losses)
     return sum_of_losses
