@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from xent_numba.backends.cpu.memory import keep, load, load_part, prefetch_far, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import lane, lanes_of, splat, total, widen
+from xent_numba.backends.cpu.simd import iota, lane, lanes_of, select, splat, total, widen
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, scaled, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp
 
@@ -49,36 +49,71 @@ def _slope(p: Any, i: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> Any:
 
 
 @inline
-def _slope_part(p: Any, out: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> None:
+def _slope_part(p: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> Any:
     x = load_part(p, i, count, splat(0.0, c))
     e = exp(scaled(transformed(x, f) - c, s))
-    g = _less_dense_part(e * splat(a.p_factor, c), a.u_factor, t, i, count)
-    store_part(out, i, count, sloped(g, x, f))
+    return sloped(_less_dense_part(e * splat(a.p_factor, c), a.u_factor, t, i, count), x, f)
 
 
 @inline
-def gradient(
-    p: Any, out: Any, start: int, stop: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any
+def _with_target(g: Any, i: int, y: int, value: float) -> Any:
+    """`g` of the classes from i on, with `value` at class y."""
+    return select(iota(g) == splat(y - i, iota(g)), splat(value, g), g)
+
+
+@inline
+def store_gradient(
+    p: Any, out: Any, n: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any, like: Any
 ) -> None:
-    """Write the gradient of classes start … stop; `out` may be `p`."""
+    """Write the gradient of a row of n classes, `value` at class y; `out` may be `p`."""
     step = lanes_of(like)
     c = splat(a.c, like)
-    i = start
-    head = to_line(out, start, like) if streaming else -1
-    if head >= 0:
-        if 0 < head < stop - start:
-            _slope_part(p, out, i, head, a, f, s, t, c)
-            i += head
-        while i + step <= stop:
-            prefetch_far(p, stop + AHEAD + (i - start) // 2)
+    i = 0
+    while i + step <= n:
+        store(out, i, _slope(p, i, a, f, s, t, c))
+        i += step
+    if i < n:
+        store_part(out, i, n - i, _slope_part(p, i, n - i, a, f, s, t, c))
+    if y >= 0:
+        write_one(out, y, value, like)
+
+
+@inline
+def stream_gradient(
+    p: Any, out: Any, n: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any, stage: Any, held: int, like: Any
+) -> int:
+    """As `store_gradient`, past the caches; how many elements of an unfinished line are left in the stage.
+
+    The first `held` elements of the line that `out` begins in are in the stage, left by the row before.
+    """
+    step = lanes_of(like)
+    c = splat(a.c, like)
+    head = step - held if held > 0 else to_line(out, 0, like)
+    if head < 0:
+        store_gradient(p, out, n, y, value, a, f, s, t, like)
+        return 0
+    i = min(head, n)
+    if i > 0:
+        g = _with_target(_slope_part(p, 0, i, a, f, s, t, c), 0, y, value)
+        if held > 0:
+            store_part(stage, held, i, g)
+            if held + i < step:
+                return held + i
+            stream(out, -held, load(stage, 0, like))
+        else:
+            store_part(out, 0, i, g)
+    while i + step <= n:
+        limit = y if i <= y else n  # vectors before the one with the target, then all after it
+        while i + step <= limit:
+            prefetch_far(p, n + AHEAD + i // 2)
             stream(out, i, _slope(p, i, a, f, s, t, c))
             i += step
-    else:
-        while i + step <= stop:
-            store(out, i, _slope(p, i, a, f, s, t, c))
+        if i + step <= n and i <= y:
+            stream(out, i, _with_target(_slope(p, i, a, f, s, t, c), i, y, value))
             i += step
-    if i < stop:
-        _slope_part(p, out, i, stop - i, a, f, s, t, c)
+    if i < n:
+        store_part(stage, 0, n - i, _with_target(_slope_part(p, i, n - i, a, f, s, t, c), i, y, value))
+    return n - i
 
 
 @inline

@@ -8,10 +8,19 @@ import numpy as np
 
 from xent_numba.backends.cpu.call import at, dense, is_ignored, known_mass, label, put_row, row_pointer, times
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
-from xent_numba.backends.cpu.gradient import Slope, dense_mass, gradient, gradient_saved, one_logit, write_one
-from xent_numba.backends.cpu.memory import blank, get, load, load_part, pointer, put, scratch
+from xent_numba.backends.cpu.gradient import (
+    Slope,
+    dense_mass,
+    gradient_saved,
+    one_logit,
+    store_gradient,
+    stream_gradient,
+    write_one,
+)
+from xent_numba.backends.cpu.memory import advance, blank, get, load, load_part, pointer, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import lane, lanes_of, single, splat, widen
+from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
 from xent_numba.backends.cpu.terms import factor, sloped
 
@@ -95,11 +104,12 @@ def _weight_at(weight: Any, y: int) -> Any:
 
 
 @inline
-def _write_target(out: Any, y: int, value: float, k: float, x: Any, t: Any, f: Any, like: Any) -> None:
-    """The gradient at the target's own class, whose logit is in lane 0 of x."""
-    if y >= 0:
-        g = splat((value - _target_part(t, y)) * k, like)
-        write_one(out, y, lane(sloped(g, x, f), 0), like)
+def _at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, like: Any) -> float:
+    """The gradient at the target's own class."""
+    if y < 0:
+        return 0.0
+    x = load_part(p, y, 1, splat(0.0, like))
+    return np.float64(lane(sloped(splat((value - _target_part(t, y)) * k, like), x, f), 0))
 
 
 @inline
@@ -118,15 +128,21 @@ def _factors(row: Any, hard: Any, x_y: float, s: Any, z: float, like: Any) -> An
 
 @inline
 def _row_gradient(
-    out: Any, p: Any, n: int, y: int, row: Any, x_y: float, hard: Any, k: float, t: Any, call: Any, like: Any
-) -> None:
+    out: Any, p: Any, n: int, y: int, row: Any, x_y: float, hard: Any, k: float, t: Any, call: Any,
+    stage: Any, held: int, like: Any,
+) -> int:  # fmt: skip
+    """How much of the gradient stays in the stage."""
     if out is None:
-        return
-    x = load_part(p, max(y, 0), 1, splat(0.0, like))  # before it is overwritten, if the gradient is made in place
-    by = _factors(row, hard, x_y, call.s, call.z, like)
+        return 0
+    f, s = call.f, call.s
+    by = _factors(row, hard, x_y, s, call.z, like)
     c = row.top if row.top > -np.inf else 0.0
-    gradient(p, out, 0, n, Slope(c, lane(by.of_p, 0) * k, k), call.f, call.s, t, call.streaming, like)
-    _write_target(out, y, lane(by.at_target, 0), k, x, t, call.f, like)
+    slope = Slope(c, lane(by.of_p, 0) * k, k)
+    value = _at_target(y, lane(by.at_target, 0), k, p, t, f, like)
+    if call.streaming:
+        return stream_gradient(p, out, n, y, value, slope, f, s, t, stage, held, like)
+    store_gradient(p, out, n, y, value, slope, f, s, t, like)
+    return 0
 
 
 @inline
@@ -136,39 +152,42 @@ def _gradient_from_saved(
     wide = widen(like)
     f, s, z = call.f, call.s, call.z
     top = np.float64(lane(splat(saved / factor(s), like), 0))
-    x = load_part(p, max(y, 0), 1, splat(0.0, like))
     x_y = single(one_logit(p, max(y, 0), f, like), wide)
     h, lse, zero = _lanes(hard, wide), single(saved, wide), single(0.0, wide)
     row = Row(single(top, wide), zero, zero, single(dense_mass(n, t, known_mass(call.dense), like), wide))
     e_y, inverse = target_term(row, h, x_y, s, like), inverse_of_saved(row, lse, s)
     of_p = lane(factors(row, h, e_y, inverse, lse, z).of_p, 0) * k
+    x = load_part(p, max(y, 0), 1, splat(0.0, like))  # before it is overwritten, if the gradient is made in place
     rest = gradient_saved(p, out, n, y, Slope(top, of_p, k), f, s, t, call.streaming, like)
     row = Row(row.top, single(rest, wide), zero, row.mass)
-    _write_target(out, y, lane(factors(row, h, e_y, inverse, lse, z).at_target, 0), k, x, t, f, like)
+    if y >= 0:
+        value = (lane(factors(row, h, e_y, inverse, lse, z).at_target, 0) - _target_part(t, y)) * k
+        write_one(out, y, lane(sloped(splat(value, like), x, f), 0), like)
 
 
 @inline
-def _blank_row(out: Any, n: int, like: Any) -> None:
+def _blank_row(out: Any, n: int, stage: Any, held: int, like: Any) -> None:
     """A gradient of 0."""
     if out is not None:
+        release(stage, held, out, like)
         for j in range(n):
             write_one(out, j, 0.0, like)
 
 
 # ------------------------------------------------------------------------------------------------ rows
 @inline
-def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, like: Any) -> None:
-    """Write the gradient of row i, and leave what its loss is made of at k."""
+def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, stage: Any, held: int, like: Any) -> int:
+    """Write the gradient of row i, leave what its loss is made of at k; how much of the gradient is in the stage."""
     width, n = call.logits.shape[1:]
     a = i // width
     b = i - a * width
     y = label(labels, i, n, call.ignored)
     out = row_pointer(call.grad, a, b)
     if is_ignored(labels, y):
-        _blank_row(out, n, like)
+        _blank_row(out, n, stage, held, like)
         # what comes to a loss of 0
         _keep(pending, k, Row(0.0, 0.0, 0.0, 0.0), 0.0, _hard(call.hard, call.weight, y), 0.0)
-        return
+        return 0
     p = row_pointer(call.logits, a, b)
     t = dense(call.dense, row_pointer(call.q, a, b), call.dense_weight)
     hard = _hard(call.hard, call.weight, y)
@@ -176,11 +195,25 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, lik
     factor_of_row = scale * at(call.upstream, i) * call.grad_scale
     if lse is not None:
         _gradient_from_saved(out, p, n, y, lse[i], hard, factor_of_row, t, call, like)
-        return
+        return 0
     row = statistics(p, n, y, call.f, call.s, t, like)
     x_y = one_logit(p, max(y, 0), call.f, like)
     _keep(pending, k, row, x_y, hard, scale)
-    _row_gradient(out, p, n, y, row, x_y, hard, factor_of_row, t, call, like)
+    return _row_gradient(out, p, n, y, row, x_y, hard, factor_of_row, t, call, stage, held, like)
+
+
+@inline
+def _next_row(grad: Any, stage: Any, held: int, i: int, last: bool, like: Any) -> int:
+    """What stays in the stage for the row after i: nothing, unless its gradient begins where that of row i ends."""
+    if grad is None:
+        return 0
+    width, n = grad.shape[1:]
+    a = i // width
+    b = i - a * width
+    if held > 0 and (last or b + 1 == width or stride(grad, 1) != n):
+        release(stage, held, advance(row_pointer(grad, a, b), n), like)
+        return 0
+    return held
 
 
 @inline
@@ -189,11 +222,14 @@ def long_rows(call: Any, start: int, stop: int) -> float:
     like = blank(pointer(call.logits))
     lanes = lanes_of(like)
     pending = _pending(widen(like))
+    stage, held = scratch(like, 2), 0
     sum_of_losses = 0.0
     for first in range(start, stop, lanes):
         rows = min(lanes, stop - first)
         for k in range(rows):
-            _one_row(call, call.labels, call.lse, first + k, k, pending, like)
+            i = first + k
+            held = _one_row(call, call.labels, call.lse, i, k, pending, stage, held, like)
+            held = _next_row(call.grad, stage, held, i, i + 1 == stop, like)
         sum_of_losses += _settle(call.lse, call, pending, first, rows, like)
     return sum_of_losses
 

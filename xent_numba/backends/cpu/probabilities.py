@@ -16,7 +16,7 @@ from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.call import row_pointer
 from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_statistics
 from xent_numba.backends.cpu.finish import log_sum
-from xent_numba.backends.cpu.gradient import Slope, gradient
+from xent_numba.backends.cpu.gradient import Slope, store_gradient, stream_gradient
 from xent_numba.backends.cpu.memory import (
     advance,
     blank,
@@ -32,6 +32,7 @@ from xent_numba.backends.cpu.memory import (
 )
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, single, splat, widen
+from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
 from xent_numba.backends.cpu.vmath import exp
 
@@ -104,7 +105,13 @@ def _write_logs(p: Any, out: Any, n: int, top: float, log_s: float, streaming: b
 def _long_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> None:
     if out is not None:
         c = row.top if row.top > -np.inf else 0.0
-        gradient(p, out, 0, n, Slope(c, 1.0 / row.rest, 0.0), None, None, None, rows.streaming, like)
+        slope = Slope(c, 1.0 / row.rest, 0.0)
+        if rows.streaming:
+            stage = scratch(like, 2)
+            held = stream_gradient(p, out, n, -1, 0.0, slope, None, None, None, stage, 0, like)
+            release(stage, held, advance(out, n), like)
+        else:
+            store_gradient(p, out, n, -1, 0.0, slope, None, None, None, like)
 
 
 @inline
