@@ -7,6 +7,7 @@ to nearest even, on the way out.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from llvmlite import ir
@@ -23,6 +24,9 @@ _STORED = {
     types.uint16: ir.IntType(16),  # float16
     types.int16: ir.IntType(16),  # bfloat16
 }
+
+
+_UPPER = 1 if sys.byteorder == "little" else 0  # which 16 bits of 32 are the upper ones
 
 
 def _size(dtype: types.Type) -> int:
@@ -67,7 +71,10 @@ def _encode(builder: Any, value: Any, dtype: types.Type) -> Any:
         rounded = builder.add(bits, builder.add(odd, _constants(word, 0x7FFF)))
         quiet = builder.or_(bits, _constants(word, 0x400000))  # rounding could carry a NaN into infinity
         rounded = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
-        return builder.trunc(builder.lshr(rounded, _constants(word, 16)), ir.VectorType(ir.IntType(16), lanes))
+        # The upper halves, not truncated: LLVM 22 makes of a truncating store of one lane a store of all 32 bits.
+        halves = builder.bitcast(rounded, ir.VectorType(ir.IntType(16), 2 * lanes))
+        upper = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [2 * i + _UPPER for i in range(lanes)])
+        return builder.shuffle_vector(halves, halves, upper)
     return value
 
 
