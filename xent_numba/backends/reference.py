@@ -185,14 +185,40 @@ def _transform(x: Float64s, problem: Problem) -> tuple[Float64s, Float64s]:
     return problem.softcap * np.tanh(u), problem.logit_scale * (4.0 * a / (1.0 + a) ** 2)
 
 
+def _lost(a: Float64s, b: Float64s, total: Float64s) -> Float64s:
+    """a + b − total, exactly: what rounding took from `total`, after Knuth."""
+    part = total - a
+    return (a - (total - part)) + (b - part)
+
+
+def _exp_of_difference(z: Float64s, shift: Float64s) -> Float64s:
+    """exp(z − shift) of the difference before it was rounded: in a thousand equal terms, that would add up."""
+    d = z - shift
+    lost = _lost(z, -shift, d)
+    return np.exp(d) * np.where(np.isfinite(lost), 1.0 + lost, 1.0)
+
+
+def _sum(terms: Float64s) -> Float64s:
+    """Σ over the classes, (R, 1), by halves and with what rounding takes from each half."""
+    lost = np.zeros((len(terms), 1))
+    while terms.shape[1] > 1:
+        if terms.shape[1] % 2:
+            terms = np.pad(terms, ((0, 0), (0, 1)))
+        half = terms.shape[1] // 2
+        a, b = terms[:, :half], terms[:, half:]
+        terms = a + b
+        lost += np.sum(_lost(a, b, terms), axis=1, keepdims=True)
+    return np.where(np.isfinite(lost), terms + lost, terms)
+
+
 def _stats(z: Float64s) -> Stats:
     top = np.max(z, axis=1, keepdims=True)
-    exps = np.exp(z - top)
+    exps = _exp_of_difference(z, top)
     others = exps.copy()
     np.put_along_axis(others, np.argmax(z, axis=1, keepdims=True), 0.0, axis=1)
-    log_sums = np.log1p(np.sum(others, axis=1, keepdims=True))
+    log_sums = np.log1p(_sum(others))
     log_sums = np.where(np.isfinite(top), log_sums, np.nan)  # an infinite or nan maximum spoils the row
-    return Stats(exps, np.sum(exps, axis=1, keepdims=True), top, log_sums, top + log_sums)
+    return Stats(exps, _sum(exps), top, log_sums, top + log_sums)
 
 
 def _stats_from(z: Float64s, lse: Float64s) -> Stats:
@@ -227,7 +253,7 @@ def _losses(z: Float64s, stats: Stats, target: Target, z_coefficient: float) -> 
         z_y = np.take_along_axis(z, target.y, axis=1)
         losses = _times(target.w, (stats.top - z_y) + stats.log_sums)
     else:
-        losses = np.sum(_times(target.t, (stats.top - z) + stats.log_sums), axis=1, keepdims=True)
+        losses = _sum(_times(target.t, (stats.top - z) + stats.log_sums))
     if z_coefficient:
         losses = losses + z_coefficient * stats.lse**2
     return losses
@@ -242,7 +268,7 @@ def _store_gradient(
         others = stats.exps.copy()
         np.put_along_axis(others, target.y, 0.0, axis=1)
         g = target.w * p
-        at_target = 0.0 - target.w * (np.sum(others, axis=1, keepdims=True) / stats.sums)
+        at_target = 0.0 - target.w * (_sum(others) / stats.sums)
         np.put_along_axis(g, target.y, at_target, axis=1)
     else:
         g = np.sum(target.t, axis=1, keepdims=True) * p - target.t
