@@ -9,10 +9,11 @@ import numba
 import numpy as np
 
 from xent_numba.backends import LabelScan
-from xent_numba.backends.cpu import cache, drivers, labels, probabilities, threads
+from xent_numba.backends.cpu import cache, drivers, labels, probabilities, split, threads
+from xent_numba.backends.cpu.call import Call
 from xent_numba.backends.cpu.columns import TILE
 from xent_numba.backends.cpu.simd import LINE
-from xent_numba.backends.cpu.terms import Cap, Sign
+from xent_numba.backends.cpu.statistics import SEGMENT
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 SERIAL = 1 << 15  # logits: below, one thread is as fast as many
 GROUP = 1 << 15  # logits that one partial sum stands for, at least one row
+FEW = 16  # rows: below, the segments of a row are shared among the threads rather than the rows
 STREAM = 1 << 24  # bytes of gradient from which on it is written past the caches
+ROWS = Call._fields.index("rows")
 _NATIVE = {"d": None, "f": None, "e": np.uint16}  # bfloat16, whose character is its library's choice: int16
 
 
@@ -106,14 +109,14 @@ class Cpu:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        partials = _run(problem, _call(problem, rows, grad, None, None), grad)
+        partials = _run(problem, _call(problem, rows, grad, None, None), grad, None)
         return partials if rows is None else None
 
     def cross_entropy_grad(
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        _run(problem, _call(problem, None, grad, lse, grad_output), grad)
+        _run(problem, _call(problem, None, grad, lse, grad_output), grad, lse)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
@@ -147,9 +150,9 @@ def _call(
     f: Any = None
     s = None
     if cap is not None:
-        f = Cap(scale, cap)
+        f = np.array([[scale, cap]])
     elif scale != 1.0:
-        f, s = Sign(-1.0 if scale < 0.0 else 1.0), abs(scale)
+        f, s = np.array([-1.0 if scale < 0.0 else 1.0]), abs(scale)
     in_range = [y for y in problem.ignore if 0 <= y < classes]
     return (
         _native(problem.logits),
@@ -173,7 +176,7 @@ def _call(
     )
 
 
-def _target(problem: Problem, classes: int) -> tuple[float | None, tuple[float, float, float] | None, Array | None]:
+def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:
     """(hard, dense, weights of the dense part): the effective target as `terms` describes it."""
     epsilon, w = problem.label_smoothing, problem.weight
     beta = epsilon / classes
@@ -182,18 +185,44 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, tuple[float, 
     arithmetic = np.float64 if problem.logits.dtype.char == "d" else np.float32
     weight = None if w is None else w.astype(arithmetic)
     if problem.labels is None:
-        return None, (1.0 - epsilon, beta, 0.0), weight
+        return None, np.array([1.0 - epsilon, beta, 0.0]), weight
     mass = beta * (classes if w is None else float(w.sum()))
-    return 1.0 - epsilon, (0.0, beta, mass), weight
+    return 1.0 - epsilon, np.array([0.0, beta, mass]), weight
 
 
-def _run(problem: Problem, fields: tuple[Any, ...], grad: Array | None) -> Float64s:
+def _run(problem: Problem, fields: tuple[Any, ...], grad: Array | None, lse: Array | None) -> Float64s:
     """Walk the rows of a loss."""
-    serial, in_parallel, group, units = _walk(drivers, problem.logits, problem.distribution, grad)
+    logits, n_threads = problem.logits, problem.n_threads
+    serial, in_parallel, group, units = _walk(drivers, logits, problem.distribution, grad)
     partials = np.empty(-(-units // group))
-    with threads.parallel(problem.n_threads, problem.logits.size >= SERIAL and partials.size > 1) as yes:
-        (in_parallel if yes else serial)(fields, group, units, partials)
+    segments = -(-logits.shape[2] // SEGMENT)
+    by_segments = serial is drivers.long_serial and lse is None and segments > 1 and units < FEW
+    with threads.parallel(n_threads, logits.size >= SERIAL and (partials.size > 1 or by_segments)) as yes:
+        if yes and by_segments:
+            for i in range(units):
+                partials[i] = _split_row(problem, fields, i, segments, grad)
+        else:
+            (in_parallel if yes else serial)(fields, group, units, partials)
     return partials
+
+
+def _split_row(problem: Problem, fields: tuple[Any, ...], i: int, segments: int, grad: Array | None) -> float:
+    """One row, its segments in parallel."""
+    labels_ = problem.labels
+    if labels_ is not None:
+        y = int(labels_.reshape(-1)[i])
+        if y in problem.ignore or not 0 <= y < problem.logits.shape[2]:
+            if fields[ROWS].size:
+                fields[ROWS][i] = 0.0
+            if grad is not None:
+                grad[divmod(i, grad.shape[1])] = 0
+            return 0.0
+    parts, slope = np.empty((segments, 4)), np.empty(4)
+    split.split_statistics(fields, i, parts)
+    loss = split.split_outcome(fields, i, parts, slope)
+    if grad is not None:
+        split.split_gradient(fields, i, slope, segments)
+    return float(loss)
 
 
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
 from xent_numba.backends.cpu.memory import advance, pointer, stride
-from xent_numba.backends.cpu.pieces import inline, unless_none
+from xent_numba.backends.cpu.pieces import by_type, inline, unless_none
 from xent_numba.backends.cpu.simd import select, splat
-from xent_numba.backends.cpu.terms import Dense
+from xent_numba.backends.cpu.terms import Cap, Dense, Sign
 
 
 class Call(NamedTuple):
@@ -31,12 +32,29 @@ class Call(NamedTuple):
     grad: Any  # (A, B, C) where the gradient goes, or None
     ignored: Any  # labels in range that are ignored
     hard: Any  # 1 − ε, or None for a distribution
-    dense: Any  # (α, β, Σ u of a row without a distribution), or None
-    f: Any  # Sign, Cap or None
+    dense: Any  # array of α, β and the Σ u of a row without a distribution; or None
+    f: Any  # Sign, Cap or None; an array before `call_of`
     s: Any  # |logit_scale|, or None for 1
     z: float  # z-loss coefficient
     grad_scale: float  # with the part of f' that is the same everywhere: logit_scale without a softcap
     streaming: bool  # whether the gradient goes past the caches
+
+
+@by_type
+def transform(f: Any) -> Any:
+    """The transform of the logits from an array, as it comes through a parallel loop, which takes no tuples."""
+    if isinstance(f, types.NoneType):
+        return lambda f: None
+    return (lambda f: Sign(f[0])) if f.ndim == 1 else (lambda f: Cap(f[0, 0], f[0, 1]))
+
+
+@inline
+def call_of(fields: Any) -> Any:
+    """A `Call` from the plain tuple that Python passes."""
+    c = Call(*fields)
+    return Call(
+        c.logits, c.labels, c.q, c.dense_weight, c.weight, c.sample_weight, c.upstream, c.lse, c.rows, c.grad, c.ignored, c.hard, c.dense, transform(c.f), c.s, c.z, c.grad_scale, c.streaming
+    )
 
 
 @inline

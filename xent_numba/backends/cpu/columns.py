@@ -176,7 +176,6 @@ def tile_statistics(
     tile: Any, e_tile: Any, first: int, classes: int, y: Any, saved: Any, f: Any, s: Any, t: Any, soon: Any, like: Any
 ) -> Any:
     """The `Row` of every lane over the classes first … first + classes; their exponentials go to `e_tile`."""
-    lanes = lanes_of(like)
     top = _tile_top(tile, classes, saved, f, like)
     c = finite(top)
     zero = splat(0.0, like)

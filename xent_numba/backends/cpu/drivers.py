@@ -7,7 +7,7 @@ from typing import Any
 from numba import njit, prange
 
 from xent_numba.backends.cpu.cache import cached
-from xent_numba.backends.cpu.call import Call
+from xent_numba.backends.cpu.call import call_of
 from xent_numba.backends.cpu.long import long_rows
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.wide import wide_rows
@@ -15,12 +15,12 @@ from xent_numba.backends.cpu.wide import wide_rows
 
 @inline
 def _long(fields: Any, k: int, group: int, units: int, partials: Any) -> None:
-    partials[k] = long_rows(Call(*fields), k * group, min(units, (k + 1) * group))
+    partials[k] = long_rows(call_of(fields), k * group, min(units, (k + 1) * group))
 
 
 @inline
 def _wide(fields: Any, k: int, group: int, units: int, partials: Any) -> None:
-    partials[k] = wide_rows(Call(*fields), k * group, min(units, (k + 1) * group))
+    partials[k] = wide_rows(call_of(fields), k * group, min(units, (k + 1) * group))
 
 
 @cached

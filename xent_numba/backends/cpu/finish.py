@@ -46,12 +46,18 @@ def target_term(row: Any, hard: Any, x_y: Any, s: Any, like: Any) -> Any:
 
 
 @inline
+def log_of(q: Any, total: Any) -> Any:
+    """log S from q = S − 1; nan for a row that has nothing above −inf, or has a NaN or +inf."""
+    return select(total > splat(0.0, q), log1p(q), splat(math.nan, q))
+
+
+@inline
 def log_sum(row: Any, hard: Any, x_y: Any, total: Any) -> Any:
-    """log S; nan for a row that has nothing above −inf, or has a NaN or +inf."""
+    """log S, exact where the target is the maximum."""
     q = total - splat(1.0, total)
     if hard is not None:
         q = select(x_y == row.top, row.rest, q)
-    return select(total > splat(0.0, q), log1p(q), splat(math.nan, q))
+    return log_of(q, total)
 
 
 @inline

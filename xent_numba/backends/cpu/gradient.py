@@ -63,57 +63,61 @@ def _with_target(g: Any, i: int, y: int, value: float) -> Any:
 
 @inline
 def store_gradient(
-    p: Any, out: Any, n: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any, like: Any
+    p: Any, out: Any, start: int, stop: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any, like: Any
 ) -> None:
-    """Write the gradient of a row of n classes, `value` at class y; `out` may be `p`."""
+    """Write the gradient of the classes start … stop, `value` at class y; `out` may be `p`."""
     step = lanes_of(like)
     c = splat(a.c, like)
-    i = 0
-    while i + step <= n:
+    i = start
+    while i + step <= stop:
         store(out, i, _slope(p, i, a, f, s, t, c))
         i += step
-    if i < n:
-        store_part(out, i, n - i, _slope_part(p, i, n - i, a, f, s, t, c))
-    if y >= 0:
+    if i < stop:
+        store_part(out, i, stop - i, _slope_part(p, i, stop - i, a, f, s, t, c))
+    if start <= y < stop:
         write_one(out, y, value, like)
 
 
 @inline
 def stream_gradient(
-    p: Any, out: Any, n: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any, stage: Any, held: int, like: Any
-) -> int:
+    p: Any, out: Any, start: int, stop: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any,
+    stage: Any, held: int, like: Any,
+) -> int:  # fmt: skip
     """As `store_gradient`, past the caches; how many elements of an unfinished line are left in the stage.
 
-    The first `held` elements of the line that `out` begins in are in the stage, left by the row before.
+    The first `held` elements of the line that out[start] is in are in the stage, left by the row before.
     """
     step = lanes_of(like)
     c = splat(a.c, like)
-    head = step - held if held > 0 else to_line(out, 0, like)
+    head = step - held if held > 0 else to_line(out, start, like)
     if head < 0:
-        store_gradient(p, out, n, y, value, a, f, s, t, like)
+        store_gradient(p, out, start, stop, y, value, a, f, s, t, like)
         return 0
-    i = min(head, n)
-    if i > 0:
-        g = _with_target(_slope_part(p, 0, i, a, f, s, t, c), 0, y, value)
+    i = start
+    if head > 0:
+        count = min(head, stop - start)
+        g = _with_target(_slope_part(p, i, count, a, f, s, t, c), i, y, value)
+        i += count
         if held > 0:
-            store_part(stage, held, i, g)
-            if held + i < step:
-                return held + i
-            stream(out, -held, load(stage, 0, like))
+            store_part(stage, held, count, g)
+            if count < head:
+                return held + count
+            stream(out, start - held, load(stage, 0, like))
         else:
-            store_part(out, 0, i, g)
-    while i + step <= n:
-        limit = y if i <= y else n  # vectors before the one with the target, then all after it
-        while i + step <= limit:
-            prefetch_far(p, n + AHEAD + i // 2)
+            store_part(out, start, count, g)
+    while i + step <= stop:
+        limit = y if i <= y else stop  # vectors before the one with the target, then all after it
+        while i + step <= min(limit, stop):
+            prefetch_far(p, stop + AHEAD + (i - start) // 2)
             stream(out, i, _slope(p, i, a, f, s, t, c))
             i += step
-        if i + step <= n and i <= y:
+        if i + step <= stop and i <= y < i + step:
             stream(out, i, _with_target(_slope(p, i, a, f, s, t, c), i, y, value))
             i += step
-    if i < n:
-        store_part(stage, 0, n - i, _with_target(_slope_part(p, i, n - i, a, f, s, t, c), i, y, value))
-    return n - i
+    if i < stop:
+        g = _slope_part(p, i, stop - i, a, f, s, t, c)
+        store_part(stage, 0, stop - i, _with_target(g, i, y, value))
+    return stop - i
 
 
 @inline

@@ -38,7 +38,7 @@ class Pending(NamedTuple):
 
 
 @unless_none
-def _hard(hard: Any, weight: Any, y: int) -> Any:
+def hard_part(hard: Any, weight: Any, y: int) -> Any:
     """(1 − ε) w_y; None for a distribution."""
     return hard * at(weight, max(y, 0))
 
@@ -50,7 +50,7 @@ def _lanes(hard: Any, wide: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ losses
 @inline
-def _pending(wide: Any) -> Any:
+def pending_rows(wide: Any) -> Any:
     return Pending(
         scratch(wide, 1), scratch(wide, 1), scratch(wide, 1), scratch(wide, 1),
         scratch(wide, 1), scratch(wide, 1), scratch(wide, 1),
@@ -58,7 +58,7 @@ def _pending(wide: Any) -> Any:
 
 
 @inline
-def _keep(pending: Any, k: int, row: Any, x_y: float, hard: Any, scale: float) -> None:
+def keep_row(pending: Any, k: int, row: Any, x_y: float, hard: Any, scale: float) -> None:
     put(pending.top, k, row.top)
     put(pending.rest, k, row.rest)
     put(pending.dot, k, row.dot)
@@ -75,7 +75,7 @@ def _hard_lanes(hard: Any, pending: Any, wide: Any) -> Any:
 
 
 @inline
-def _losses(pending: Any, hard: Any, s: Any, z: float, like: Any) -> Any:
+def losses_of(pending: Any, hard: Any, s: Any, z: float, like: Any) -> Any:
     """The losses of the rows that wait, times their sample weights."""
     wide = widen(like)
     row = Row(
@@ -104,7 +104,7 @@ def _weight_at(weight: Any, y: int) -> Any:
 
 
 @inline
-def _at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, like: Any) -> float:
+def value_at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, like: Any) -> float:
     """The gradient at the target's own class."""
     if y < 0:
         return 0.0
@@ -113,7 +113,7 @@ def _at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, like: Any
 
 
 @inline
-def _factors(row: Any, hard: Any, x_y: float, s: Any, z: float, like: Any) -> Any:
+def row_factors(row: Any, hard: Any, x_y: float, s: Any, z: float, like: Any) -> Any:
     """The factors of one row; its log-sum-exp is taken only where a z-loss needs it."""
     wide = widen(like)
     r = Row(single(row.top, wide), single(row.rest, wide), single(row.dot, wide), single(row.mass, wide))
@@ -135,13 +135,13 @@ def _row_gradient(
     if out is None:
         return 0
     f, s = call.f, call.s
-    by = _factors(row, hard, x_y, s, call.z, like)
+    by = row_factors(row, hard, x_y, s, call.z, like)
     c = row.top if row.top > -np.inf else 0.0
     slope = Slope(c, lane(by.of_p, 0) * k, k)
-    value = _at_target(y, lane(by.at_target, 0), k, p, t, f, like)
+    value = value_at_target(y, lane(by.at_target, 0), k, p, t, f, like)
     if call.streaming:
-        return stream_gradient(p, out, n, y, value, slope, f, s, t, stage, held, like)
-    store_gradient(p, out, n, y, value, slope, f, s, t, like)
+        return stream_gradient(p, out, 0, n, y, value, slope, f, s, t, stage, held, like)
+    store_gradient(p, out, 0, n, y, value, slope, f, s, t, like)
     return 0
 
 
@@ -186,11 +186,11 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, sta
     if is_ignored(labels, y):
         _blank_row(out, n, stage, held, like)
         # what comes to a loss of 0
-        _keep(pending, k, Row(0.0, 0.0, 0.0, 0.0), 0.0, _hard(call.hard, call.weight, y), 0.0)
+        keep_row(pending, k, Row(0.0, 0.0, 0.0, 0.0), 0.0, hard_part(call.hard, call.weight, y), 0.0)
         return 0
     p = row_pointer(call.logits, a, b)
     t = dense(call.dense, row_pointer(call.q, a, b), call.dense_weight)
-    hard = _hard(call.hard, call.weight, y)
+    hard = hard_part(call.hard, call.weight, y)
     scale = at(call.sample_weight, i)
     factor_of_row = scale * at(call.upstream, i) * call.grad_scale
     if lse is not None:
@@ -198,7 +198,7 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, sta
         return 0
     row = statistics(p, n, y, call.f, call.s, t, like)
     x_y = one_logit(p, max(y, 0), call.f, like)
-    _keep(pending, k, row, x_y, hard, scale)
+    keep_row(pending, k, row, x_y, hard, scale)
     return _row_gradient(out, p, n, y, row, x_y, hard, factor_of_row, t, call, stage, held, like)
 
 
@@ -221,7 +221,7 @@ def long_rows(call: Any, start: int, stop: int) -> float:
     """Σ loss of rows start … stop, in their order; 0 where only the gradient is wanted."""
     like = blank(pointer(call.logits))
     lanes = lanes_of(like)
-    pending = _pending(widen(like))
+    pending = pending_rows(widen(like))
     stage, held = scratch(like, 2), 0
     sum_of_losses = 0.0
     for first in range(start, stop, lanes):
@@ -239,7 +239,7 @@ def _settle(saved: Any, call: Any, pending: Any, first: int, rows: int, like: An
     """Σ of the losses that wait."""
     if saved is not None:
         return 0.0
-    losses = _losses(pending, call.hard, call.s, call.z, like)
+    losses = losses_of(pending, call.hard, call.s, call.z, like)
     value = 0.0
     for k in range(rows):
         one = lane(losses, k)

@@ -15,7 +15,7 @@ from numba import njit, prange
 from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.call import row_pointer
 from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_statistics
-from xent_numba.backends.cpu.finish import log_sum
+from xent_numba.backends.cpu.finish import log_of
 from xent_numba.backends.cpu.gradient import Slope, store_gradient, stream_gradient
 from xent_numba.backends.cpu.memory import (
     advance,
@@ -80,7 +80,7 @@ def _log_sum(p: Any, n: int, row: Any, like: Any) -> float:
         if place >= 0:
             q = statistics(p, n, place, None, None, None, like).rest
     wide = widen(like)
-    return lane(log_sum(single(q, wide), single(row.rest, wide)), 0)
+    return lane(log_of(single(q, wide), single(row.rest, wide)), 0)
 
 
 @inline
@@ -108,10 +108,10 @@ def _long_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> N
         slope = Slope(c, 1.0 / row.rest, 0.0)
         if rows.streaming:
             stage = scratch(like, 2)
-            held = stream_gradient(p, out, n, -1, 0.0, slope, None, None, None, stage, 0, like)
+            held = stream_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, stage, 0, like)
             release(stage, held, advance(out, n), like)
         else:
-            store_gradient(p, out, n, -1, 0.0, slope, None, None, None, like)
+            store_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, like)
 
 
 @inline
@@ -232,7 +232,7 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
     # the term of the maximum itself is 1, or nan for +inf, or 0 where all is −inf
     itself = widen(exp(row.top - finite(row.top)))
     total = row.rest + itself
-    log_s = log_sum(row.rest, total)
+    log_s = log_of(row.rest, total)
     one = splat(1.0, total)
     for first in range(0, classes, TILE):
         count = min(classes - first, TILE)

@@ -1,0 +1,115 @@
+"""One row of very many classes, its segments in parallel: for calls with fewer rows than threads.
+
+The segments and their order are those of `statistics`, so the bits are those of a row that one thread walks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from xent_numba.backends.cpu.cache import cached
+from xent_numba.backends.cpu.call import at, call_of, dense, label, put_row, row_pointer
+from xent_numba.backends.cpu.finish import Row
+from xent_numba.backends.cpu.gradient import Slope, one_logit, store_gradient, stream_gradient
+from xent_numba.backends.cpu.long import hard_part, keep_row, losses_of, pending_rows, row_factors, value_at_target
+from xent_numba.backends.cpu.memory import advance, blank, pointer, scratch
+from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.simd import lane, widen
+from xent_numba.backends.cpu.stage import release
+from xent_numba.backends.cpu.statistics import SEGMENT, merge, segment
+
+
+class Place(NamedTuple):
+    """Where row i is, and what it is."""
+
+    a: int
+    b: int
+    y: int
+
+
+@inline
+def _place(call: Any, labels: Any, i: int) -> Any:
+    width, n = call.logits.shape[1:]
+    a = i // width
+    return Place(a, i - a * width, label(labels, i, n, call.ignored))
+
+
+@cached
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
+def split_statistics(fields: Any, i: int, parts: Any) -> None:
+    """Into parts[k]: top, rest, dot and mass of segment k of row i, which is not an ignored one."""
+    for k in prange(parts.shape[0]):
+        _one_part(call_of(fields), i, k, parts)
+
+
+@inline
+def _one_part(call: Any, i: int, k: int, parts: Any) -> None:
+    like = blank(pointer(call.logits))
+    n = call.logits.shape[2]
+    at_row = _place(call, call.labels, i)
+    p = row_pointer(call.logits, at_row.a, at_row.b)
+    t = dense(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
+    row = segment(p, k * SEGMENT, min(n, (k + 1) * SEGMENT), at_row.y, call.f, call.s, t, like)
+    parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3] = row.top, row.rest, row.dot, row.mass
+
+
+@cached
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def split_outcome(fields: Any, i: int, parts: Any, slope: Any) -> float:
+    """The loss of row i from its parts; into `slope`: shift, factor of p, factor of u and the value at the target."""
+    return _outcome(call_of(fields), i, parts, slope)
+
+
+@inline
+def _outcome(call: Any, i: int, parts: Any, slope: Any) -> float:
+    like = blank(pointer(call.logits))
+    at_row = _place(call, call.labels, i)
+    p = row_pointer(call.logits, at_row.a, at_row.b)
+    t = dense(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
+    row = Row(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
+    for k in range(1, parts.shape[0]):
+        row = merge(row, Row(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3]), call.s, like)
+    x_y = one_logit(p, max(at_row.y, 0), call.f, like)
+    hard = hard_part(call.hard, call.weight, at_row.y)
+    scale = at(call.sample_weight, i)
+    pending = pending_rows(widen(like))
+    keep_row(pending, 0, row, x_y, hard, scale)
+    loss = lane(losses_of(pending, call.hard, call.s, call.z, like), 0)
+    put_row(call.rows, i, loss)
+    k = scale * at(call.upstream, i) * call.grad_scale
+    by = row_factors(row, hard, x_y, call.s, call.z, like)
+    slope[0] = row.top if row.top > -np.inf else 0.0
+    slope[1] = lane(by.of_p, 0) * k
+    slope[2] = k
+    slope[3] = value_at_target(at_row.y, lane(by.at_target, 0), k, p, t, call.f, like)
+    return loss
+
+
+@cached
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
+def split_gradient(fields: Any, i: int, slope: Any, segments: int) -> None:
+    """The gradient of row i, the last segments first: they are the likeliest to be in a cache still."""
+    for k in prange(segments):
+        _one_gradient(call_of(fields), i, segments - 1 - k, slope)
+
+
+@inline
+def _one_gradient(call: Any, i: int, k: int, slope: Any) -> None:
+    like = blank(pointer(call.logits))
+    n = call.logits.shape[2]
+    at_row = _place(call, call.labels, i)
+    p, out = row_pointer(call.logits, at_row.a, at_row.b), row_pointer(call.grad, at_row.a, at_row.b)
+    t = dense(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
+    start, stop = k * SEGMENT, min(n, (k + 1) * SEGMENT)
+    by = Slope(slope[0], slope[1], slope[2])
+    if call.streaming:
+        stage = scratch(like, 2)
+        held = stream_gradient(
+            p, out, start, stop, at_row.y, slope[3], by, call.f, call.s, t, stage, 0, like
+        )  # fmt: skip
+        release(stage, held, advance(out, stop), like)
+    else:
+        store_gradient(p, out, start, stop, at_row.y, slope[3], by, call.f, call.s, t, like)
