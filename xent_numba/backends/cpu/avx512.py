@@ -33,7 +33,7 @@ _ROOTS = [2.0 ** (k / 16) for k in range(16)]
 _LOWEST = -87.33  # exp of less is below the smallest normal number
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _root(typingctx: Any, bits: Any) -> Any:
     """2^(k/16), k the last four bits of each lane."""
 
@@ -45,7 +45,7 @@ def _root(typingctx: Any, bits: Any) -> Any:
     return bits(bits), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def _times_power(typingctx: Any, value: Any, n: Any, d: Any, lowest: Any) -> Any:
     """value · 2^⌊n⌋, 0 where d < lowest; where d is NaN, so is the result."""
 

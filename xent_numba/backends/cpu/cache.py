@@ -1,10 +1,10 @@
 """Numba's on-disk cache, made safe enough to be on by default.
 
-Numba stamps a cached function with the time of its own source file, so it misses a change in a function called from another
-file; it keeps an index file that two first runs at once can leave pointing at each other's code; and it raises where
-it cannot write.  Here a compiled function is one file, named by a digest of everything it depends on: the sources of this
-package, the versions, the processor, the signature.  Files are written aside and renamed, so a reader sees all of one or
-nothing.  Whatever goes wrong with the disk, the function is compiled and the call goes on.
+Numba stamps a cached function with the time of its own source file, so it misses a change in a function called from
+another file; it keeps an index file that two first runs at once can leave pointing at each other's code; and it
+raises where it cannot write.  Here a compiled function is one file, named by a digest of everything it depends on:
+the sources of this package, the versions, the processor, the signature.  Files are written aside and renamed, so a
+reader sees all of one or nothing.  Whatever goes wrong with the disk, the function is compiled and the call goes on.
 
 The files are in the directory that `XENT_NUMBA_CACHE_DIR` names, else in `NUMBA_CACHE_DIR`, else in the user's cache
 directory.  An empty `XENT_NUMBA_CACHE_DIR` turns the cache off.
@@ -93,7 +93,7 @@ def _options() -> dict[str, Any]:
     return {name: str(getattr(numba.config, name, None)) for name in names}
 
 
-class Cache(NumbaCache):  # type: ignore[misc]
+class Cache(NumbaCache):
     """The cache of one dispatcher: `dispatcher._cache`, as Numba's own `enable_caching` would set it."""
 
     def __init__(self, dispatcher: Any) -> None:

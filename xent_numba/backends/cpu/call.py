@@ -53,7 +53,24 @@ def call_of(fields: Any) -> Any:
     """A `Call` from the plain tuple that Python passes."""
     c = Call(*fields)
     return Call(
-        c.logits, c.labels, c.q, c.dense_weight, c.weight, c.sample_weight, c.upstream, c.lse, c.rows, c.grad, c.ignored, c.hard, c.dense, transform(c.f), c.s, c.z, c.grad_scale, c.streaming
+        c.logits,
+        c.labels,
+        c.q,
+        c.dense_weight,
+        c.weight,
+        c.sample_weight,
+        c.upstream,
+        c.lse,
+        c.rows,
+        c.grad,
+        c.ignored,
+        c.hard,
+        c.dense,
+        transform(c.f),
+        c.s,
+        c.z,
+        c.grad_scale,
+        c.streaming,
     )
 
 
@@ -74,7 +91,9 @@ def is_among(few: Any, y: int) -> bool:
 
 @inline
 def label(labels: Any, i: int, classes: int, ignored: Any) -> Any:
-    """The class of a row; −1 where it is ignored, or has none.  The scan saw to it that labels out of range are ignored."""
+    """The class of a row; −1 where it is ignored, or has none.  The scan saw to it that labels out of range are
+    ignored.
+    """
     if labels is None:
         return np.int64(-1)
     y = np.int64(labels[i])

@@ -1,8 +1,9 @@
 """Rows side by side, one row a lane: short rows, and rows whose classes do not lie side by side in memory.
 
-Up to 16 float32 rows (8 float64) are brought into a tile of at most 256 classes with `tile[j·lanes + r]` = class j of row
-r, transposed in registers where the classes are contiguous.  Every step then acts on all the rows at once, with nothing to
-add up across lanes: the maximum, the exponentials, the loss itself.  A row of more classes is merged from tiles.
+Up to 16 float32 rows (8 float64) are brought into a tile of at most 256 classes with `tile[j·lanes + r]` = class j of
+row r, transposed in registers where the classes are contiguous.  Every step then acts on all the rows at once, with
+nothing to add up across lanes: the maximum, the exponentials, the loss itself.  A row of more classes is merged from
+tiles.
 
 Sums are taken over eight classes in the arithmetic of the logits, and over those in float64.  A lane does the same
 whatever the other lanes hold, so the bits of a row do not depend on the batch it stands in.
@@ -155,7 +156,18 @@ def _put(e_tile: Any, i: int, e: Any) -> None:
 
 @inline
 def _run_sums(
-    tile: Any, e_tile: Any, first: int, run: int, count: int, c: Any, y: Any, saved: Any, f: Any, s: Any, t: Any, soon: Any
+    tile: Any,
+    e_tile: Any,
+    first: int,
+    run: int,
+    count: int,
+    c: Any,
+    y: Any,
+    saved: Any,
+    f: Any,
+    s: Any,
+    t: Any,
+    soon: Any,
 ) -> Any:
     """Σ e, Σ u (c − x) and Σ u over a few classes."""
     lanes = lanes_of(c)

@@ -24,7 +24,7 @@ def _wide(fields: Any, k: int, group: int, units: int, partials: Any) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def long_serial(fields: Any, group: int, units: int, partials: Any) -> None:
     """Rows 0 … units in groups, into one partial sum a group."""
     for k in range(partials.size):
@@ -32,7 +32,7 @@ def long_serial(fields: Any, group: int, units: int, partials: Any) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
 def long_parallel(fields: Any, group: int, units: int, partials: Any) -> None:
     """As `long_serial`."""
     for k in prange(partials.size):
@@ -40,7 +40,7 @@ def long_parallel(fields: Any, group: int, units: int, partials: Any) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def wide_serial(fields: Any, group: int, units: int, partials: Any) -> None:
     """Vectors of rows 0 … units in groups, into one partial sum a group."""
     for k in range(partials.size):
@@ -48,7 +48,7 @@ def wide_serial(fields: Any, group: int, units: int, partials: Any) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
 def wide_parallel(fields: Any, group: int, units: int, partials: Any) -> None:
     """As `wide_serial`."""
     for k in prange(partials.size):

@@ -1,6 +1,8 @@
-"""From the statistics of rows to their losses and to the factors of their gradients.  Rows are lanes; one lane is a row too.
+"""From the statistics of rows to their losses and to the factors of their gradients.  Rows are lanes; one lane is a
+row too.
 
-All in float64.  With the maximum m, the sum `rest` over the other classes, the term of the target e_y and S = rest + e_y,
+All in float64.  With the maximum m, the sum `rest` over the other classes, the term of the target e_y and S = rest +
+e_y,
 
     lse − z_y = s (m − x_y) + log S
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from xent_numba.backends.cpu.memory import keep, load, load_part, prefetch_far, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, select, splat, total, widen
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, scaled, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp
-
 
 AHEAD = 2048  # logits of the next row that the statistics of this one have asked for
 
@@ -127,15 +127,13 @@ def write_one(out: Any, i: int, value: float, like: Any) -> None:
 
 
 @inline
-def one_logit(p: Any, i: int, f: Any, like: Any) -> float:
+def one_logit(p: Any, i: int, f: Any, like: Any) -> Any:
     """f of one logit."""
     return np.float64(lane(logits_part(p, i, 1, f, like), 0))
 
 
 @inline
-def gradient_saved(
-    p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any
-) -> float:
+def gradient_saved(p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any) -> Any:
     """As `gradient` of a whole row of n classes, and the Σ exp(s (x − c)) over the others that a saved lse lacks."""
     step = lanes_of(like)
     c, zero = splat(a.c, like), splat(0.0, like)

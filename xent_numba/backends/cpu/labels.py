@@ -16,8 +16,8 @@ GROUP = 1 << 14  # labels whose weights are summed together, whatever the number
 
 @inline
 def _count(labels: Any, start: int, stop: int, classes: int, ignore: Any) -> Any:
-    """How many labels are kept, or −1 if one is neither a class nor ignored; without branches, so that it vectorises."""
-    bad, kept = 0, 0
+    """How many labels are kept, or −1 if one is neither a class nor ignored; branch-free, so that it vectorises."""
+    bad, kept = np.int64(0), np.int64(0)
     if ignore.size == 1:
         unlike = ignore[0]
         for i in range(start, stop):
@@ -60,7 +60,7 @@ def _scan_group(
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def scan_serial(labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any) -> None:
     """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
     for k in range(kept.size):
@@ -68,7 +68,7 @@ def scan_serial(labels: Any, classes: int, ignore: Any, weight: Any, sample_weig
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
 def scan_parallel(
     labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
 ) -> None:

@@ -1,4 +1,6 @@
-"""Rows of many classes that lie side by side: statistics and gradient one row at a time, losses a vector of rows at a time."""
+"""Rows of many classes that lie side by side: statistics and gradient one row at a time, losses a vector of rows at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,7 @@ def _weight_at(weight: Any, y: int) -> Any:
 
 
 @inline
-def value_at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, like: Any) -> float:
+def value_at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, like: Any) -> Any:
     """The gradient at the target's own class."""
     if y < 0:
         return 0.0
@@ -176,7 +178,7 @@ def _blank_row(out: Any, n: int, stage: Any, held: int, like: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------ rows
 @inline
-def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, stage: Any, held: int, like: Any) -> int:
+def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, stage: Any, held: int, like: Any) -> Any:
     """Write the gradient of row i, leave what its loss is made of at k; how much of the gradient is in the stage."""
     width, n = call.logits.shape[1:]
     a = i // width
@@ -203,7 +205,7 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, sta
 
 
 @inline
-def _next_row(grad: Any, stage: Any, held: int, i: int, last: bool, like: Any) -> int:
+def _next_row(grad: Any, stage: Any, held: int, i: int, last: bool, like: Any) -> Any:
     """What stays in the stage for the row after i: nothing, unless its gradient begins where that of row i ends."""
     if grad is None:
         return 0
@@ -217,7 +219,7 @@ def _next_row(grad: Any, stage: Any, held: int, i: int, last: bool, like: Any) -
 
 
 @inline
-def long_rows(call: Any, start: int, stop: int) -> float:
+def long_rows(call: Any, start: int, stop: int) -> Any:
     """Σ loss of rows start … stop, in their order; 0 where only the gradient is wanted."""
     like = blank(pointer(call.logits))
     lanes = lanes_of(like)
@@ -235,7 +237,7 @@ def long_rows(call: Any, start: int, stop: int) -> float:
 
 
 @inline
-def _settle(saved: Any, call: Any, pending: Any, first: int, rows: int, like: Any) -> float:
+def _settle(saved: Any, call: Any, pending: Any, first: int, rows: int, like: Any) -> Any:
     """Σ of the losses that wait."""
     if saved is not None:
         return 0.0

@@ -1,8 +1,8 @@
 """How vectors come from memory and go there: any alignment, part of a vector, past the caches, transposed.
 
 float16 and bfloat16 have no array type in Numba on the CPU.  Their memory is passed as uint16 and int16 arrays: the
-signedness is only the tag that tells the two formats apart.  They are float32 from here on inwards, and are rounded once,
-to nearest even, on the way out.
+signedness is only the tag that tells the two formats apart.  They are float32 from here on inwards, and are rounded
+once, to nearest even, on the way out.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _masked_store(builder: Any, where: Any, mask: Any, raw: Any, size: int) -> N
 
 
 # ------------------------------------------------------------------------------------------------ addresses
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def pointer(typingctx: Any, array: Any) -> Any:
     """The address of the first element of an array; None stays None."""
     if isinstance(array, types.NoneType):
@@ -117,7 +117,7 @@ def pointer(typingctx: Any, array: Any) -> Any:
     return types.CPointer(array.dtype)(array), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def stride(typingctx: Any, array: Any, axis: Any) -> Any:
     """A stride (the axis is a literal) in elements; by shift, for a division would cost as much as ten logits."""
     if not isinstance(axis, types.IntegerLiteral):
@@ -131,7 +131,7 @@ def stride(typingctx: Any, array: Any, axis: Any) -> Any:
     return types.int64(array, axis), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def advance(typingctx: Any, p: Any, elements: Any) -> Any:
     """`p + elements`; None stays None."""
     if isinstance(p, types.NoneType):
@@ -143,7 +143,7 @@ def advance(typingctx: Any, p: Any, elements: Any) -> Any:
     return p(p, elements), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def to_line(typingctx: Any, p: Any, i: Any, like: Any) -> Any:
     """How many elements from p[i] to where a whole vector may be streamed, at least 0; -1 if never."""
     size = _size(p.dtype)
@@ -158,7 +158,7 @@ def to_line(typingctx: Any, p: Any, i: Any, like: Any) -> Any:
     return types.int64(p, i, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def scratch(typingctx: Any, like: Any, vectors: Any) -> Any:
     """Memory on the stack for `vectors` (a literal) vectors such as `like`, aligned to lines."""
     if not isinstance(vectors, types.IntegerLiteral):
@@ -174,7 +174,7 @@ def scratch(typingctx: Any, like: Any, vectors: Any) -> Any:
     return types.CPointer(like.dtype)(like, vectors), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def blank(typingctx: Any, p: Any) -> Any:
     """The zero vector, one line wide, of the arithmetic that `p` is computed in: float64 for float64, else float32."""
     dtype = types.float64 if p.dtype == types.float64 else types.float32
@@ -186,7 +186,7 @@ def blank(typingctx: Any, p: Any) -> Any:
     return vector(p), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def get(typingctx: Any, p: Any, i: Any) -> Any:
     """The one value p[i]."""
 
@@ -196,7 +196,7 @@ def get(typingctx: Any, p: Any, i: Any) -> Any:
     return p.dtype(p, i), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def put(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
     """p[i] = value."""
 
@@ -209,7 +209,7 @@ def put(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ loads and stores
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load(typingctx: Any, p: Any, i: Any, like: Any) -> Any:
     """The lanes from p[i] on, as a vector such as `like`."""
 
@@ -220,7 +220,7 @@ def load(typingctx: Any, p: Any, i: Any, like: Any) -> Any:
     return like(p, i, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load_part(typingctx: Any, p: Any, i: Any, count: Any, fill: Any) -> Any:
     """As `load`, the first `count` lanes only; the others are those of `fill`, and their memory is not touched."""
 
@@ -233,7 +233,7 @@ def load_part(typingctx: Any, p: Any, i: Any, count: Any, fill: Any) -> Any:
     return fill(p, i, count, fill), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def gather(typingctx: Any, p: Any, index: Any, like: Any) -> Any:
     """p[index] of every lane; `p` points to lanes, not to 16-bit storage."""
 
@@ -252,7 +252,7 @@ def gather(typingctx: Any, p: Any, index: Any, like: Any) -> Any:
     return like(p, index, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def keep(typingctx: Any, value: Any, count: Any, fill: Any) -> Any:
     """The first `count` lanes of `value`, the others of `fill`."""
 
@@ -263,7 +263,7 @@ def keep(typingctx: Any, value: Any, count: Any, fill: Any) -> Any:
     return fill(fill, count, fill), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
     """Write the lanes from p[i] on, in the dtype of `p`."""
 
@@ -275,7 +275,7 @@ def store(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
     return types.void(p, i, value), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store_part(typingctx: Any, p: Any, i: Any, count: Any, value: Any) -> Any:
     """As `store`, the first `count` lanes only."""
 
@@ -288,7 +288,7 @@ def store_part(typingctx: Any, p: Any, i: Any, count: Any, value: Any) -> Any:
     return types.void(p, i, count, value), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def stream(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
     """As `store`, past the caches and without reading the line first; p[i] must be aligned (`to_line`)."""
 
@@ -347,7 +347,7 @@ def _row(builder: Any, base: Any, stride: Any, r: int, rows: Any, raw: ir.Vector
     return builder.bitcast(builder.gep(base, [offset]), raw.as_pointer()), there
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def load_transposed(typingctx: Any, p: Any, stride: Any, rows: Any, columns: Any, tile: Any, like: Any) -> Any:
     """Put p[r·stride + c], r < rows ≤ lanes, c < columns ≤ lanes, at tile[c·lanes + r].
 
@@ -370,7 +370,7 @@ def load_transposed(typingctx: Any, p: Any, stride: Any, rows: Any, columns: Any
     return types.void(p, types.int64, types.int64, types.int64, tile, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, columns: Any, like: Any) -> Any:
     """Write tile[c·lanes + r] to p[r·stride + c] for r < rows ≤ lanes, c < columns ≤ lanes, and nothing else."""
     raw, lanes = _raw(p, like), like.lanes

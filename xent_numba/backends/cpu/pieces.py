@@ -30,7 +30,7 @@ OPTIONS = {
 }
 
 
-class _Library(JITCodeLibrary):  # type: ignore[misc]
+class _Library(JITCodeLibrary):
     """LLVM code for linking only."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
@@ -43,7 +43,7 @@ class _Library(JITCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
 
-class _Compiler(Compiler):  # type: ignore[misc]
+class _Compiler(Compiler):
     """Numba's own, but for the library it compiles into."""
 
     def __init__(
@@ -53,7 +53,7 @@ class _Compiler(Compiler):  # type: ignore[misc]
         super().__init__(typingctx, targetctx, library, args, return_type, flags, locals)
 
 
-class Piece(CPUDispatcher):  # type: ignore[misc]
+class Piece(CPUDispatcher):
     """A function that compiled code can call, and Python cannot."""
 
     def __init__(self, function: Any) -> None:

@@ -24,10 +24,10 @@ from xent_numba.backends.cpu.memory import (
     load_part,
     pointer,
     scratch,
-    stride,
     store,
     store_part,
     stream,
+    stride,
     to_line,
 )
 from xent_numba.backends.cpu.pieces import inline
@@ -49,7 +49,7 @@ class Rows(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------ long rows
 @inline
-def _place_of(p: Any, n: int, value: float) -> int:
+def _place_of(p: Any, n: int, value: float) -> Any:
     """The first class with this logit, or −1."""
     for i in range(n):
         if np.float64(_one(p, i)) == value:
@@ -72,7 +72,7 @@ def _has_nan(p: Any, n: int) -> bool:
 
 
 @inline
-def _log_sum(p: Any, n: int, row: Any, like: Any) -> float:
+def _log_sum(p: Any, n: int, row: Any, like: Any) -> Any:
     """log S."""
     q = row.rest - 1.0
     if q < 0.5:
@@ -267,7 +267,7 @@ def _wide(fields: Any, k: int, group: int, units: int) -> None:
 
 # ------------------------------------------------------------------------------------------------ drivers
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def long_serial(fields: Any, group: int, units: int, groups: int) -> None:
     """Rows 0 … units, one at a time."""
     for k in range(groups):
@@ -275,7 +275,7 @@ def long_serial(fields: Any, group: int, units: int, groups: int) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
 def long_parallel(fields: Any, group: int, units: int, groups: int) -> None:
     """As `long_serial`."""
     for k in prange(groups):
@@ -283,7 +283,7 @@ def long_parallel(fields: Any, group: int, units: int, groups: int) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def wide_serial(fields: Any, group: int, units: int, groups: int) -> None:
     """Vectors of rows 0 … units."""
     for k in range(groups):
@@ -291,7 +291,7 @@ def wide_serial(fields: Any, group: int, units: int, groups: int) -> None:
 
 
 @cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)  # type: ignore[misc]
+@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
 def wide_parallel(fields: Any, group: int, units: int, groups: int) -> None:
     """As `wide_serial`."""
     for k in prange(groups):

@@ -1,12 +1,12 @@
 """Vectors as a Numba type, so that a kernel says what each instruction does.
 
 Numba's loops over arrays vectorise when LLVM pleases: in an order it chooses, never for a maximum, never into a
-non-temporal store.  Here a vector is a value.  `memory.load(p, i, like)` gives the 16 float32 (or 8 float64) of one cache
-line, `+ - * /`, `fma`, `maximum` and `select` act on every lane.  LLVM makes of each operation one AVX-512 instruction, two
-of AVX or four of SSE or NEON; lanes and the order of every sum stay the same, and so do the bits.
+non-temporal store.  Here a vector is a value.  `memory.load(p, i, like)` gives the 16 float32 (or 8 float64) of one
+cache line, `+ - * /`, `fma`, `maximum` and `select` act on every lane.  LLVM makes of each operation one AVX-512
+instruction, two of AVX or four of SSE or NEON; lanes and the order of every sum stay the same, and so do the bits.
 
-A vector of one lane is a scalar in registers: `lane(x, k)` takes one out, and what is written for many rows at once (one
-row a lane, `columns.py`) serves a single long row too (`rows.py`).
+A vector of one lane is a scalar in registers: `lane(x, k)` takes one out, and what is written for many rows at once
+(one row a lane, `columns.py`) serves a single long row too (`long.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numba.core.extending import intrinsic, lower_builtin, type_callable
 LINE = 64  # bytes in a cache line, and in a vector
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """`lanes` values of `dtype` in one value."""
 
     def __init__(self, dtype: types.Type, lanes: int) -> None:
@@ -32,7 +32,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 @register_default(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vector) -> None:
         super().__init__(dmm, fe_type, ir_vector(fe_type))
 
@@ -111,7 +111,7 @@ _comparison(operator.eq, "==")
 
 
 # ------------------------------------------------------------------------------------------------ making vectors
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def splat(typingctx: Any, value: Any, like: Any) -> Any:
     """`value` in every lane of a vector such as `like`."""
 
@@ -121,7 +121,7 @@ def splat(typingctx: Any, value: Any, like: Any) -> Any:
     return like(value, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def iota(typingctx: Any, like: Any) -> Any:
     """0, 1, 2, … as integers as wide as the lanes of `like`."""
     result = integers(like)
@@ -132,7 +132,7 @@ def iota(typingctx: Any, like: Any) -> Any:
     return result(like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def lanes_of(typingctx: Any, like: Any) -> Any:
     """The number of lanes, a compile-time constant."""
 
@@ -142,7 +142,7 @@ def lanes_of(typingctx: Any, like: Any) -> Any:
     return types.int64(like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def single(typingctx: Any, value: Any, like: Any) -> Any:
     """`value` as a vector of one lane of the dtype of `like`."""
     result = Vector(like.dtype, 1)
@@ -154,7 +154,7 @@ def single(typingctx: Any, value: Any, like: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ lane by lane
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c, rounded once wherever the processor has the instruction."""
 
@@ -167,7 +167,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 def polynomial(coefficients: tuple[float, ...]) -> Any:
     """The polynomial with these coefficients, highest power first, as a function of a vector: a chain of `fma`."""
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def evaluate(typingctx: Any, x: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             constants = [ir.Constant(args[0].type, [c] * x.lanes) for c in coefficients]
@@ -182,7 +182,7 @@ def polynomial(coefficients: tuple[float, ...]) -> Any:
     return evaluate
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def select(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
     """`yes` where the mask is set, else `no`."""
 
@@ -192,7 +192,7 @@ def select(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
     return yes(mask, yes, no), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     """The larger of the two, `b` where either is NaN: with the accumulator as `b`, NaN is passed over."""
 
@@ -202,7 +202,7 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     return a(a, b), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def widen(typingctx: Any, a: Any) -> Any:
     """The lanes as float64."""
     wide = Vector(types.float64, a.lanes)
@@ -213,7 +213,7 @@ def widen(typingctx: Any, a: Any) -> Any:
     return wide(a), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def narrow(typingctx: Any, a: Any, like: Any) -> Any:
     """The float64 lanes rounded to the dtype of `like`."""
     result = Vector(like.dtype, a.lanes)
@@ -224,7 +224,7 @@ def narrow(typingctx: Any, a: Any, like: Any) -> Any:
     return result(a, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def to_float32(typingctx: Any, a: Any) -> Any:
     """The float64 lanes rounded to float32."""
     result = Vector(types.float32, a.lanes)
@@ -235,7 +235,7 @@ def to_float32(typingctx: Any, a: Any) -> Any:
     return result(a), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def whole(typingctx: Any, like: Any) -> Any:
     """-1 in every lane, as int64."""
     result = Vector(types.int64, like.lanes)
@@ -246,7 +246,7 @@ def whole(typingctx: Any, like: Any) -> Any:
     return result(like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def shortened(typingctx: Any, a: Any, like: Any) -> Any:
     """int64 lanes as integers as wide as the lanes of `like`."""
     result = integers(like)
@@ -257,7 +257,7 @@ def shortened(typingctx: Any, a: Any, like: Any) -> Any:
     return result(a, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def as_bits(typingctx: Any, a: Any) -> Any:
     """The bits of floats as integers."""
     result = integers(a)
@@ -268,7 +268,7 @@ def as_bits(typingctx: Any, a: Any) -> Any:
     return result(a), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def as_floats(typingctx: Any, bits: Any, like: Any) -> Any:
     """Bits as the floats they are."""
 
@@ -278,7 +278,7 @@ def as_floats(typingctx: Any, bits: Any, like: Any) -> Any:
     return like(bits, like), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def convert(typingctx: Any, whole: Any, like: Any) -> Any:
     """Signed integers to floats of the same value."""
 
@@ -304,7 +304,7 @@ shift_right = _shift("ashr")
 
 
 # ------------------------------------------------------------------------------------------------ across lanes
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def any_lane(typingctx: Any, mask: Any) -> Any:
     """Whether the mask is set anywhere."""
 
@@ -315,7 +315,7 @@ def any_lane(typingctx: Any, mask: Any) -> Any:
     return types.boolean(mask), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def lane(typingctx: Any, a: Any, k: Any) -> Any:
     """The scalar in lane k."""
 
@@ -337,7 +337,7 @@ def _fold(builder: Any, value: Any, combine: Any) -> Any:
     return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def largest(typingctx: Any, a: Any) -> Any:
     """The largest lane; none may be NaN."""
 
@@ -347,7 +347,7 @@ def largest(typingctx: Any, a: Any) -> Any:
     return a.dtype(a), codegen
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def total(typingctx: Any, a: Any) -> Any:
     """The sum of the lanes."""
 

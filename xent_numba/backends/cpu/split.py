@@ -58,13 +58,13 @@ def _one_part(call: Any, i: int, k: int, parts: Any) -> None:
 
 @cached
 @njit(nogil=True, error_model="numpy", _nrt=False)
-def split_outcome(fields: Any, i: int, parts: Any, slope: Any) -> float:
+def split_outcome(fields: Any, i: int, parts: Any, slope: Any) -> Any:
     """The loss of row i from its parts; into `slope`: shift, factor of p, factor of u and the value at the target."""
     return _outcome(call_of(fields), i, parts, slope)
 
 
 @inline
-def _outcome(call: Any, i: int, parts: Any, slope: Any) -> float:
+def _outcome(call: Any, i: int, parts: Any, slope: Any) -> Any:
     like = blank(pointer(call.logits))
     at_row = _place(call, call.labels, i)
     p = row_pointer(call.logits, at_row.a, at_row.b)

@@ -1,7 +1,8 @@
 """Streaming what does not come in whole lines: rows of a gradient that lie side by side, put together in L1.
 
 A non-temporal store writes a whole line, or it costs more than it saves.  Rows of ten classes never fill one.  So the
-rows of a group are laid out in a stage first, behind what the group before has left of a line, and whole lines leave it.
+rows of a group are laid out in a stage first, behind what the group before has left of a line, and whole lines leave
+it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Statistics of one long row whose classes lie side by side, in one pass.
 
-The row is read in blocks of 16 vectors, small enough to stay in L1: first their maximum, then Σ exp(x − max).  A block
-with a new maximum rescales what was summed before (online softmax), so memory is read once; the prefetches, a few
-blocks ahead, let it be read while the block before is computed.  Four sums run side by side within a block, in the
-arithmetic of the logits; blocks are added up in float64.  Blocks count from the start of the row, never from an address,
-and a row longer than `SEGMENT` is always merged from its segments in order, whoever computed them: the bits of a row
-depend on nothing but the row.
+The row is read in blocks of 16 vectors, small enough to stay in L1: first their maximum, then Σ exp(x − max).  A
+block with a new maximum rescales what was summed before (online softmax), so memory is read once; the prefetches, a
+few blocks ahead, let it be read while the block before is computed.  Four sums run side by side within a block, in
+the arithmetic of the logits; blocks are added up in float64.  Blocks count from the start of the row, never from an
+address, and a row longer than `SEGMENT` is always merged from its segments in order, whoever computed them: the bits
+of a row depend on nothing but the row.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from typing import Any
 
 import numpy as np
+
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.memory import (
     keep,
@@ -115,7 +116,7 @@ def _rescale(old: Any, new: Any, s: Any) -> Any:
 
 
 @inline
-def _rescale_one(old: float, new: float, s: Any, like: Any) -> float:
+def _rescale_one(old: float, new: float, s: Any, like: Any) -> Any:
     wide = widen(like)
     return lane(_rescale(single(old, wide), single(new, wide), s), 0)
 
@@ -175,7 +176,10 @@ def merge(a: Any, b: Any, s: Any, like: Any) -> Any:
         # what is -inf counted its distances from 0
         return Row(b.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
     return Row(
-        b.top, a.rest * _rescale_one(a.top, b.top, s, like) + b.rest, a.dot + b.dot + a.mass * (b.top - a.top), a.mass + b.mass
+        b.top,
+        a.rest * _rescale_one(a.top, b.top, s, like) + b.rest,
+        a.dot + b.dot + a.mass * (b.top - a.top),
+        a.mass + b.mass,
     )
 
 

@@ -4,11 +4,11 @@ Kernels are written once.  Where an option may act they call one of these functi
 option is off; Numba drops the branch of the other case before it compiles, so the machine code of a call has only the
 instructions of its options.
 
-The transform z = f(x) is None, `Sign` (logit_scale) or `Cap` (softcap).  The size s of a logit_scale is not applied to x
-but to x − max: s·x would be rounded where x − max is exact.
+The transform z = f(x) is None, `Sign` (logit_scale) or `Cap` (softcap).  The size s of a logit_scale is not applied
+to x but to x − max: s·x would be rounded where x − max is exact.
 
-The effective target is a hard part, w_y at the class y, and a dense part u_j = w_j (α q_j + β): from smoothing, and from a
-distribution q.  `Dense` holds what there is of it.
+The effective target is a hard part, w_y at the class y, and a dense part u_j = w_j (α q_j + β): from smoothing, and
+from a distribution q.  `Dense` holds what there is of it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def factor(s: Any) -> Any:
 @inline
 def _mixed(q: Any, weight: Any, alpha: Any, beta: Any, like: Any) -> Any:
     """w (α q + β) of vectors q and w, either of which may be None."""
-    if q is None:
+    if q is None:  # noqa: SIM108 - Numba drops the branch of a None only where it is a statement
         u = splat(beta, like)
     else:
         u = fma(splat(alpha, like), q, splat(beta, like))

@@ -1,8 +1,8 @@
 """When a call may run in parallel: the whole threading policy.
 
-Numba's layers end the process where they are used as they cannot be: `workqueue` when two Python threads are in a parallel
-region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it.  Kernels exist in a serial form that
-releases the GIL and gives the same bits, so that a call is never refused and never has to wait:
+Numba's layers end the process where they are used as they cannot be: `workqueue` when two Python threads are in a
+parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it.  Kernels exist in a
+serial form that releases the GIL and gives the same bits, so that a call is never refused and never has to wait:
 
 - a forked child of a process whose threads had been started runs serially (but for tbb, which can take it);
 - under workqueue one thread at a time runs in parallel, the others serially meanwhile;

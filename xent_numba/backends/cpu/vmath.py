@@ -1,12 +1,13 @@
 """exp, log1p and tanh of whole vectors: branch-free, NaN-safe.
 
-exp(d), d ≤ 0:  2^n · exp(r), n = round(d / ln 2), |r| ≤ ln(2)/2, exp(r) = 1 + r + r²·q(r).  q is the polynomial of least
-largest relative error (Remez): 3.1e-9 of exp for float32, 3.6e-18 for float64, a twentieth of an ulp.  Adding 1.5·2^p
-rounds to n and leaves n in the last bits; with the exponent's bias added too, one shift makes 2^n of them.  At n = -bias
-that is exactly 0, and smaller arguments are clamped to it: so exp(-inf) is 0, and NaN passes through every step.
+exp(d), d ≤ 0:  2^n · exp(r), n = round(d / ln 2), |r| ≤ ln(2)/2, exp(r) = 1 + r + r²·q(r).  q is the polynomial of
+least largest relative error (Remez): 3.1e-9 of exp for float32, 3.6e-18 for float64, a twentieth of an ulp.  Adding
+1.5·2^p rounds to n and leaves n in the last bits; with the exponent's bias added too, one shift makes 2^n of them.
+At n = -bias that is exactly 0, and smaller arguments are clamped to it: so exp(-inf) is 0, and NaN passes through
+every step.
 
-log1p(q), q ≥ 0, float64 only:  log(u) + (q - (u - 1)) / u with u = 1 + q, the last term being what rounding took from u.
-log as in fdlibm: u = 2^k · (1 + f), s = f / (2 + f), a polynomial in s².
+log1p(q), q ≥ 0, float64 only:  log(u) + (q - (u - 1)) / u with u = 1 + q, the last term being what rounding took from
+u. log as in fdlibm: u = 2^k · (1 + f), s = f / (2 + f), a polynomial in s².
 
 On AVX-512 processors float32 has an exp of its own, in `avx512`.
 
@@ -127,7 +128,8 @@ def bounded(d: Any) -> Any:
 
 @by_type
 def divided(a: Any, b: Any) -> Any:
-    """a / b of float64 lanes: to 46 bits where there are 16, which stand for float32 logits, and rounded where there are 8.
+    """a / b of float64 lanes: to 46 bits where there are 16, which stand for float32 logits, and rounded where there
+    are 8.
 
     A Newton step from the float32 reciprocal costs a third of a float64 division.
     """

@@ -20,8 +20,8 @@ from xent_numba.backends.cpu.columns import (
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
 from xent_numba.backends.cpu.memory import advance, blank, gather, keep, load, load_part, pointer, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
-from xent_numba.backends.cpu.simd import total as sum_of
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, shortened, splat, whole, widen
+from xent_numba.backends.cpu.simd import total as sum_of
 from xent_numba.backends.cpu.stage import drain, release
 from xent_numba.backends.cpu.terms import factor, scaled, transformed
 from xent_numba.backends.cpu.vmath import divided
@@ -61,7 +61,9 @@ def _hard(hard: Any, weight: Any, y: Any, wide: Any) -> Any:
 
 
 @inline
-def _target_logits(tile: Any, p: Any, row_stride: int, class_stride: int, classes: int, y: Any, f: Any, like: Any) -> Any:
+def _target_logits(
+    tile: Any, p: Any, row_stride: int, class_stride: int, classes: int, y: Any, f: Any, like: Any
+) -> Any:
     """f of each row's logit at its target, in float64."""
     if y is None:
         return widen(like)
