@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, overload
 
 from xent_numba.backends import select
+from xent_numba.devices import device_arrays, on_device
 from xent_numba.options import make_options
 from xent_numba.problem import prepare
 from xent_numba.reduction import reduced, total
+from xent_numba.straight import straight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -134,6 +136,9 @@ def cross_entropy(
     [1.417 2.62 ]
     """
     options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    if on_device(logits):
+        found: Scalar | Array = device_arrays(backend).loss(options, logits, target, weight, sample_weight)[0]
+        return found
     chosen = select(backend)
     return _loss(chosen, prepare(chosen, options, logits, target, weight, sample_weight, want_rows=True))
 
@@ -216,6 +221,12 @@ def cross_entropy_and_grad(
      [-0.464  0.243  0.22 ]]
     """
     options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    if on_device(logits):
+        on_gpu = device_arrays(backend)
+        both: tuple[Scalar | Array, Array] = on_gpu.loss(
+            options, logits, target, weight, sample_weight, want_grad=True, out=grad_out
+        )
+        return both
     chosen = select(backend)
     call = prepare(
         chosen, options, logits, target, weight, sample_weight,
@@ -274,25 +285,30 @@ def cross_entropy_grad(
      [-0.927  0.487  0.44 ]]
     """
     options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    if on_device(logits):
+        grad: Array = device_arrays(backend).gradient(
+            options, logits, target, weight, sample_weight, lse=lse, grad_output=grad_output, out=out
+        )
+        return grad
     chosen = select(backend)
     call = prepare(
         chosen, options, logits, target, weight, sample_weight,
         want_grad=True, out=out, lse=lse, grad_output=grad_output,
     )  # fmt: skip
-    for slab in call.slabs:
+    for slab in straight(call.slabs):
         chosen.cross_entropy_grad(slab.problem, slab.grad, slab.lse, slab.grad_output)  # type: ignore[arg-type]
     return call.grad  # type: ignore[return-value]
 
 
 def _loss(backend: Backend, call: Prepared) -> Scalar | Array:
     """Run each slab, then reduce in the order of the rows."""
-    slabs, rows, _, denominator, dtype = call
-    if rows is not None:
-        for slab in slabs:
-            backend.cross_entropy(slab.problem, slab.rows, slab.grad)
-        return rows if rows.ndim else rows[()]
-    if len(slabs) == 1:  # nearly always
+    slabs, rows, _, denominator, dtype, is_straight = call
+    if is_straight and rows is None and len(slabs) == 1:  # nearly always
         problem, _, grad, _, _ = slabs[0]
         return reduced(total((backend.cross_entropy(problem, None, grad),)), denominator, dtype)  # type: ignore[arg-type]
-    partials = [backend.cross_entropy(slab.problem, None, slab.grad) for slab in slabs]
+    if rows is not None:
+        for slab in straight(slabs):
+            backend.cross_entropy(slab.problem, slab.rows, slab.grad)
+        return rows if rows.ndim else rows[()]
+    partials = [backend.cross_entropy(slab.problem, None, slab.grad) for slab in straight(slabs)]
     return reduced(total(partials), denominator, dtype)  # type: ignore[arg-type]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xent_numba.backends import select
+from xent_numba.devices import device_arrays, on_device
 from xent_numba.options import make_options
 from xent_numba.rowwise import prepare_rowwise
+from xent_numba.straight import straight_pairs
 
 if TYPE_CHECKING:
     from typing import Any
@@ -54,10 +56,13 @@ def softmax(
     [[0.659 0.242 0.099]
      [0.073 0.487 0.44 ]]
     """
-    chosen = select(backend)
     options = make_options(axis, n_threads=n_threads)
+    if on_device(logits):
+        found: Array = device_arrays(backend).rowwise(options, logits, out, "softmax")
+        return found
+    chosen = select(backend)
     call = prepare_rowwise(options, logits, out, reduces=False)
-    for x, result in call.slabs:
+    for x, result in straight_pairs(call.slabs):
         chosen.softmax(x, result, options.n_threads)
     return call.result
 
@@ -80,10 +85,13 @@ def log_softmax(
     >>> print(log_softmax([1000.0, 0.0]))
     [    0. -1000.]
     """
-    chosen = select(backend)
     options = make_options(axis, n_threads=n_threads)
+    if on_device(logits):
+        found: Array = device_arrays(backend).rowwise(options, logits, out, "log_softmax")
+        return found
+    chosen = select(backend)
     call = prepare_rowwise(options, logits, out, reduces=False)
-    for x, result in call.slabs:
+    for x, result in straight_pairs(call.slabs):
         chosen.log_softmax(x, result, options.n_threads)
     return call.result
 
@@ -121,9 +129,12 @@ def logsumexp(
     >>> print(logsumexp([1000.0, 1000.0]).round(3))
     1000.693
     """
-    chosen = select(backend)
     options = make_options(axis, n_threads=n_threads)
+    if on_device(logits):
+        found: Array = device_arrays(backend).rowwise(options, logits, out, "")
+        return found
+    chosen = select(backend)
     call = prepare_rowwise(options, logits, out, reduces=True)
-    for x, result in call.slabs:
+    for x, result in straight_pairs(call.slabs):
         chosen.logsumexp(x, result, options.n_threads)
     return call.result if out is not None or call.result.ndim else call.result[()]

@@ -45,6 +45,7 @@ def _writable(array: Array) -> Array:
     return array if tag is None else array.view(tag)
 
 
+_TORCH_IGNORE = (-100,)
 _NONE = np.empty(0)
 _NONE.flags.writeable = False
 _NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
@@ -55,10 +56,8 @@ def _flat(array: Array | None) -> Array:
     """A per-row array (A, B) as (A·B,), contiguous and read-only; (0,) for None."""
     if array is None:
         return _NONE
-    view = np.ascontiguousarray(array).reshape(-1)
-    if view.flags.writeable:
-        view = view.view()
-        view.flags.writeable = False
+    view = array.reshape(-1)
+    view.flags.writeable = False
     return view
 
 
@@ -96,6 +95,10 @@ class Cpu:
     ) -> LabelScan:
         """First bad label and denominators."""
         flat = _flat(labels_)
+        if flat.size <= labels.GROUP and weight is None and sample_weight is None and len(ignore) == 1:
+            count = labels.count_few(flat, n_classes, ignore[0])
+            if count >= 0:
+                return LabelScan(-1, count, float(count), float(count))
         groups = -(-flat.size // labels.GROUP)
         kept, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         unlike = np.array(ignore, np.int64)
@@ -144,6 +147,13 @@ def _call(
     problem: Problem, rows: Array | None, grad: Array | None, lse: Array | None, upstream: Float64s | None
 ) -> tuple[Any, ...]:
     """The fields of `drivers.Call`, as a plain tuple: a quarter of the cost of a named one to pass."""
+    if _is_plain(problem) and lse is None and upstream is None:
+        return (
+            _native(problem.logits), _flat(problem.labels), None, None, _NONE, _NONE, _NONE, None,
+            _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
+            None if grad is None else _writable(grad), _NO_LABELS, 1.0, None, None, None,
+            problem.z_coefficient, problem.grad_scale, grad is not None and grad.nbytes >= STREAM,
+        )  # fmt: skip
     classes = problem.logits.shape[2]
     hard, dense, dense_weight = _target(problem, classes)
     scale, cap = problem.logit_scale, problem.softcap
@@ -176,6 +186,19 @@ def _call(
     )
 
 
+def _is_plain(problem: Problem) -> bool:
+    """Whether no option is on but those of a whole call: there is little to say then, and it is said quickly."""
+    return (
+        problem.labels is not None
+        and problem.weight is None
+        and problem.sample_weight is None
+        and problem.label_smoothing == 0.0
+        and problem.logit_scale == 1.0
+        and problem.softcap is None
+        and (problem.ignore == _TORCH_IGNORE or all(y < 0 for y in problem.ignore))
+    )
+
+
 def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:
     """(hard, dense, weights of the dense part): the effective target as `terms` describes it."""
     epsilon, w = problem.label_smoothing, problem.weight
@@ -195,9 +218,12 @@ def _run(problem: Problem, fields: tuple[Any, ...], grad: Array | None, lse: Arr
     logits, n_threads = problem.logits, problem.n_threads
     serial, in_parallel, group, units = _walk(drivers, logits, problem.distribution, grad)
     partials = np.empty(-(-units // group))
+    if logits.size < SERIAL:
+        serial(fields, group, units, partials)
+        return partials
     segments = -(-logits.shape[2] // SEGMENT)
     by_segments = serial is drivers.long_serial and lse is None and segments > 1 and units < FEW
-    with threads.parallel(n_threads, logits.size >= SERIAL and (partials.size > 1 or by_segments)) as yes:
+    with threads.parallel(n_threads, partials.size > 1 or by_segments) as yes:
         if yes and by_segments:
             for i in range(units):
                 partials[i] = _split_row(problem, fields, i, segments, grad)

@@ -29,6 +29,7 @@ from numba.core.caching import _Cache as NumbaCache
 from numba.core.serialize import dumps
 
 VARIABLE = "XENT_NUMBA_CACHE_DIR"
+SEAL = hashlib.sha256().digest_size  # bytes before the content of a file
 
 
 @cache
@@ -40,11 +41,9 @@ def directory() -> Path | None:
     candidates = [named, os.environ.get("NUMBA_CACHE_DIR"), _user_cache()]
     for candidate in candidates:
         if candidate:
-            path = Path(candidate).expanduser() / "xent_numba"
-            if _writable(path):
+            path = _usable(candidate)
+            if path is not None or candidate == named:
                 return path
-            if candidate == named:
-                return None
     return None
 
 
@@ -56,27 +55,40 @@ def _user_cache() -> str | None:
     return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
 
 
-def _writable(path: Path) -> bool:
+def _usable(parent: str) -> Path | None:
+    """The directory within `parent`, made if need be; None where it cannot be written or trusted."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path = Path(parent).expanduser().absolute() / "xent_numba"
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Compiled code is loaded from here: it must belong to nobody else.
         if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
-            return False
+            return None
         with tempfile.TemporaryFile(dir=path):
-            return True
-    except (OSError, RuntimeError):  # RuntimeError: `~` of a user without a home
-        return False
+            return path
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: `~` of a user without a home
+        return None
+
+
+def _sources_digest() -> str | None:
+    """Of the kernels' sources: every function may call any other.  None where there are none to read."""
+    digest = hashlib.sha256()
+    try:
+        sources = sorted(Path(__file__).parent.glob("*.py"))
+        for source in sources:
+            digest.update(source.read_bytes())
+    except OSError:
+        return None
+    return digest.hexdigest() if sources else None
+
+
+_SOURCES = _sources_digest()  # as they are imported: they may change while this process runs
 
 
 @cache
 def _package_digest() -> str:
-    """Of the kernels' sources and of what compiles them: every function may call any other."""
-    digest = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    for fact in (numba.__version__, llvmlite.__version__, np.__version__, sys.version, _options()):
-        digest.update(repr(fact).encode())
-    return digest.hexdigest()
+    """Of the kernels' sources and of what compiles them."""
+    facts = (_SOURCES, numba.__version__, llvmlite.__version__, np.__version__, sys.version, _options())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _options() -> dict[str, Any]:
@@ -109,7 +121,7 @@ class Cache(NumbaCache):
 
     def _file(self, sig: Any, codegen: Any) -> Path | None:
         home = directory()
-        if home is None:
+        if home is None or _SOURCES is None:
             return None
         key = (
             self._function.__module__,
@@ -127,22 +139,25 @@ class Cache(NumbaCache):
             path = self._file(sig, target_context.codegen())
             if path is None:
                 return None
-            return self._impl.rebuild(target_context, pickle.loads(path.read_bytes()))
-        except FileNotFoundError:
-            return None
-        except Exception:  # a file cut short, or of another Numba: compile again
+            content = path.read_bytes()
+            seal, content = content[:SEAL], content[SEAL:]
+            if seal != hashlib.sha256(content).digest():  # cut short, or damaged: not to be run
+                return None
+            return self._impl.rebuild(target_context, pickle.loads(content))
+        except Exception:  # above all that there is no such file yet: compile
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled function, if the disk lets it."""
         try:
             path = self._file(sig, data.codegen)
-            if path is None or not self._impl.check_cachable(data):
+            if path is None or not self._impl.check_cachable(data) or _sources_digest() != _SOURCES:
                 return
             content = dumps(self._impl.reduce(data))
             handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:20], suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(content).digest())
                     file.write(content)
                 os.replace(aside, path)
             except BaseException:

@@ -75,3 +75,17 @@ def scan_parallel(
     """As `scan_serial`."""
     for k in prange(kept.size):
         _scan_group(k, labels, classes, ignore, weight, sample_weight, kept, sums)
+
+
+@cached
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def count_few(labels: Any, classes: int, unlike: int) -> int:
+    """How many of a few unweighted labels are not `unlike`, or −1 if one of these is not a class."""
+    kept = 0
+    for i in range(labels.size):
+        y = labels[i]
+        if y != unlike:
+            if y < 0 or y >= classes:
+                return -1
+            kept += 1
+    return kept

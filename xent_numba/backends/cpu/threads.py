@@ -1,36 +1,61 @@
 """When a call may run in parallel: the whole threading policy.
 
-Numba's layers end the process where they are used as they cannot be: `workqueue` when two Python threads are in a
-parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it.  Kernels exist in a
-serial form that releases the GIL and gives the same bits, so that a call is never refused and never has to wait:
+Numba's layers end or hang the process where they are used as they cannot be: `workqueue` when two Python threads are in a
+parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it, `tbb` in the child of a fork
+from another thread than the one that started it.  Kernels exist in a serial form that releases the GIL and gives the
+same bits, so that a call is never refused and never has to wait:
 
-- a forked child of a process whose threads had been started runs serially (but for tbb, which can take it);
+- a forked child of a process whose threads had been started, by Numba or another user of OpenMP, runs serially;
 - under workqueue one thread at a time runs in parallel, the others serially meanwhile;
 - small work runs serially, since waking the threads costs more than it brings.
+
+A fork waits until no other thread compiles: the child would wait for ever for a lock that nobody is left to release.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numba
+from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as numba_parallel
 
 _one_at_a_time = threading.Lock()
-_orphaned = False  # a fork has left this process without the threads that Numba believes it has
+_orphaned = False  # a fork has left this process without the threads that Numba or OpenMP believes it has
+
+
+def _before_fork() -> None:
+    global_compiler_lock.acquire()
+    numba_parallel._backend_init_thread_lock.acquire()
 
 
 def _after_fork() -> None:
+    numba_parallel._backend_init_thread_lock.release()
+    global_compiler_lock.release()
+
+
+def _after_fork_in_child() -> None:
     global _one_at_a_time, _orphaned
+    _after_fork()
     _one_at_a_time = threading.Lock()  # whoever held it is in the parent
-    _orphaned = _orphaned or (numba_parallel._is_initialized and numba_parallel._threading_layer != "tbb")
+    _orphaned = _orphaned or numba_parallel._is_initialized or _openmp_is_loaded()
+
+
+def _openmp_is_loaded() -> bool:
+    """Whether the GNU OpenMP that Numba would use is in this process already, through another library."""
+    try:
+        ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+    except OSError:
+        return False
+    return True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def available() -> int:
@@ -58,11 +83,11 @@ def parallel(n_threads: int | None, worthwhile: bool) -> Iterator[bool]:
     if wanted == 1:
         yield False
         return
+    lock = _one_at_a_time
     alone = numba_parallel._threading_layer == "workqueue"
-    if alone and not _one_at_a_time.acquire(blocking=False):
+    if alone and not lock.acquire(blocking=False):
         yield False
         return
-    lock = _one_at_a_time
     try:
         if wanted != before:
             numba.set_num_threads(wanted)
