@@ -15,6 +15,7 @@ from xent_numba.inputs import as_factors, as_labels, as_logits, as_target, as_we
 from xent_numba.layout import canonical, count, place, row_shape
 from xent_numba.options import DEFAULT_IGNORE_INDEX
 from xent_numba.reduction import loss_dtype
+from xent_numba.straight import is_straight
 
 if TYPE_CHECKING:
     from typing import Any
@@ -69,6 +70,7 @@ class Prepared(NamedTuple):
     grad: Array | None  # in the shape of the logits; the user's own array where one was passed
     denominator: float
     dtype: type[np.float32] | type[np.float64]  # of the loss
+    is_straight: bool  # whether a backend can take the slabs as they are; else see `straight`
 
 
 _PLAIN_LABELS = (np.dtype(np.int64), np.dtype(np.int32))
@@ -155,7 +157,7 @@ def prepare(
     if n_rows == 0 or d1 == 0.0:
         if grad is not None:
             grad.fill(0)
-        return Prepared((), rows, result, d1, dtype)  # type: ignore[arg-type]
+        return Prepared((), rows, result, d1, dtype, True)  # type: ignore[arg-type]
 
     layout = canonical(axis, x, q, grad)
     per_row = (-1, layout.a, layout.b)
@@ -169,7 +171,7 @@ def prepare(
         labels_i, s_i, rows_i, lse_i, upstream_i = (None if array is None else array[i] for array in flat)
         part = problem._replace(logits=x_view, labels=labels_i, distribution=q_view, sample_weight=s_i)
         slabs.append(Slab(part, rows_i, grad_view, lse_i, upstream_i))
-    return Prepared(tuple(slabs), rows, result, d1, dtype)  # type: ignore[arg-type]
+    return Prepared(tuple(slabs), rows, result, d1, dtype, is_straight(x, q, grad))  # type: ignore[arg-type]
 
 
 def _prepare_lean(
@@ -189,7 +191,7 @@ def _prepare_lean(
     shape = logits.shape
     if len(shape) != 2 or options.axis not in _LAST_OF_TWO or target.shape != (shape[0],) or not logits.size:
         return None
-    if target.dtype not in _PLAIN_LABELS or not target.flags.aligned:
+    if target.dtype not in _PLAIN_LABELS or not target.flags.aligned or not logits.flags.aligned:
         return None
     if not want_grad:
         grad = None
@@ -221,7 +223,7 @@ def _prepare_lean(
     slab: Slab = _make(
         Slab, (problem, None if rows is None else rows[None], None if grad is None else grad[None], None, None)
     )
-    return _make(Prepared, ((slab,), rows, grad, denominator, dtype))
+    return _make(Prepared, ((slab,), rows, grad, denominator, dtype, True))
 
 
 def _plain_out(out: Array, logits: Array, labels: Array) -> bool:
@@ -231,6 +233,7 @@ def _plain_out(out: Array, logits: Array, labels: Array) -> bool:
         out.dtype is logits.dtype
         and out.shape == logits.shape
         and flags.c_contiguous
+        and flags.aligned
         and flags.writeable
         and (out is logits or not np.may_share_memory(out, logits))
         and not np.may_share_memory(out, labels)

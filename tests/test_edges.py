@@ -1,0 +1,232 @@
+"""The table of edges, line by line, on every backend and in every dtype."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import xent_numba as xn
+
+bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+DTYPES = [np.float32, np.float64, np.float16, bfloat16]
+INF, NAN = math.inf, math.nan
+WIDTHS = [5, 40, 300]  # part of a vector, several vectors, more than a tile
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=WIDTHS)
+def classes(request):
+    return request.param
+
+
+def both(x, y, **options):
+    """Loss and float64 gradient; the loss alone has the same bits, and nothing is written into the inputs."""
+    before = x.copy()
+    loss, grad = xn.cross_entropy_and_grad(x, y, **options)
+    np.testing.assert_array_equal(xn.cross_entropy(x, y, **options), loss, strict=True)
+    np.testing.assert_array_equal(x.view(np.uint8), before.view(np.uint8))
+    assert grad.dtype == x.dtype
+    return loss, grad.astype(np.float64)
+
+
+def zeros(rows, classes, dtype, **at):
+    x = np.zeros((rows, classes), dtype)
+    for name, value in at.items():
+        x[:, int(name[1:])] = value
+    return x
+
+
+def test_masked_at_a_class_without_target(dtype, classes, backend):
+    for y in (0, classes - 1):
+        loss, grad = both(zeros(2, classes, dtype, _1=-INF), [y, y])
+        np.testing.assert_allclose(loss, math.log(classes - 1), rtol=1e-6)
+        np.testing.assert_array_equal(grad[:, 1], 0.0)
+        assert np.isfinite(grad).all()
+
+
+def test_masked_at_the_target(dtype, classes, backend):
+    loss, grad = both(zeros(1, classes, dtype, _1=-INF), [1])
+    assert loss == INF
+    assert grad[0, 1] == -1.0
+    np.testing.assert_allclose(np.delete(grad[0], 1), 1 / (classes - 1), rtol=0.01)
+
+
+def test_masked_and_smoothed(dtype, classes, backend):
+    x = zeros(1, classes, dtype, _1=-INF)
+    loss, grad = both(x, [0], label_smoothing=0.1)
+    assert loss == INF
+    assert np.isfinite(grad).all()
+    w = np.ones(classes)
+    w[1] = 0.0  # nothing is asked of the masked class
+    loss, grad = both(x, [0], label_smoothing=0.1, weight=w)
+    assert np.isfinite(loss)
+    assert grad[0, 1] == 0.0
+    assert np.isfinite(grad).all()
+
+
+def test_masked_in_a_distribution(dtype, classes, backend):
+    x = zeros(1, classes, dtype, _1=-INF)
+    q = np.zeros((1, classes), dtype)
+    q[0, [0, 2]] = 0.5
+    loss, grad = both(x, q)
+    np.testing.assert_allclose(loss, math.log(classes - 1), rtol=1e-6)
+    assert grad[0, 1] == 0.0
+    q[0, 1] = 0.25
+    loss, grad = both(x, q)
+    assert loss == INF
+    np.testing.assert_allclose(grad[0, 1], -0.25, rtol=0.01)
+
+
+def test_nothing_but_masked(dtype, classes, backend):
+    loss, grad = both(np.full((2, classes), -INF, dtype), [0, 1], reduction="none")
+    assert np.isnan(loss).all()
+    assert np.isnan(grad).all()
+    assert np.isnan(xn.softmax(np.full((1, classes), -INF, dtype)).astype(float)).all()
+    assert xn.logsumexp(np.full(classes, -INF, dtype)) == -INF
+
+
+@pytest.mark.parametrize("poison", [INF, NAN, -NAN])
+@pytest.mark.parametrize("at", [0, 3, -1])
+def test_one_bad_value_spoils_its_row_alone(poison, at, dtype, classes, backend):
+    x = zeros(3, classes, dtype)
+    x[1, at] = poison
+    for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
+        loss, grad = both(x, [0, 0, 0], reduction="none", **options)
+        assert np.isnan(loss).tolist() == [False, True, False]
+        assert np.isnan(grad[1]).all()
+        assert np.isfinite(grad[[0, 2]]).all()
+    alone = xn.cross_entropy_grad(x, [0, 0, 0], lse=xn.logsumexp(x), reduction="none").astype(np.float64)
+    assert np.isnan(alone[1]).all()
+    assert np.isfinite(alone[[0, 2]]).all()
+
+
+def test_ties_far_from_zero(dtype, backend):
+    far = 6e4 if dtype is np.float16 else 1e8
+    loss, grad = both(np.full((1, 2), far, dtype), [0])
+    assert loss == np.asarray(math.log(2), loss.dtype)
+    np.testing.assert_array_equal(grad, [[-0.5, 0.5]])
+
+
+def test_a_confident_row_keeps_its_digits(dtype, backend):
+    loss, grad = both(np.array([[20, 0, 0]], dtype), [0])
+    exact = math.log1p(2 * math.exp(-20))  # 4.122307e-09
+    np.testing.assert_allclose(float(loss), exact, rtol=1e-15 if dtype is np.float64 else 3e-7)
+    if dtype is not np.float16:  # whose smallest number is larger
+        np.testing.assert_allclose(grad[0, 0], -exact, rtol={8: 1e-8, 4: 3e-7, 2: 5e-3}[np.dtype(dtype).itemsize])
+
+
+def test_two_very_negative_logits(dtype, backend):
+    x = np.array([[-200, -300]], dtype)
+    exact = math.log1p(math.exp(-100))
+    loss, grad = both(x, [0])
+    np.testing.assert_allclose(float(loss), 0.0 if dtype is not np.float64 else exact, rtol=1e-14, atol=1e-37)
+    loss, grad = both(x, [1])
+    assert loss == 100.0
+    np.testing.assert_array_equal(grad, [[1.0, -1.0]])
+
+
+def test_a_single_class(dtype, backend):
+    for value in (0.0, -3.5, 6e4):
+        loss, grad = both(np.full((3, 1), value, dtype), [0, 0, 0])
+        assert loss == 0.0
+        np.testing.assert_array_equal(grad, 0.0)
+        loss, grad = both(np.full((3, 1), value, dtype), [0, 0, 0], label_smoothing=0.3)
+        assert loss == 0.0
+        np.testing.assert_array_equal(grad, 0.0)
+    assert xn.softmax(np.zeros(1, dtype)) == 1
+    assert xn.log_softmax(np.zeros(1, dtype)) == 0
+
+
+def test_ignored_rows_are_never_read(dtype, classes, backend):
+    x = zeros(4, classes, dtype)
+    clean = both(x[::2], [0, 1])
+    x[1], x[3] = NAN, INF
+    for ignored in (-100, 2):
+        y = np.array([0, ignored, 1, ignored])
+        loss, grad = both(x, y, ignore_index=ignored)
+        assert loss == clean[0]
+        np.testing.assert_array_equal(grad[::2], clean[1])
+        np.testing.assert_array_equal(grad[1::2], 0.0)
+        rows, grad = both(x, y, ignore_index=(ignored, 77), reduction="none", label_smoothing=0.2, z_loss=0.1)
+        np.testing.assert_array_equal(rows[1::2], 0.0)
+        np.testing.assert_array_equal(grad[1::2], 0.0)
+        assert np.isfinite(rows).all()
+        alone = xn.cross_entropy_grad(x, y, ignore_index=ignored, lse=np.full(4, math.log(classes)))
+        np.testing.assert_array_equal(alone[1::2].astype(float), 0.0)
+        assert np.isfinite(alone.astype(float)).all()
+
+
+def test_rows_without_weight(dtype, classes, backend):
+    x = zeros(3, classes, dtype, _1=-INF)
+    y = [1, 0, 0]  # the first loss is inf, and weighs nothing
+    loss, grad = both(x, y, sample_weight=[0, 1, 1])
+    np.testing.assert_allclose(loss, math.log(classes - 1), rtol=1e-6)
+    np.testing.assert_array_equal(grad[0], 0.0)
+    w = np.ones(classes)
+    w[1] = 0
+    loss, grad = both(x, y, weight=w)
+    np.testing.assert_allclose(loss, math.log(classes - 1), rtol=1e-6)
+    np.testing.assert_array_equal(grad[0], 0.0)
+
+
+def test_denominators_of_zero(dtype, classes, backend):
+    x = zeros(2, classes, dtype)
+    w = np.zeros(classes)
+    for options in ({"ignore_index": (0, 1)}, {"weight": w}, {"sample_weight": [0, 0]}):
+        loss, grad = both(x, [0, 1], **options)
+        assert math.isnan(loss)
+        np.testing.assert_array_equal(grad, 0.0)
+        assert both(x, [0, 1], reduction="sum", **options)[0] == 0.0
+    loss, grad = both(x, x, sample_weight=[0, 0])
+    assert math.isnan(loss)
+    np.testing.assert_array_equal(grad, 0.0)
+
+
+def test_no_rows(dtype, backend):
+    for shape, axis in (((0, 3), 1), ((2, 3, 0), 1), ((3, 0), 0)):
+        rows = shape[:axis] + shape[axis + 1 :]
+        x, y = np.zeros(shape, dtype), np.zeros(rows, np.int64)
+        for target in (y, x):
+            loss, grad = both(x, target, axis=axis)
+            assert math.isnan(loss)
+            assert grad.shape == shape
+            assert both(x, target, axis=axis, reduction="sum")[0] == 0
+            assert both(x, target, axis=axis, reduction="none")[0].shape == rows
+
+
+def test_no_classes(dtype, backend):
+    for function in (xn.cross_entropy, xn.cross_entropy_and_grad, xn.cross_entropy_grad):
+        with pytest.raises(ValueError, match="have no classes"):
+            function(np.zeros((2, 0), dtype), [0, 0])
+
+
+@pytest.mark.parametrize("extreme", [30.0, 3e38])
+def test_huge_logits_stay_finite(extreme, backend):
+    for dtype in (np.float32, np.float64):
+        x = np.array([[extreme, -extreme, 0.0]], dtype)
+        loss, grad = both(x, [0])
+        assert loss >= 0.0
+        assert np.isfinite(loss)
+        assert np.isfinite(grad).all()
+        assert xn.softmax(x)[0, 0] == pytest.approx(1.0)
+
+
+def test_a_scale_of_zero_makes_all_classes_equal(dtype, classes, backend):
+    x = zeros(1, classes, dtype, _1=9.0)
+    loss, grad = both(x, [1], logit_scale=0.0)
+    np.testing.assert_allclose(loss, math.log(classes), rtol=1e-6)
+    np.testing.assert_array_equal(grad, 0.0)
+
+
+def test_a_cap_bounds_what_is_masked(dtype, classes, backend):
+    x = zeros(1, classes, dtype, _1=-INF)
+    loss, grad = both(x, [1], softcap=2.0)
+    np.testing.assert_allclose(loss, 2 + math.log(classes - 1 + math.exp(-2)), rtol=1e-5)
+    assert grad[0, 1] == 0.0
+    assert np.isfinite(grad).all()
