@@ -1,9 +1,9 @@
 """When a call may run in parallel: the whole threading policy.
 
-Numba's layers end or hang the process where they are used as they cannot be: `workqueue` when two Python threads are in a
-parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it, `tbb` in the child of a fork
-from another thread than the one that started it.  Kernels exist in a serial form that releases the GIL and gives the
-same bits, so that a call is never refused and never has to wait:
+Numba's layers end or hang the process where they are used as they cannot be: `workqueue` when two Python threads are
+in a parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it, `tbb` in the child of
+a fork from another thread than the one that started it.  Kernels exist in a serial form that releases the GIL and gives
+the same bits, so that a call is never refused and never has to wait:
 
 - a forked child of a process whose threads had been started, by Numba or another user of OpenMP, runs serially;
 - under workqueue one thread at a time runs in parallel, the others serially meanwhile;
