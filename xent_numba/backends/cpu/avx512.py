@@ -29,20 +29,23 @@ def _has_avx512() -> bool:
 
 
 AVAILABLE = _has_avx512()
-_ROOTS = [2.0 ** (k / 16) for k in range(16)]
 _LOWEST = -87.33  # exp of less is below the smallest normal number
 
 
-@intrinsic
-def _root(typingctx: Any, bits: Any) -> Any:
-    """2^(k/16), k the last four bits of each lane."""
+def _roots(up: int) -> Any:
+    """A function of bits: 2^(k/16 + up), k the last four bits of each lane."""
+    roots = [2.0 ** (k / 16 + up) for k in range(16)]
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        table = ir.Constant(ir_vector(bits), _ROOTS)
-        index = builder.bitcast(args[0], ir.VectorType(ir.IntType(32), LANES))
-        return llvm_call(builder, "llvm.x86.avx512.permvar.sf.512", table.type, [table, index])
+    @intrinsic
+    def root(typingctx: Any, bits: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            table = ir.Constant(ir_vector(bits), roots)
+            index = builder.bitcast(args[0], ir.VectorType(ir.IntType(32), LANES))
+            return llvm_call(builder, "llvm.x86.avx512.permvar.sf.512", table.type, [table, index])
 
-    return bits(bits), codegen
+        return bits(bits), codegen
+
+    return root
 
 
 @intrinsic
@@ -65,13 +68,18 @@ def suits(vector: Vector) -> bool:
     return AVAILABLE and vector.dtype == types.float32 and vector.lanes == LANES
 
 
-@inline
-def exp(d: Any) -> Any:
-    """exp(d) for d ≤ 88 or NaN."""
-    shift = splat(786432.0, d)  # 1.5·2^19: rounds to sixteenths
-    biased = fma(d, splat(1.4426950408889634, d), shift)
-    n = biased - shift
-    r = fma(n, splat(-1.42860677e-6, d), fma(n, splat(-0.693145751953125, d), d))
-    root = _root(biased)
-    p = fma(fma(splat(1.0 / 6.0, d), r, splat(0.5, d)), r, splat(1.0, d)) * r
-    return _times_power(fma(root, p, root), n, d, splat(_LOWEST, d))
+def exponential(up: int) -> Any:
+    """2^up · exp(d), for d ≤ 88 or NaN, as a piece."""
+    root_of, lowest = _roots(up), _LOWEST - up * 0.6931471805599453
+
+    @inline
+    def exp(d: Any) -> Any:
+        shift = splat(786432.0, d)  # 1.5·2^19: rounds to sixteenths
+        biased = fma(d, splat(1.4426950408889634, d), shift)
+        n = biased - shift
+        r = fma(n, splat(-1.42860677e-6, d), fma(n, splat(-0.693145751953125, d), d))
+        root = root_of(biased)
+        p = fma(fma(splat(1.0 / 6.0, d), r, splat(0.5, d)), r, splat(1.0, d)) * r
+        return _times_power(fma(root, p, root), n, d, splat(lowest, d))
+
+    return exp

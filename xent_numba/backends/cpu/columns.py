@@ -31,7 +31,7 @@ from xent_numba.backends.cpu.memory import (
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat, widen
 from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, scaled, sloped, transformed, without_zero
-from xent_numba.backends.cpu.vmath import bounded, exp
+from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up
 
 TILE = 256  # classes
 _RUN = 8  # classes summed in the arithmetic of the logits
@@ -118,10 +118,18 @@ def _tile_top(tile: Any, classes: int, saved: Any, f: Any, like: Any) -> Any:
 
 @inline
 def exponentials(d: Any, saved: Any) -> Any:
-    """exp(d), where d may be above 0 if it is the distance from a saved log-sum-exp."""
+    """`exp_up` of d; or exp, where d is the distance from a saved log-sum-exp and may be above 0.  See `lowered`."""
     if saved is None:
-        return exp(d)
+        return exp_up(d)
     return exp(bounded(d))
+
+
+@inline
+def lowered(saved: Any, like: Any) -> Any:
+    """What brings these exponentials down to exp(d)."""
+    if saved is None:
+        return down(like)
+    return 1.0
 
 
 class Soon(NamedTuple):
@@ -201,7 +209,7 @@ def tile_statistics(
             sums = _run_sums(tile, e_tile, first, run, count, c, y, saved, f, s, t, soon)
         rest, dot, mass = rest + widen(sums[0]), dot + widen(sums[1]), mass + widen(sums[2])
         run += _RUN
-    return Row(top, rest, dot, mass)
+    return Row(top, rest * splat(lowered(saved, like), rest), dot, mass)
 
 
 @inline

@@ -34,7 +34,7 @@ from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, single, splat, widen
 from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
-from xent_numba.backends.cpu.vmath import exp
+from xent_numba.backends.cpu.vmath import down, exp, exp_up
 
 
 class Rows(NamedTuple):
@@ -176,7 +176,7 @@ def _tile_logs(tile: Any, e_tile: Any, classes: int, top: Any, log_s: Any, like:
 def _tile_exp(tile: Any, e_tile: Any, classes: int, c: Any) -> None:
     lanes = lanes_of(c)
     for j in range(classes):
-        store(e_tile, j * lanes, exp(load(tile, j * lanes, c) - c))
+        store(e_tile, j * lanes, exp_up(load(tile, j * lanes, c) - c))
 
 
 @inline
@@ -241,7 +241,7 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
         if softmax is not None:
             if classes > TILE:
                 _tile_exp(tile, e_tile, count, finite(row.top))
-            _tile_softmax(e_tile, count, narrow(one / total, like))
+            _tile_softmax(e_tile, count, narrow(one / total * splat(down(like), total), like))
             out = advance(row_pointer(softmax, a, b), first * stride(softmax, 2))
             flush(e_tile, out, stride(softmax, 1), stride(softmax, 2), rows, count, call.streaming, like)
         if log_softmax is not None:

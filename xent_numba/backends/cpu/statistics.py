@@ -31,7 +31,7 @@ from xent_numba.backends.cpu.terms import (
     scaled,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import bounded, exp
+from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
@@ -59,7 +59,7 @@ def _top(p: Any, i: int, vectors: int, f: Any, top: Any) -> Any:
 @inline
 def _term(p: Any, i: int, c: Any, y: Any, f: Any, s: Any) -> Any:
     prefetch(p, i + AHEAD // 4)
-    return others(exp(scaled(logits(p, i, f, c) - c, s)), i, y)
+    return others(exp_up(scaled(logits(p, i, f, c) - c, s)), i, y)
 
 
 @inline
@@ -152,12 +152,12 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
             block = _sum(p, i, vectors, c, y, f, s)
             if part > 0:
                 at = i + vectors * step
-                e = exp(scaled(logits_part(p, at, part, f, lowest) - c, s))
+                e = exp_up(scaled(logits_part(p, at, part, f, lowest) - c, s))
                 block = block + others(keep(e, part, zero), at, y)
         more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
         rest, dot, mass = rest + widen(block), dot + more_dot, mass + more_mass
         i += n
-    return Row(np.float64(lane(top, 0)), total(rest), total(dot), total(mass))
+    return Row(np.float64(lane(top, 0)), total(rest) * down(like), total(dot), total(mass))
 
 
 @inline

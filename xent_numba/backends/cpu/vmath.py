@@ -96,27 +96,50 @@ _tanh_series = polynomial(
 _q32, _q64, _log_series = polynomial(_Q32), polynomial(_Q64), polynomial(_LOG)
 
 
+# 2^up · exp: sums of small terms lose nothing to the smallest normal number when they are taken so much higher up.
+UP32, UP64 = 32, 64
+
+
+def _exponential(up32: int, up64: int) -> Any:
+    """2^up · exp(d) by type of vector."""
+    in_avx512 = avx512.exponential(up32)
+
+    def choose(d: Any) -> Any:
+        if avx512.suits(d):
+            return lambda d: in_avx512(d)
+        in_float32 = d.dtype == types.float32
+        log2e, minus_ln2_high, minus_ln2_low, magic, lowest, mantissa = _REDUCE32 if in_float32 else _REDUCE64
+        up = up32 if in_float32 else up64
+        magic, lowest = magic + up, lowest - up * 0.6931471805599453
+        q = _q32 if in_float32 else _q64
+
+        def implementation(d: Any) -> Any:
+            floor = splat(lowest, d)
+            d = select(d < floor, floor, d)
+            shift = splat(magic, d)
+            biased = fma(d, splat(log2e, d), shift)
+            n = biased - shift
+            r = fma(n, splat(minus_ln2_low, d), fma(n, splat(minus_ln2_high, d), d))
+            one = splat(1.0, d)
+            power = as_floats(shift_left(as_bits(biased), mantissa), d)
+            return fma(fma(q(r), r, one), r, one) * power
+
+        return implementation
+
+    return by_type(choose)
+
+
+# exp(d) for d ≤ 0 or NaN; error about 1 ulp; results under the smallest normal number may be 0
+exp = _exponential(0, 0)
+# 2^32 or 2^64 times that, so that a sum has all digits of a loss as small as the smallest normal number; see `down`
+exp_up = _exponential(UP32, UP64)
+
+
 @by_type
-def exp(d: Any) -> Any:
-    """exp(d) for d ≤ 0 or NaN; error below 1 ulp; results under the smallest normal number may be 0."""
-    if avx512.suits(d):
-        return lambda d: avx512.exp(d)
-    single_precision = d.dtype == types.float32
-    log2e, minus_ln2_high, minus_ln2_low, magic, lowest, mantissa = _REDUCE32 if single_precision else _REDUCE64
-    q = _q32 if single_precision else _q64
-
-    def implementation(d: Any) -> Any:
-        floor = splat(lowest, d)
-        d = select(d < floor, floor, d)
-        shift = splat(magic, d)
-        biased = fma(d, splat(log2e, d), shift)
-        n = biased - shift
-        r = fma(n, splat(minus_ln2_low, d), fma(n, splat(minus_ln2_high, d), d))
-        one = splat(1.0, d)
-        power = as_floats(shift_left(as_bits(biased), mantissa), d)
-        return fma(fma(q(r), r, one), r, one) * power
-
-    return implementation
+def down(like: Any) -> Any:
+    """What brings a sum of `exp_up` of vectors such as `like` down again, in float64."""
+    factor = 2.0**-UP32 if like.dtype == types.float32 else 2.0**-UP64
+    return lambda like: factor
 
 
 @inline

@@ -11,6 +11,7 @@ from xent_numba.backends.cpu.columns import (
     finite,
     flush,
     heeded,
+    lowered,
     merge_lanes,
     soon,
     tile_exponentials,
@@ -194,7 +195,11 @@ def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int
         inverse = _inverse(lse, row, total, i, rows, s, like)
         by = factors(row, hard, e_y, inverse, _lse(lse, row, log_s, i, rows, s), z)
         k = scale * _row_values(call.upstream, i, rows, wide) * splat(call.grad_scale, wide)
-        p_factor, u_factor, y_value = narrow(by.of_p * k, like), narrow(k, like), narrow(by.at_target * k, like)
+        p_factor, u_factor, y_value = (
+            narrow(by.of_p * k * splat(lowered(saved, like), k), like),
+            narrow(k, like),
+            narrow(by.at_target * k, like),
+        )
         grad_row, grad_class = stride(grad, 1), stride(grad, 2)
         for first in range(0, classes, TILE):
             count = min(classes - first, TILE)
