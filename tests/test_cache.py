@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -168,19 +169,12 @@ def test_a_read_only_install(copy: Path, tmp_path: Path) -> None:
     assert package.is_dir()
 
 
-@pytest.mark.parametrize("damage", ["empty", "short", "changed", "another"])
+@pytest.mark.parametrize("damage", ["short", "changed"])
 def test_damaged_files_are_compiled_again(damage: str, copy: Path, tmp_path: Path) -> None:
     (path,) = files(copy)
     content = path.read_bytes()
     middle = len(content) // 2
-    path.write_bytes(
-        {
-            "empty": b"",
-            "short": content[:middle],
-            "changed": content[:middle] + bytes(64) + content[middle + 64 :],
-            "another": b"not compiled code at all",
-        }[damage]
-    )
+    path.write_bytes(content[:middle] + (bytes(64) + content[middle + 64 :] if damage == "changed" else b""))
     assert run(tmp_path, XENT_NUMBA_CACHE_DIR=str(copy))["hits"] == 0
     (path,) = files(copy)
     assert path.stat().st_size > middle  # and mended
@@ -205,11 +199,23 @@ def install(tmp_path: Path) -> Path:
     return Path(shutil.copytree(ROOT / "xent_numba", tmp_path / "install" / "xent_numba", ignore=skip)).parent
 
 
+def spoil(install: Path) -> None:
+    """Make the polynomial of exp a wrong one."""
+    path = install / "xent_numba" / "backends" / "cpu" / "vmath.py"
+    text, count = re.subn(
+        r"^_Q64 = \(.*?^\)$",
+        lambda found: f"{found[0]}\n_Q64 = tuple(2.0 * q for q in _Q64)",
+        path.read_text(encoding="utf-8"),
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    assert count == 1
+    path.write_text(text, encoding="utf-8")
+
+
 def test_a_changed_source_of_another_file_is_seen(install: Path, copy: Path, tmp_path: Path) -> None:
     """Numba itself looks at the file of the kernel alone; here the polynomial of exp changes, files away."""
     assert run(tmp_path, install=install, XENT_NUMBA_CACHE_DIR=str(copy))["hits"] == 1
-    with (install / "xent_numba" / "backends" / "cpu" / "vmath.py").open("a") as file:
-        file.write("\n_Q64 = tuple(2.0 * q for q in _Q64)\n")
+    spoil(install)
     wrong = start(tmp_path, install=install, XENT_NUMBA_CACHE_DIR=str(copy))
     out, errors = wrong.communicate(timeout=TIMEOUT)
     assert (wrong.returncode, errors) == (0, "")
@@ -221,10 +227,7 @@ def test_a_changed_source_of_another_file_is_seen(install: Path, copy: Path, tmp
 
 def test_a_source_changed_while_the_process_runs_is_not_kept(install: Path, tmp_path: Path) -> None:
     """What it compiles is of the sources it imported; kept now, it would be taken for that of the new ones."""
-    change = f"""
-import xent_numba.backends.cpu.backend
-with open({str(install / "xent_numba" / "backends" / "cpu" / "vmath.py")!r}, "a") as file:
-    file.write("\\n_Q64 = tuple(2.0 * q for q in _Q64)\\n")
-"""
+    path = str(install / "xent_numba" / "backends" / "cpu" / "vmath.py")
+    change = f"import xent_numba.backends.cpu.backend\nwith open({path!r}, 'a') as file:\n    file.write('# changed')\n"
     found = run(tmp_path, change + PROGRAM, install=install, XENT_NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert files(found["directory"]) == []

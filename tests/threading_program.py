@@ -88,8 +88,15 @@ def same(bits: str) -> None:
 
 
 def pool_of(method: str, bits: str) -> None:
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    pool = multiprocessing.get_context(method).Pool(2)
+    try:
         assert pool.map_async(results, [None] * 4).get(PATIENCE) == [bits] * 4
+        pool.close()
+    except BaseException:
+        pool.terminate()
+        raise
+    finally:
+        pool.join()
 
 
 # ------------------------------------------------------------------------------------------------ what is run
@@ -111,6 +118,7 @@ def threads() -> None:
 def n_threads() -> None:
     """Honoured for the call, restored after it, and of this thread alone."""
     import numba
+
     from xent_numba.backends.cpu import backend, drivers
 
     most = numba.config.NUMBA_NUM_THREADS
@@ -223,7 +231,7 @@ def openmp() -> None:
     library = ctypes.CDLL("libgomp.so.1")
     body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
     library.GOMP_parallel(body, None, 2, 0)
-    import xent_numba.backends.cpu.backend
+    xn.logsumexp(np.zeros((2, 3)), backend="cpu")  # serial: Numba is loaded, its threads are not
 
     step("a child of a process that has used OpenMP")
     in_fork(results)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
     from typing import Any
 
     import numpy as np
@@ -206,12 +209,30 @@ def _load(name: str) -> Backend:
     raise RuntimeError(f"backend {name!r} cannot run here: {'; '.join(reasons)}")
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off until the end: half an import of Numba would be all that this process ever gets."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield  # a signal interrupts no other thread, or nobody
+        return
+    pressed: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            before(*pressed[0])
+
+
 def _try(name: str) -> Backend | str:
     """The backend, or in one sentence why it cannot run and what would help."""
     implementation = IMPLEMENTATIONS[name]
     absent = "this version of xent_numba does not include it; use backend='auto'"
     try:
-        module = importlib.import_module(implementation.module)
+        with _uninterrupted():
+            module = importlib.import_module(implementation.module)
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
         return absent if missing.startswith("xent_numba") else f"{missing} is not installed; {implementation.needs}"
