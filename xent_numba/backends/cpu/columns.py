@@ -31,7 +31,7 @@ from xent_numba.backends.cpu.memory import (
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat, widen
 from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, scaled, sloped, transformed, without_zero
-from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up
+from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up, rounding
 
 TILE = 256  # classes
 _RUN = 8  # classes summed in the arithmetic of the logits
@@ -199,7 +199,7 @@ def tile_statistics(
     top = _tile_top(tile, classes, saved, f, like)
     c = finite(top)
     zero = splat(0.0, like)
-    rest, dot, mass = widen(zero), widen(zero), widen(zero)
+    rest, lost, dot, mass = widen(zero), widen(zero), widen(zero), widen(zero)
     run = 0
     while run < classes:
         count = min(_RUN, classes - run)
@@ -207,9 +207,10 @@ def tile_statistics(
             sums = _run_sums(tile, e_tile, first, run, _RUN, c, y, saved, f, s, t, soon)
         else:
             sums = _run_sums(tile, e_tile, first, run, count, c, y, saved, f, s, t, soon)
+        lost = lost + rounding(rest, widen(sums[0]))
         rest, dot, mass = rest + widen(sums[0]), dot + widen(sums[1]), mass + widen(sums[2])
         run += _RUN
-    return Row(top, rest * splat(lowered(saved, like), rest), dot, mass)
+    return Row(top, (rest + lost) * splat(lowered(saved, like), rest), dot, mass)
 
 
 @inline

@@ -31,7 +31,7 @@ from xent_numba.backends.cpu.terms import (
     scaled,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up
+from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up, rounding
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
@@ -128,7 +128,7 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
     zero, lowest = splat(0.0, like), splat(-math.inf, like)
     top = lowest  # the largest so far
     c = zero  # the shift: the same, but finite while all is −inf
-    rest, dot, mass = widen(zero), widen(zero), widen(zero)
+    rest, lost, dot, mass = widen(zero), widen(zero), widen(zero), widen(zero)
     i = start
     while i < stop:
         n = min(stop - i, BLOCK * step)
@@ -143,7 +143,8 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
                 here = maximum(logits_part(p, i + vectors * step, part, f, lowest), here)
         if any_lane(here > top):
             now = splat(largest(here), like)
-            rest = rest * _rescale(widen(c), widen(now), s)  # while all is −inf, rest is 0
+            factor_ = _rescale(widen(c), widen(now), s)
+            rest, lost = rest * factor_, lost * factor_  # while all is −inf, both are 0
             dot = _moved(dot, mass, now, c, t)
             top, c = now, now
         if whole and not i <= y < i + n:
@@ -155,9 +156,10 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
                 e = exp_up(scaled(logits_part(p, at, part, f, lowest) - c, s))
                 block = block + others(keep(e, part, zero), at, y)
         more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
+        lost = lost + rounding(rest, widen(block))
         rest, dot, mass = rest + widen(block), dot + more_dot, mass + more_mass
         i += n
-    return Row(np.float64(lane(top, 0)), total(rest) * down(like), total(dot), total(mass))
+    return Row(np.float64(lane(top, 0)), total(rest + lost) * down(like), total(dot), total(mass))
 
 
 @inline

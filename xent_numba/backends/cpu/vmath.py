@@ -150,6 +150,23 @@ def bounded(d: Any) -> Any:
 
 
 @by_type
+def rounding(a: Any, b: Any) -> Any:
+    """What rounding takes from a + b of float64 lanes: over thousands of equal terms, it would add up.
+
+    0 where there are 16 lanes, which stand for float32 logits: their sums have digits to spare.
+    """
+    if a.lanes == FLOAT32_LANES:
+        return lambda a, b: splat(0.0, a)
+
+    def knuth(a: Any, b: Any) -> Any:
+        whole = a + b
+        part = whole - a
+        return (a - (whole - part)) + (b - part)
+
+    return knuth
+
+
+@by_type
 def divided(a: Any, b: Any) -> Any:
     """a / b of float64 lanes: to 46 bits where there are 16, which stand for float32 logits, and rounded where there
     are 8.
