@@ -180,15 +180,15 @@ def _tile_exp(tile: Any, e_tile: Any, classes: int, c: Any) -> None:
 
 
 @inline
-def _wide_logsumexp(out: Any, i: int, rows: int, top: Any, rest: Any, nans: Any, log_s: Any) -> None:
+def _wide_logsumexp(out: Any, i: int, rows: int, top: Any, nans: Any, log_s: Any) -> None:
     if out is not None:
         for r in range(lanes_of(log_s)):
             if r < rows:
                 t = lane(top, r)
                 if t == math.inf:
                     out[i + r] = lane(nans, r) + math.inf
-                elif t == -math.inf:
-                    out[i + r] = t + lane(rest, r)
+                elif t == -math.inf:  # of all that is no NaN
+                    out[i + r] = t + lane(nans, r)
                 else:
                     out[i + r] = t + lane(log_s, r)
 
@@ -249,7 +249,7 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
             out = advance(row_pointer(log_softmax, a, b), first * stride(log_softmax, 2))
             flush(e_tile, out, stride(log_softmax, 1), stride(log_softmax, 2), rows, count, call.streaming, like)
     i = a * call.logits.shape[1] + b
-    _wide_logsumexp(call.logsumexp, i, rows, top, total, nans, log_s)
+    _wide_logsumexp(call.logsumexp, i, rows, top, nans, log_s)
 
 
 @inline
