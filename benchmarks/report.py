@@ -146,21 +146,21 @@ def plot(found: dict[str, Any], folder: Path) -> None:
     compared = cases(found, sweep=False)
     names = found["machine"]["peers"]
     if compared and names:
-        figure, axes = plt.subplots(1, 2, figsize=(12, 0.5 + 0.42 * len(compared)), sharey=True)
+        figure, axes = plt.subplots(1, 2, figsize=(12, 1.2 + 0.42 * len(compared)), sharey=True)
         for axis, what in zip(axes, (LOSS, BOTH), strict=True):
-            for name in names:
+            for colour, name in enumerate(names):
                 points = [
                     (row["ours faster"], i) for i, rows in enumerate(compared) if (row := _one(rows, name, what, False))
                 ]
                 if points:
-                    axis.plot(*zip(*points, strict=True), "o", label=name)
+                    axis.plot(*zip(*points, strict=True), "o", color=f"C{colour}", label=name)
             axis.axvline(1, color="grey", linewidth=0.8)
             axis.set(xscale="log", title=f"{what}: how many times faster")
             axis.set_yticks(range(len(compared)), [rows[0]["case"] for rows in compared])
             axis.grid(alpha=0.3)
         axes[0].invert_yaxis()
-        axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
-        figure.suptitle(title)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.92, 0.5))
+        figure.supxlabel(title)
         figure.savefig(folder / "cpu_peers.png", dpi=120, bbox_inches="tight")
         plt.close(figure)
 
