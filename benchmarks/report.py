@@ -146,7 +146,7 @@ def plot(found: dict[str, Any], folder: Path) -> None:
     compared = cases(found, sweep=False)
     names = found["machine"]["peers"]
     if compared and names:
-        figure, axes = plt.subplots(1, 2, figsize=(12, 1.2 + 0.42 * len(compared)), sharey=True)
+        figure, axes = plt.subplots(1, 2, figsize=(12, 1.2 + 0.42 * len(compared)), sharey=True, layout="constrained")
         for axis, what in zip(axes, (LOSS, BOTH), strict=True):
             for colour, name in enumerate(names):
                 points = [
@@ -159,7 +159,7 @@ def plot(found: dict[str, Any], folder: Path) -> None:
             axis.set_yticks(range(len(compared)), [rows[0]["case"] for rows in compared])
             axis.grid(alpha=0.3)
         axes[0].invert_yaxis()
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.92, 0.5))
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
         figure.supxlabel(title)
         figure.savefig(folder / "cpu_peers.png", dpi=120, bbox_inches="tight")
         plt.close(figure)
