@@ -221,7 +221,8 @@ def merge_lanes(a: Any, b: Any, saved: Any, s: Any) -> Any:
     top = maximum(a.top, b.top)
     c = widen(finite(top))
     from_a, from_b = widen(a.top) - c, widen(b.top) - c
-    rest = a.rest * exp(scaled(from_a, s)) + b.rest * exp(scaled(from_b, s))
+    lower = splat(down(a.rest), a.rest)
+    rest = a.rest * exp_up(scaled(from_a, s)) * lower + b.rest * exp_up(scaled(from_b, s)) * lower
     dot = a.dot + a.mass * (c - widen(finite(a.top))) + b.dot + b.mass * (c - widen(finite(b.top)))
     return Row(top, rest, dot, a.mass + b.mass)
 

@@ -31,7 +31,7 @@ from xent_numba.backends.cpu.terms import (
     scaled,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up, rounding
+from xent_numba.backends.cpu.vmath import bounded, down, exp_up, rounding
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
@@ -110,15 +110,15 @@ def _moved(dot: Any, mass: Any, now: Any, before: Any, t: Any) -> Any:
 
 
 @inline
-def _rescale(old: Any, new: Any, s: Any) -> Any:
-    """What brings a sum of exp(s (x − old)) to exp(s (x − new)), old ≤ new."""
-    return exp(bounded(scaled(old - new, s)))
+def _rescale(rest: Any, old: Any, new: Any, s: Any) -> Any:
+    """A sum of exp(s (x − old)) as one of exp(s (x − new)), old ≤ new: the factor alone may be below what is normal."""
+    return rest * exp_up(bounded(scaled(old - new, s))) * splat(down(rest), rest)
 
 
 @inline
-def _rescale_one(old: float, new: float, s: Any, like: Any) -> Any:
+def _rescale_one(rest: float, old: float, new: float, s: Any, like: Any) -> Any:
     wide = widen(like)
-    return lane(_rescale(single(old, wide), single(new, wide), s), 0)
+    return lane(_rescale(single(rest, wide), single(old, wide), single(new, wide), s), 0)
 
 
 @inline
@@ -143,8 +143,8 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
                 here = maximum(logits_part(p, i + vectors * step, part, f, lowest), here)
         if any_lane(here > top):
             now = splat(largest(here), like)
-            factor_ = _rescale(widen(c), widen(now), s)
-            rest, lost = rest * factor_, lost * factor_  # while all is −inf, both are 0
+            old, new = widen(c), widen(now)
+            rest, lost = _rescale(rest, old, new, s), _rescale(lost, old, new, s)  # while all is −inf, both are 0
             dot = _moved(dot, mass, now, c, t)
             top, c = now, now
         if whole and not i <= y < i + n:
@@ -170,7 +170,7 @@ def merge(a: Any, b: Any, s: Any, like: Any) -> Any:
             return Row(a.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
         return Row(
             a.top,
-            a.rest + b.rest * _rescale_one(b.top, a.top, s, like),
+            a.rest + _rescale_one(b.rest, b.top, a.top, s, like),
             a.dot + b.dot + b.mass * (a.top - b.top),
             a.mass + b.mass,
         )
@@ -179,7 +179,7 @@ def merge(a: Any, b: Any, s: Any, like: Any) -> Any:
         return Row(b.top, a.rest + b.rest, a.dot + b.dot, a.mass + b.mass)
     return Row(
         b.top,
-        a.rest * _rescale_one(a.top, b.top, s, like) + b.rest,
+        _rescale_one(a.rest, a.top, b.top, s, like) + b.rest,
         a.dot + b.dot + a.mass * (b.top - a.top),
         a.mass + b.mass,
     )
