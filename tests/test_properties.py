@@ -1,5 +1,6 @@
 """Anything thrown at the functions gives the right answer or the documented error: no crash, no warning, no wrong
-number."""
+number.
+"""
 
 from __future__ import annotations
 
