@@ -203,7 +203,7 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None,
     """(hard, dense, weights of the dense part): the effective target as `terms` describes it."""
     epsilon, w = problem.label_smoothing, problem.weight
     beta = epsilon / classes
-    if problem.labels is not None and epsilon == 0.0:
+    if problem.labels is not None and (epsilon == 0.0 or classes == 1):  # one class: (1 − ε) w + ε w, exactly
         return 1.0, None, None
     arithmetic = np.float64 if problem.logits.dtype.char == "d" else np.float32
     weight = None if w is None else w.astype(arithmetic)
