@@ -74,8 +74,9 @@ lengths = [1, 7, 8, 9, 15, 16, 17, 33, 255, 256, 257, 258, 513, 1025, 4097]
 for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
     for end, c, rows in itertools.product((False, True), lengths, (1, 3, 17)):
         check((rows, c), dtype, end, "index", 1, rng)
-    for end, c in itertools.product((False, True), (1, 5, 17, 300)):
-        check((c, 19), dtype, end, "index", 0, rng)
+    if dtype in (np.float32, ml_dtypes.bfloat16):
+        for end, c in itertools.product((False, True), (1, 5, 17, 300)):
+            check((c, 19), dtype, end, "index", 0, rng)
 for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (3, 16, 17, 257, 1030)):
     check((5, c), np.float32, end, kind, 1, rng)
 for end, c in itertools.product((False, True), (65537, 131_090)):
