@@ -57,6 +57,8 @@ def _flat(array: Array | None) -> Array:
     if array is None:
         return _NONE
     view = array.reshape(-1)
+    if not view.flags.c_contiguous:  # a column of labels, say: reshape leaves one long stride as it is
+        view = view.copy()
     view.flags.writeable = False
     return view
 
