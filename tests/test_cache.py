@@ -24,7 +24,7 @@ import numpy as np
 import xent_numba as xn
 value = xn.logsumexp(np.linspace(-3, 3, 600).reshape(2, 300), backend="cpu")
 from xent_numba.backends.cpu import cache, probabilities
-hits = sum(probabilities.long_serial.stats.cache_hits.values())
+hits = sum(probabilities.long.stats.cache_hits.values())
 directory = cache.directory()
 print(json.dumps({"value": value.tolist(), "hits": hits, "directory": directory and str(directory)}))
 """

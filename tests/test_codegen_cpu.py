@@ -26,10 +26,10 @@ from xent_numba.backends.cpu import drivers
 x, y = np.zeros((5, 1000), np.float32), np.zeros(5, np.int64)
 found = {}
 xn.cross_entropy(x, y, backend="cpu")
-(found["loss"],) = drivers.long_serial.inspect_asm().values()
-(signature,) = drivers.long_serial.signatures
+(found["loss"],) = drivers.long.inspect_asm().values()
+(signature,) = drivers.long.signatures
 xn.cross_entropy_and_grad(x, y, backend="cpu")
-found["loss and gradient"] = next(t for s, t in drivers.long_serial.inspect_asm().items() if s != signature)
+found["loss and gradient"] = next(t for s, t in drivers.long.inspect_asm().items() if s != signature)
 print(json.dumps(found))
 """
 

@@ -105,8 +105,8 @@ class Cpu:
         kept, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         unlike = np.array(ignore, np.int64)
         args = (flat, n_classes, unlike, _flat(weight), _flat(sample_weight), kept, sums)
-        with threads.parallel(n_threads, groups > 4) as in_parallel:
-            (labels.scan_parallel if in_parallel else labels.scan_serial)(*args)
+        with threads.parallel(n_threads, groups > 4) as loop:
+            labels.scan(*args, loop)
         if kept.min() < 0:
             return LabelScan(_first_bad(flat, int(np.argmin(kept)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
@@ -218,23 +218,25 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None,
 def _run(problem: Problem, fields: tuple[Any, ...], grad: Array | None, lse: Array | None) -> Float64s:
     """Walk the rows of a loss."""
     logits, n_threads = problem.logits, problem.n_threads
-    serial, in_parallel, group, units = _walk(drivers, logits, problem.distribution, grad)
+    walk, group, units = _walk(drivers, logits, problem.distribution, grad)
     partials = np.empty(-(-units // group))
     if logits.size < SERIAL:
-        serial(fields, group, units, partials)
+        walk(fields, group, units, partials, 0)
         return partials
     segments = -(-logits.shape[2] // SEGMENT)
-    by_segments = serial is drivers.long_serial and lse is None and segments > 1 and units < FEW
-    with threads.parallel(n_threads, partials.size > 1 or by_segments) as yes:
-        if yes and by_segments:
+    by_segments = walk is drivers.long and lse is None and segments > 1 and units < FEW
+    with threads.parallel(n_threads, partials.size > 1 or by_segments) as loop:
+        if loop and by_segments:
             for i in range(units):
-                partials[i] = _split_row(problem, fields, i, segments, grad)
+                partials[i] = _split_row(problem, fields, i, segments, grad, loop)
         else:
-            (in_parallel if yes else serial)(fields, group, units, partials)
+            walk(fields, group, units, partials, loop)
     return partials
 
 
-def _split_row(problem: Problem, fields: tuple[Any, ...], i: int, segments: int, grad: Array | None) -> float:
+def _split_row(
+    problem: Problem, fields: tuple[Any, ...], i: int, segments: int, grad: Array | None, loop: int
+) -> float:
     """One row, its segments in parallel."""
     labels_ = problem.labels
     if labels_ is not None:
@@ -246,28 +248,28 @@ def _split_row(problem: Problem, fields: tuple[Any, ...], i: int, segments: int,
                 grad[divmod(i, grad.shape[1])] = 0
             return 0.0
     parts, slope = np.empty((segments, 4)), np.empty(4)
-    split.split_statistics(fields, i, parts)
+    split.split_statistics(fields, i, parts, loop)
     loss = split.split_outcome(fields, i, parts, slope)
     if grad is not None:
-        split.split_gradient(fields, i, slope, segments)
+        split.split_gradient(fields, i, slope, segments, loop)
     return float(loss)
 
 
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
     """Walk the rows of a softmax and its kin."""
-    serial, in_parallel, group, units = _walk(probabilities, logits, None, out)
+    walk, group, units = _walk(probabilities, logits, None, out)
     groups = -(-units // group)
-    with threads.parallel(n_threads, logits.size >= SERIAL and groups > 1) as yes:
-        (in_parallel if yes else serial)(fields, group, units, groups)
+    with threads.parallel(n_threads, logits.size >= SERIAL and groups > 1) as loop:
+        walk(fields, group, units, groups, loop)
 
 
-def _walk(kernels: Any, logits: Array, *others: Array | None) -> tuple[Any, Any, int, int]:
-    """(serial driver, parallel driver, units in a group, units): whether by long rows or by wide groups."""
+def _walk(kernels: Any, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
+    """(driver, units in a group, units): whether by long rows or by wide groups."""
     a, b, classes = logits.shape
     if classes > TILE and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
-        return kernels.long_serial, kernels.long_parallel, max(1, GROUP // classes), a * b
+        return kernels.long, max(1, GROUP // classes), a * b
     lanes = LINE // max(logits.itemsize, 4)
-    return kernels.wide_serial, kernels.wide_parallel, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
+    return kernels.wide, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
 
 
 BACKEND = Cpu()

@@ -174,9 +174,3 @@ class Cache(NumbaCache):
 
     def flush(self) -> None:
         """Nothing to do: a file that is not asked for is never read."""
-
-
-def cached(dispatcher: Any) -> Any:
-    """A Numba function that is kept on disk."""
-    dispatcher._cache = Cache(dispatcher)
-    return dispatcher

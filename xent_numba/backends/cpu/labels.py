@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
 
-from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.call import at, is_among
+from xent_numba.backends.cpu.kernel import kernel
+from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import inline
 
 GROUP = 1 << 14  # labels whose weights are summed together, whatever the number of threads
@@ -51,7 +51,7 @@ def _weigh(labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_
 
 @inline
 def _scan_group(
-    k: int, labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
+    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any, k: int
 ) -> None:
     start, stop = k * GROUP, min((k + 1) * GROUP, labels.size)
     kept[k] = _count(labels, start, stop, classes, ignore)
@@ -59,26 +59,15 @@ def _scan_group(
         sums[k, 0], sums[k, 1] = _weigh(labels, start, stop, ignore, weight, sample_weight, kept[k])
 
 
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False)
-def scan_serial(labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any) -> None:
-    """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
-    for k in range(kept.size):
-        _scan_group(k, labels, classes, ignore, weight, sample_weight, kept, sums)
-
-
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
-def scan_parallel(
-    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any
+@kernel
+def scan(
+    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any, loop: int
 ) -> None:
-    """As `scan_serial`."""
-    for k in prange(kept.size):
-        _scan_group(k, labels, classes, ignore, weight, sample_weight, kept, sums)
+    """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
+    each(_scan_group, (labels, classes, ignore, weight, sample_weight, kept, sums), kept.size, loop)
 
 
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False)
+@kernel
 def count_few(labels: Any, classes: int, unlike: int) -> int:
     """How many of a few unweighted labels are not `unlike`, or −1 if one of these is not a class."""
     kept = 0

@@ -10,13 +10,12 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
 
-from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.call import row_pointer
 from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_statistics
 from xent_numba.backends.cpu.finish import log_of
 from xent_numba.backends.cpu.gradient import Slope, store_gradient, stream_gradient
+from xent_numba.backends.cpu.kernel import kernel
 from xent_numba.backends.cpu.memory import (
     advance,
     blank,
@@ -30,6 +29,7 @@ from xent_numba.backends.cpu.memory import (
     stride,
     to_line,
 )
+from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, single, splat, widen
 from xent_numba.backends.cpu.stage import release
@@ -132,7 +132,7 @@ def _long_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, like: Any) -> No
 
 
 @inline
-def _long(fields: Any, k: int, group: int, units: int) -> None:
+def _long(fields: Any, group: int, units: int, k: int) -> None:
     rows = Rows(*fields)
     like = blank(pointer(rows.logits))
     width, n = rows.logits.shape[1:]
@@ -253,7 +253,7 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
 
 
 @inline
-def _wide(fields: Any, k: int, group: int, units: int) -> None:
+def _wide(fields: Any, group: int, units: int, k: int) -> None:
     call = Rows(*fields)
     like = blank(pointer(call.logits))
     lanes = lanes_of(like)
@@ -266,33 +266,13 @@ def _wide(fields: Any, k: int, group: int, units: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ drivers
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False)
-def long_serial(fields: Any, group: int, units: int, groups: int) -> None:
+@kernel
+def long(fields: Any, group: int, units: int, groups: int, loop: int) -> None:
     """Rows 0 … units, one at a time."""
-    for k in range(groups):
-        _long(fields, k, group, units)
+    each(_long, (fields, group, units), groups, loop)
 
 
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
-def long_parallel(fields: Any, group: int, units: int, groups: int) -> None:
-    """As `long_serial`."""
-    for k in prange(groups):
-        _long(fields, k, group, units)
-
-
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False)
-def wide_serial(fields: Any, group: int, units: int, groups: int) -> None:
+@kernel
+def wide(fields: Any, group: int, units: int, groups: int, loop: int) -> None:
     """Vectors of rows 0 … units."""
-    for k in range(groups):
-        _wide(fields, k, group, units)
-
-
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
-def wide_parallel(fields: Any, group: int, units: int, groups: int) -> None:
-    """As `wide_serial`."""
-    for k in prange(groups):
-        _wide(fields, k, group, units)
+    each(_wide, (fields, group, units), groups, loop)

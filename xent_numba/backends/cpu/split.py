@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
 
-from xent_numba.backends.cpu.cache import cached
 from xent_numba.backends.cpu.call import at, call_of, dense, label, put_row, row_pointer
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.gradient import Slope, one_logit, store_gradient, stream_gradient
+from xent_numba.backends.cpu.kernel import kernel
 from xent_numba.backends.cpu.long import hard_part, keep_row, losses_of, pending_rows, row_factors, value_at_target
 from xent_numba.backends.cpu.memory import advance, blank, pointer, scratch
+from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lane, widen
 from xent_numba.backends.cpu.stage import release
@@ -37,16 +37,15 @@ def _place(call: Any, labels: Any, i: int) -> Any:
     return Place(a, i - a * width, label(labels, i, n, call.ignored))
 
 
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
-def split_statistics(fields: Any, i: int, parts: Any) -> None:
+@kernel
+def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
     """Into parts[k]: top, rest, dot and mass of segment k of row i, which is not an ignored one."""
-    for k in prange(parts.shape[0]):
-        _one_part(call_of(fields), i, k, parts)
+    each(_one_part, (fields, i, parts), parts.shape[0], loop)
 
 
 @inline
-def _one_part(call: Any, i: int, k: int, parts: Any) -> None:
+def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
+    call = call_of(fields)
     like = blank(pointer(call.logits))
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)
@@ -56,8 +55,7 @@ def _one_part(call: Any, i: int, k: int, parts: Any) -> None:
     parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3] = row.top, row.rest, row.dot, row.mass
 
 
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False)
+@kernel
 def split_outcome(fields: Any, i: int, parts: Any, slope: Any) -> Any:
     """The loss of row i from its parts; into `slope`: shift, factor of p, factor of u and the value at the target."""
     return _outcome(call_of(fields), i, parts, slope)
@@ -88,16 +86,16 @@ def _outcome(call: Any, i: int, parts: Any, slope: Any) -> Any:
     return loss
 
 
-@cached
-@njit(nogil=True, error_model="numpy", _nrt=False, parallel=True)
-def split_gradient(fields: Any, i: int, slope: Any, segments: int) -> None:
+@kernel
+def split_gradient(fields: Any, i: int, slope: Any, segments: int, loop: int) -> None:
     """The gradient of row i, the last segments first: they are the likeliest to be in a cache still."""
-    for k in prange(segments):
-        _one_gradient(call_of(fields), i, segments - 1 - k, slope)
+    each(_one_gradient, (fields, i, slope, segments), segments, loop)
 
 
 @inline
-def _one_gradient(call: Any, i: int, k: int, slope: Any) -> None:
+def _one_gradient(fields: Any, i: int, slope: Any, segments: int, k: int) -> None:
+    k = segments - 1 - k
+    call = call_of(fields)
     like = blank(pointer(call.logits))
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)

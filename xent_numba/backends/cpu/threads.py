@@ -24,6 +24,8 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as numba_parallel
 
+from xent_numba.backends.cpu import parallel as parallel_loop
+
 _one_at_a_time = threading.Lock()
 _orphaned = False  # a fork has left this process without the threads that Numba or OpenMP believes it has
 
@@ -73,25 +75,25 @@ def layer() -> str:
 
 
 @contextmanager
-def parallel(n_threads: int | None, worthwhile: bool) -> Iterator[bool]:
-    """Whether to run in parallel; with that many threads, if so, until the end of the block."""
+def parallel(n_threads: int | None, worthwhile: bool) -> Iterator[int]:
+    """The address of the loop to run in parallel by, with so many threads until the end of the block; 0: serially."""
     if not worthwhile or n_threads == 1 or _orphaned or numba.config.NUMBA_NUM_THREADS == 1:
-        yield False
+        yield 0
         return
     before = numba.get_num_threads()  # starts the threads
     wanted = before if n_threads is None else min(n_threads, numba.config.NUMBA_NUM_THREADS)
     if wanted == 1:
-        yield False
+        yield 0
         return
     lock = _one_at_a_time
     alone = numba_parallel._threading_layer == "workqueue"
     if alone and not lock.acquire(blocking=False):
-        yield False
+        yield 0
         return
     try:
         if wanted != before:
             numba.set_num_threads(wanted)
-        yield True
+        yield parallel_loop.address()
     finally:
         if wanted != before:
             numba.set_num_threads(before)
