@@ -169,9 +169,9 @@ def test_a_signal_leaves_no_half_written_output(
         (tmp_path / "out.npy").write_bytes(b"before")
     # One row at a time: that takes long enough to be met in the middle.
     line = command("loss", "x.npy", "y.npy", "--grad", "out.npy", "--block-bytes", 1)
-    with subprocess.Popen(
-        line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Ctrl-C does what it does at a terminal, even where these tests are a shell's background job, which ignores it.
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), preexec_fn=_at_a_terminal, **pipes) as process:
         deadline = time.monotonic() + 60
         while not _has_begun(tmp_path) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -183,6 +183,10 @@ def test_a_signal_leaves_no_half_written_output(
     assert sorted(os.listdir(tmp_path)) == (["out.npy"] if existing else []) + ["x.npy", "y.npy"]
     if existing:
         assert (tmp_path / "out.npy").read_bytes() == b"before"
+
+
+def _at_a_terminal() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _has_begun(folder: Path) -> bool:

@@ -240,6 +240,7 @@ def openmp() -> None:
 
 def interrupts() -> None:
     """Ctrl-C in the middle of a long call, again and again, and at the first call."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
     x = np.zeros((1 << 16, 100), np.float32)
     y = np.zeros(1 << 16, np.int64)
     step("interrupted first calls")

@@ -5,7 +5,7 @@ row r, transposed in registers where the classes are contiguous.  Every step the
 nothing to add up across lanes: the maximum, the exponentials, the loss itself.  A row of more classes is merged from
 tiles.
 
-Sums are taken over eight classes in the arithmetic of the logits, and over those in float64.  A lane does the same
+Sums are taken over four classes in the arithmetic of the logits, and over those in float64.  A lane does the same
 whatever the other lanes hold, so the bits of a row do not depend on the batch it stands in.
 """
 
@@ -30,11 +30,22 @@ from xent_numba.backends.cpu.memory import (
 )
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat, widen
-from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, scaled, sloped, transformed, without_zero
-from xent_numba.backends.cpu.vmath import bounded, down, exp, exp_up, rounding
+from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, sloped, transformed, without_zero
+from xent_numba.backends.cpu.vmath import (
+    Shift,
+    bounded,
+    down,
+    exp,
+    exp_between,
+    exp_shifted,
+    rounding,
+    scaled,
+    shift_of,
+    to_top,
+)
 
 TILE = 256  # classes
-_RUN = 8  # classes summed in the arithmetic of the logits
+_RUN = 4  # classes summed in the arithmetic of the logits
 
 
 # ------------------------------------------------------------------------------------------------ tiles
@@ -117,19 +128,28 @@ def _tile_top(tile: Any, classes: int, saved: Any, f: Any, like: Any) -> Any:
 
 
 @inline
-def exponentials(d: Any, saved: Any) -> Any:
-    """`exp_up` of d; or exp, where d is the distance from a saved log-sum-exp and may be above 0.  See `lowered`."""
+def _shift(c: Any, saved: Any, s: Any) -> Any:
+    """The shift next to c; c itself where it is a saved log-sum-exp."""
     if saved is None:
-        return exp_up(d)
-    return exp(bounded(d))
+        return shift_of(c, s)
+    return Shift(c, splat(0.0, c))
 
 
 @inline
-def lowered(saved: Any, like: Any) -> Any:
-    """What brings these exponentials down to exp(d)."""
+def exponentials(x: Any, shift: Any, saved: Any, s: Any) -> Any:
+    """`exp_up` of s · (x − shift); or exp of it, where the shift is a saved log-sum-exp, which x may pass."""
     if saved is None:
-        return down(like)
-    return 1.0
+        return exp_shifted(x, shift, s)
+    return exp(bounded(scaled(x - shift.near, s)))
+
+
+@inline
+def lowered(shift: Any, c: Any, saved: Any, s: Any) -> Any:
+    """What these exponentials must be times to be exp(s (x − c)), in float64."""
+    if saved is not None:
+        return splat(1.0, widen(c))
+    by = to_top(shift, c, s)
+    return by * splat(down(c), by)
 
 
 class Soon(NamedTuple):
@@ -170,6 +190,7 @@ def _run_sums(
     run: int,
     count: int,
     c: Any,
+    shift: Any,
     y: Any,
     saved: Any,
     f: Any,
@@ -184,7 +205,7 @@ def _run_sums(
         j = run + k
         _ask(soon, j)
         x = transformed(load(tile, j * lanes, c), f)
-        e = exponentials(scaled(x - c, s), saved)
+        e = exponentials(x, shift, saved, s)
         _put(e_tile, j * lanes, e)
         part = part + others_lanes(e, first + j, y)
         dot, mass = _dense_sums(x, dot, mass, c, first + j, j, t)
@@ -195,22 +216,27 @@ def _run_sums(
 def tile_statistics(
     tile: Any, e_tile: Any, first: int, classes: int, y: Any, saved: Any, f: Any, s: Any, t: Any, soon: Any, like: Any
 ) -> Any:
-    """The `Row` of every lane over the classes first … first + classes; their exponentials go to `e_tile`."""
+    """The `Row` of every lane over the classes first … first + classes.
+
+    Their exponentials go to `e_tile`; the other result is what these must be times.
+    """
     top = _tile_top(tile, classes, saved, f, like)
     c = finite(top)
+    shift = _shift(c, saved, s)
     zero = splat(0.0, like)
     rest, lost, dot, mass = widen(zero), widen(zero), widen(zero), widen(zero)
     run = 0
     while run < classes:
         count = min(_RUN, classes - run)
         if count == _RUN:  # so that LLVM knows how many
-            sums = _run_sums(tile, e_tile, first, run, _RUN, c, y, saved, f, s, t, soon)
+            sums = _run_sums(tile, e_tile, first, run, _RUN, c, shift, y, saved, f, s, t, soon)
         else:
-            sums = _run_sums(tile, e_tile, first, run, count, c, y, saved, f, s, t, soon)
+            sums = _run_sums(tile, e_tile, first, run, count, c, shift, y, saved, f, s, t, soon)
         lost = lost + rounding(rest, widen(sums[0]))
         rest, dot, mass = rest + widen(sums[0]), dot + widen(sums[1]), mass + widen(sums[2])
         run += _RUN
-    return Row(top, (rest + lost) * splat(lowered(saved, like), rest), dot, mass)
+    by = lowered(shift, c, saved, s)
+    return Row(top, (rest + lost) * by, dot, mass), by
 
 
 @inline
@@ -220,21 +246,22 @@ def merge_lanes(a: Any, b: Any, saved: Any, s: Any) -> Any:
         return Row(a.top, a.rest + b.rest, a.dot, a.mass + b.mass)
     top = maximum(a.top, b.top)
     c = widen(finite(top))
-    from_a, from_b = widen(a.top) - c, widen(b.top) - c
-    lower = splat(down(a.rest), a.rest)
-    rest = a.rest * exp_up(scaled(from_a, s)) * lower + b.rest * exp_up(scaled(from_b, s)) * lower
+    lower = splat(down(c), c)
+    rest = a.rest * exp_between(widen(a.top), c, s) * lower + b.rest * exp_between(widen(b.top), c, s) * lower
     dot = a.dot + a.mass * (c - widen(finite(a.top))) + b.dot + b.mass * (c - widen(finite(b.top)))
     return Row(top, rest, dot, a.mass + b.mass)
 
 
 # ------------------------------------------------------------------------------------------------ gradient
 @inline
-def tile_exponentials(tile: Any, e_tile: Any, classes: int, c: Any, saved: Any, f: Any, s: Any) -> None:
-    """exp(s (x − c)) of a tile, for rows of several tiles."""
+def tile_exponentials(tile: Any, e_tile: Any, classes: int, c: Any, saved: Any, f: Any, s: Any) -> Any:
+    """exp(s (x − c)) of a tile, for rows of several tiles; and what they must be times."""
     lanes = lanes_of(c)
+    shift = _shift(c, saved, s)
     for j in range(classes):
         x = transformed(load(tile, j * lanes, c), f)
-        store(e_tile, j * lanes, exponentials(scaled(x - c, s), saved))
+        store(e_tile, j * lanes, exponentials(x, shift, saved, s))
+    return lowered(shift, c, saved, s)
 
 
 @inline

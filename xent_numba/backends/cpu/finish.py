@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import narrow, select, splat, widen
-from xent_numba.backends.cpu.terms import scaled
-from xent_numba.backends.cpu.vmath import bounded, exp, log1p
+from xent_numba.backends.cpu.vmath import bounded, exp, log1p, scaled
 
 
 class Row(NamedTuple):

@@ -12,8 +12,8 @@ import numpy as np
 from xent_numba.backends.cpu.memory import keep, load, load_part, prefetch_far, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, select, splat, total, widen
-from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, scaled, sloped, transformed
-from xent_numba.backends.cpu.vmath import bounded, exp
+from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, sloped, transformed
+from xent_numba.backends.cpu.vmath import bounded, exp, scaled
 
 AHEAD = 2048  # logits of the next row that the statistics of this one have asked for
 

@@ -47,6 +47,9 @@ OPTIONS = {**OF_KERNELS, "forceinline": True, "no_cpython_wrapper": True, "no_cf
 class _Library(JITCodeLibrary):
     """LLVM code for linking only: each module as it was lowered, put together once, for a kernel."""
 
+    _final_module: Any
+    _shared_module: Any
+
     def add_ir_module(self, ir_module: Any) -> None:
         """Take a module in, unoptimised; the kernel's is verified, with all of them in it."""
         module = parse_assembly(normalize_ir_text(str(ir_module)))

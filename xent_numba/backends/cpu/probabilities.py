@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cpu.call import row_pointer
-from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_statistics
+from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_exponentials, tile_statistics
 from xent_numba.backends.cpu.finish import log_of
 from xent_numba.backends.cpu.gradient import Slope, store_gradient, stream_gradient
 from xent_numba.backends.cpu.kernel import kernel
@@ -34,7 +34,7 @@ from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, single, splat, widen
 from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
-from xent_numba.backends.cpu.vmath import down, exp, exp_up
+from xent_numba.backends.cpu.vmath import exp
 
 
 class Rows(NamedTuple):
@@ -173,13 +173,6 @@ def _tile_logs(tile: Any, e_tile: Any, classes: int, top: Any, log_s: Any, like:
 
 
 @inline
-def _tile_exp(tile: Any, e_tile: Any, classes: int, c: Any) -> None:
-    lanes = lanes_of(c)
-    for j in range(classes):
-        store(e_tile, j * lanes, exp_up(load(tile, j * lanes, c) - c))
-
-
-@inline
 def _wide_logsumexp(out: Any, i: int, rows: int, top: Any, nans: Any, log_s: Any) -> None:
     if out is not None:
         for r in range(lanes_of(log_s)):
@@ -221,27 +214,25 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
     if classes > TILE:
         count = TILE
         fill(p, row_stride, class_stride, rows, count, tile, like)
-    row = tile_statistics(tile, e_tile, 0, count, place, None, None, None, None, None, like)
+    row, by = tile_statistics(tile, e_tile, 0, count, place, None, None, None, None, None, like)
     for first in range(TILE, classes, TILE):
         count = min(classes - first, TILE)
         fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
-        row = merge_lanes(
-            row, tile_statistics(tile, e_tile, first, count, place, None, None, None, None, None, like), None, None
-        )
+        more, _ = tile_statistics(tile, e_tile, first, count, place, None, None, None, None, None, like)
+        row = merge_lanes(row, more, None, None)
     top = widen(row.top)
     # the term of the maximum itself is 1, or nan for +inf, or 0 where all is −inf
     itself = widen(exp(row.top - finite(row.top)))
     total = row.rest + itself
     log_s = log_of(row.rest, total)
-    one = splat(1.0, total)
     for first in range(0, classes, TILE):
         count = min(classes - first, TILE)
         if classes > TILE:
             fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
         if softmax is not None:
             if classes > TILE:
-                _tile_exp(tile, e_tile, count, finite(row.top))
-            _tile_softmax(e_tile, count, narrow(one / total * splat(down(like), total), like))
+                by = tile_exponentials(tile, e_tile, count, finite(row.top), None, None, None)
+            _tile_softmax(e_tile, count, narrow(by / total, like))
             out = advance(row_pointer(softmax, a, b), first * stride(softmax, 2))
             flush(e_tile, out, stride(softmax, 1), stride(softmax, 2), rows, count, call.streaming, like)
         if log_softmax is not None:

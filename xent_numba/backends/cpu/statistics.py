@@ -21,17 +21,25 @@ from xent_numba.backends.cpu.memory import (
     prefetch,
 )
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import any_lane, lane, lanes_of, largest, maximum, single, splat, total, widen
+from xent_numba.backends.cpu.simd import any_lane, lane, lanes_of, largest, maximum, select, single, splat, total, widen
 from xent_numba.backends.cpu.terms import (
     dense_term,
     dense_term_part,
     logits,
     logits_part,
     others,
-    scaled,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import bounded, down, exp_up, rounding
+from xent_numba.backends.cpu.vmath import (
+    digits_to_spare,
+    down,
+    exp_between,
+    exp_shifted,
+    rounding,
+    shift_of,
+    shift_value,
+    to_top,
+)
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
@@ -57,28 +65,36 @@ def _top(p: Any, i: int, vectors: int, f: Any, top: Any) -> Any:
 
 
 @inline
-def _term(p: Any, i: int, c: Any, y: Any, f: Any, s: Any) -> Any:
+def _term(p: Any, i: int, shift: Any, y: Any, f: Any, s: Any) -> Any:
     prefetch(p, i + AHEAD // 4)
-    return others(exp_up(scaled(logits(p, i, f, c) - c, s)), i, y)
+    return others(exp_shifted(logits(p, i, f, shift.near), shift, s), i, y)
 
 
 @inline
-def _sum(p: Any, i: int, vectors: int, c: Any, y: Any, f: Any, s: Any) -> Any:
-    step = lanes_of(c)
-    zero = splat(0.0, c)
+def _sum(p: Any, i: int, vectors: int, shift: Any, y: Any, f: Any, s: Any) -> Any:
+    """Σ exp over some vectors, per lane in float64, and what rounding took from it."""
+    step = lanes_of(shift.near)
+    zero = splat(0.0, shift.near)
     a0, a1, a2, a3 = zero, zero, zero, zero
+    whole, lost = widen(zero), widen(zero)
     k = 0
     while k + 4 <= vectors:
         at = i + k * step
-        a0 = a0 + _term(p, at, c, y, f, s)
-        a1 = a1 + _term(p, at + step, c, y, f, s)
-        a2 = a2 + _term(p, at + 2 * step, c, y, f, s)
-        a3 = a3 + _term(p, at + 3 * step, c, y, f, s)
+        a0 = a0 + _term(p, at, shift, y, f, s)
+        a1 = a1 + _term(p, at + step, shift, y, f, s)
+        a2 = a2 + _term(p, at + 2 * step, shift, y, f, s)
+        a3 = a3 + _term(p, at + 3 * step, shift, y, f, s)
         k += 4
+        if digits_to_spare(zero) == 0:
+            four = widen((a0 + a1) + (a2 + a3))
+            lost = lost + rounding(whole, four)
+            whole = whole + four
+            a0, a1, a2, a3 = zero, zero, zero, zero
     while k < vectors:
-        a0 = a0 + _term(p, i + k * step, c, y, f, s)
+        a0 = a0 + _term(p, i + k * step, shift, y, f, s)
         k += 1
-    return (a0 + a1) + (a2 + a3)
+    rest = widen((a0 + a1) + (a2 + a3))
+    return whole + rest, lost + rounding(whole, rest)
 
 
 @inline
@@ -112,7 +128,8 @@ def _moved(dot: Any, mass: Any, now: Any, before: Any, t: Any) -> Any:
 @inline
 def _rescale(rest: Any, old: Any, new: Any, s: Any) -> Any:
     """A sum of exp(s (x − old)) as one of exp(s (x − new)), old ≤ new: the factor alone may be below what is normal."""
-    return rest * exp_up(bounded(scaled(old - new, s))) * splat(down(rest), rest)
+    old = select(old > new, new, old)  # while all was −inf, and the sum 0, the shift was 0
+    return rest * exp_between(old, new, s) * splat(down(rest), rest)
 
 
 @inline
@@ -127,7 +144,8 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
     step = lanes_of(like)
     zero, lowest = splat(0.0, like), splat(-math.inf, like)
     top = lowest  # the largest so far
-    c = zero  # the shift: the same, but finite while all is −inf
+    c = zero  # the same, but finite while all is −inf
+    shift = shift_of(c, s)
     rest, lost, dot, mass = widen(zero), widen(zero), widen(zero), widen(zero)
     i = start
     while i < stop:
@@ -143,23 +161,27 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
                 here = maximum(logits_part(p, i + vectors * step, part, f, lowest), here)
         if any_lane(here > top):
             now = splat(largest(here), like)
-            old, new = widen(c), widen(now)
+            next_shift = shift_of(now, s)
+            old, new = shift_value(shift), shift_value(next_shift)
             rest, lost = _rescale(rest, old, new, s), _rescale(lost, old, new, s)  # while all is −inf, both are 0
             dot = _moved(dot, mass, now, c, t)
-            top, c = now, now
+            top, c, shift = now, now, next_shift
         if whole and not i <= y < i + n:
-            block = _sum(p, i, BLOCK, c, None, f, s)
+            block, lost_there = _sum(p, i, BLOCK, shift, None, f, s)
         else:
-            block = _sum(p, i, vectors, c, y, f, s)
+            block, lost_there = _sum(p, i, vectors, shift, y, f, s)
             if part > 0:
                 at = i + vectors * step
-                e = exp_up(scaled(logits_part(p, at, part, f, lowest) - c, s))
-                block = block + others(keep(e, part, zero), at, y)
+                e = exp_shifted(logits_part(p, at, part, f, lowest), shift, s)
+                e = widen(others(keep(e, part, zero), at, y))
+                lost_there = lost_there + rounding(block, e)
+                block = block + e
         more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
-        lost = lost + rounding(rest, widen(block))
-        rest, dot, mass = rest + widen(block), dot + more_dot, mass + more_mass
+        lost = lost + (lost_there + rounding(rest, block))
+        rest, dot, mass = rest + block, dot + more_dot, mass + more_mass
         i += n
-    return Row(np.float64(lane(top, 0)), total(rest + lost) * down(like), total(dot), total(mass))
+    sum_at_top = total(rest + lost) * lane(to_top(shift, c, s), 0) * down(like)
+    return Row(np.float64(lane(top, 0)), sum_at_top, total(dot), total(mass))
 
 
 @inline

@@ -101,14 +101,6 @@ def logits_part(p: Any, i: Any, count: Any, f: Any, fill: Any) -> Any:
 
 
 @inline
-def scaled(d: Any, s: Any) -> Any:
-    """s · d, or d where s is None."""
-    if s is None:
-        return d
-    return d * splat(s, d)
-
-
-@inline
 def factor(s: Any) -> Any:
     """s, or 1 where s is None."""
     if s is None:

@@ -6,6 +6,11 @@ least largest relative error (Remez): 3.1e-9 of exp for float32, 3.6e-18 for flo
 At n = -bias that is exactly 0, and smaller arguments are clamped to it: so exp(-inf) is 0, and NaN passes through
 every step.
 
+`exp_shifted` is exp(x − c) for a sum over a row, where the rounding of x − c would count: thousands of equal terms
+have it in common.  In float64 what it took is added to r.  In float32 exp(x) is reduced itself, to x = n ln 2 + r, and
+m = round(c / ln 2) is taken off n, for nothing; what is left is one factor for the row, exp(m ln 2 − c).  Where |c| is
+so large that m ln 2 is not exact, x − c is, wherever exp of it is not 0.  `Shift` is what is taken off.
+
 log1p(q), q ≥ 0, float64 only:  log(u) + (q - (u - 1)) / u with u = 1 + q, the last term being what rounding took from
 u. log as in fdlibm: u = 2^k · (1 + f), s = f / (2 + f), a polynomial in s².
 
@@ -16,7 +21,7 @@ tanh(u), float64 only: from E = exp(-2|u|), with the odd series where 1 - E woul
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import types
 
@@ -36,16 +41,19 @@ from xent_numba.backends.cpu.simd import (
     widen,
 )
 
-# log2(e); -ln 2 in two parts, the first so short that n times it is exact; 1.5·2^p + bias; -bias·ln 2; mantissa bits
-_REDUCE32 = (1.4426950408889634, -0.693145751953125, -1.42860677e-6, 12582912.0 + 127.0, -88.02969193111305, 23)
+# log2(e); ln 2 in two parts, the second of which, 2e-9, is nothing to float32; 1.5·2^p + bias; -bias·ln 2; bits of a
+# mantissa
+_LN2 = 0.693147182464599609375
+_REDUCE32 = (1.4426950408889634, _LN2, 0.0, 12582912.0 + 127.0, -88.02969193111305, 23)
 _REDUCE64 = (
     1.4426950408889634,
-    -6.93147180369123816490e-01,
-    -1.90821492927058770002e-10,
+    6.93147180369123816490e-01,
+    1.90821492927058770002e-10,
     6755399441055744.0 + 1023.0,
     -709.0895657128241,
     52,
 )
+REACH = 2048.0  # |c| from which on x − c is exact where it matters
 # q, highest power first
 _Q32 = (
     0.0013814598646664403656,
@@ -101,38 +109,120 @@ UP32, UP64 = 32, 64
 
 
 def _exponential(up32: int, up64: int) -> Any:
-    """2^up · exp(d) by type of vector."""
+    """By type of vector, 2^(up − m) · exp(d) for d ≤ m ln 2 in float32, or 2^up · exp(d + m), m tiny, in float64."""
     in_avx512 = avx512.exponential(up32)
 
-    def choose(d: Any) -> Any:
+    def choose(d: Any, m: Any) -> Any:
         if avx512.suits(d):
-            return lambda d: in_avx512(d)
-        in_float32 = d.dtype == types.float32
-        log2e, minus_ln2_high, minus_ln2_low, magic, lowest, mantissa = _REDUCE32 if in_float32 else _REDUCE64
-        up = up32 if in_float32 else up64
+            return lambda d, m: in_avx512(d, m)
+        log2e, ln2_high, ln2_low, magic, lowest, mantissa = _REDUCE32 if d.dtype == types.float32 else _REDUCE64
+        up = up32 if d.dtype == types.float32 else up64
         magic, lowest = magic + up, lowest - up * 0.6931471805599453
-        q = _q32 if in_float32 else _q64
 
-        def implementation(d: Any) -> Any:
+        def in_float32(d: Any, m: Any) -> Any:
+            floor = fma(m, splat(ln2_high, d), splat(lowest, d))
+            d = select(d < floor, floor, d)
+            shift = splat(magic, d) - m
+            biased = fma(d, splat(log2e, d), shift)
+            r = fma(shift - biased, splat(ln2_high, d), d)
+            one = splat(1.0, d)
+            return fma(fma(_q32(r), r, one), r, one) * as_floats(shift_left(as_bits(biased), mantissa), d)
+
+        def in_float64(d: Any, m: Any) -> Any:
             floor = splat(lowest, d)
             d = select(d < floor, floor, d)
             shift = splat(magic, d)
             biased = fma(d, splat(log2e, d), shift)
-            n = biased - shift
-            r = fma(n, splat(minus_ln2_low, d), fma(n, splat(minus_ln2_high, d), d))
+            minus_n = shift - biased
+            r = fma(minus_n, splat(ln2_low, d), fma(minus_n, splat(ln2_high, d), d) + m)
             one = splat(1.0, d)
-            power = as_floats(shift_left(as_bits(biased), mantissa), d)
-            return fma(fma(q(r), r, one), r, one) * power
+            return fma(fma(_q64(r), r, one), r, one) * as_floats(shift_left(as_bits(biased), mantissa), d)
 
-        return implementation
+        return in_float32 if d.dtype == types.float32 else in_float64
 
     return by_type(choose)
 
 
-# exp(d) for d ≤ 0 or NaN; error about 1 ulp; results under the smallest normal number may be 0
-exp = _exponential(0, 0)
-# 2^32 or 2^64 times that, so that a sum has all digits of a loss as small as the smallest normal number; see `down`
-exp_up = _exponential(UP32, UP64)
+_exp, _exp_up = _exponential(0, 0), _exponential(UP32, UP64)
+
+
+@inline
+def exp(d: Any) -> Any:
+    """exp(d) for d ≤ 0 or NaN; error about 1 ulp; results under the smallest normal number may be 0."""
+    return _exp(d, splat(0.0, d))
+
+
+@inline
+def exp_up(d: Any) -> Any:
+    """2^32 or 2^64 times that, so that a sum has all digits of a loss as small as the smallest normal number.
+
+    See `down`.
+    """
+    return _exp_up(d, splat(0.0, d))
+
+
+@by_type
+def exp_between(a: Any, b: Any, s: Any) -> Any:
+    """`exp_up` of s · (a − b), as if the difference were not rounded where that counts."""
+    if a.dtype == types.float32 or a.lanes == FLOAT32_LANES:
+        return lambda a, b, s: exp_up(scaled(a - b, s))
+
+    def in_float64(a: Any, b: Any, s: Any) -> Any:
+        d = a - b
+        back = a - d
+        lost = (a - (d + back)) + (back - b)  # Knuth's, which knows what a − b lost; NaN where −inf is among them
+        lost = select(lost == lost, lost, splat(0.0, d))
+        if s is None:
+            return _exp_up(d, lost)
+        by = splat(s, d)
+        return _exp_up(d * by, fma(d, by, splat(0.0, d) - d * by) + lost * by)
+
+    return in_float64
+
+
+class Shift(NamedTuple):
+    """near + m ln 2, of ln 2 as rounded to float32: what is taken off the logits of a row."""
+
+    near: Any
+    m: Any
+
+
+@by_type
+def shift_of(c: Any, s: Any) -> Any:
+    """The shift next to c, which is not −inf: c itself in float64, or where s · (x − c) is asked for."""
+    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
+        return lambda c, s: Shift(c, splat(0.0, c))
+
+    def in_float32(c: Any, s: Any) -> Any:
+        zero, rounder = splat(0.0, c), splat(12582912.0, c)
+        m = fma(c, splat(1.4426950408889634, c), rounder) - rounder
+        inside = c * c < splat(REACH * REACH, c)
+        return Shift(select(inside, zero, c), select(inside, m, zero))
+
+    return in_float32
+
+
+@inline
+def shift_value(shift: Any) -> Any:
+    """near + m ln 2, exactly, in float64."""
+    near = widen(shift.near)
+    return fma(widen(shift.m), splat(_LN2, near), near)
+
+
+@by_type
+def exp_shifted(x: Any, shift: Any, s: Any) -> Any:
+    """`exp_up` of s · (x − shift)."""
+    if x.dtype == types.float32 and isinstance(s, types.NoneType):
+        return lambda x, shift, s: _exp_up(x - shift.near, shift.m)
+    return lambda x, shift, s: exp_between(x, shift.near, s)
+
+
+@by_type
+def to_top(shift: Any, c: Any, s: Any) -> Any:
+    """What makes a sum of exp(x − shift) one of exp(x − c), c being what the shift is next to."""
+    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
+        return lambda shift, c, s: splat(1.0, widen(c))
+    return lambda shift, c, s: exp(shift_value(shift) - widen(c))
 
 
 @by_type
@@ -140,6 +230,14 @@ def down(like: Any) -> Any:
     """What brings a sum of `exp_up` of vectors such as `like` down again, in float64."""
     factor = 2.0**-UP32 if like.dtype == types.float32 else 2.0**-UP64
     return lambda like: factor
+
+
+@inline
+def scaled(d: Any, s: Any) -> Any:
+    """s · d, or d where s is None."""
+    if s is None:
+        return d
+    return d * splat(s, d)
 
 
 @inline
@@ -164,6 +262,13 @@ def rounding(a: Any, b: Any) -> Any:
         return (a - (whole - part)) + (b - part)
 
     return knuth
+
+
+@by_type
+def digits_to_spare(like: Any) -> Any:
+    """Bits that sums in float64 have more than the logits."""
+    bits = 29 if like.dtype == types.float32 else 0
+    return lambda like: bits
 
 
 @by_type

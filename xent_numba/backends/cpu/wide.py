@@ -11,7 +11,6 @@ from xent_numba.backends.cpu.columns import (
     finite,
     flush,
     heeded,
-    lowered,
     merge_lanes,
     soon,
     tile_exponentials,
@@ -24,8 +23,8 @@ from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, shortened, splat, whole, widen
 from xent_numba.backends.cpu.simd import total as sum_of
 from xent_numba.backends.cpu.stage import drain, release
-from xent_numba.backends.cpu.terms import factor, scaled, transformed
-from xent_numba.backends.cpu.vmath import divided
+from xent_numba.backends.cpu.terms import factor, transformed
+from xent_numba.backends.cpu.vmath import divided, scaled
 
 
 @unless_none
@@ -173,12 +172,12 @@ def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int
     fill(p, row_stride, class_stride, rows, count, tile, like)
     _fill_q(call.q, q_tile, a, b, 0, rows, count, like)
     ahead = soon(p, row_stride, class_stride, count, like)
-    row = tile_statistics(tile, e_tile, 0, count, y, saved, f, s, t, ahead, like)
+    row, by = tile_statistics(tile, e_tile, 0, count, y, saved, f, s, t, ahead, like)
     for first in range(TILE, classes, TILE):
         count = min(classes - first, TILE)
         fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
         _fill_q(call.q, q_tile, a, b, first, rows, count, like)
-        more = tile_statistics(tile, e_tile, first, count, y, saved, f, s, t, None, like)
+        more, _ = tile_statistics(tile, e_tile, first, count, y, saved, f, s, t, None, like)
         row = merge_lanes(row, more, saved, s)
 
     wide = widen(like)
@@ -193,20 +192,17 @@ def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int
     if grad is not None:
         out = row_pointer(grad, a, b)
         inverse = _inverse(lse, row, total, i, rows, s, like)
-        by = factors(row, hard, e_y, inverse, _lse(lse, row, log_s, i, rows, s), z)
+        slope = factors(row, hard, e_y, inverse, _lse(lse, row, log_s, i, rows, s), z)
         k = scale * _row_values(call.upstream, i, rows, wide) * splat(call.grad_scale, wide)
-        p_factor, u_factor, y_value = (
-            narrow(by.of_p * k * splat(lowered(saved, like), k), like),
-            narrow(k, like),
-            narrow(by.at_target * k, like),
-        )
+        u_factor, y_value = narrow(k, like), narrow(slope.at_target * k, like)
         grad_row, grad_class = stride(grad, 1), stride(grad, 2)
         for first in range(0, classes, TILE):
             count = min(classes - first, TILE)
             if classes > TILE:
                 fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
                 _fill_q(call.q, q_tile, a, b, first, rows, count, like)
-                tile_exponentials(tile, e_tile, count, finite(top), saved, f, s)
+                by = tile_exponentials(tile, e_tile, count, finite(top), saved, f, s)
+            p_factor = narrow(slope.of_p * k * by, like)
             tile_gradient(tile, e_tile, first, count, y, p_factor, u_factor, y_value, f, t, like)
             if _staged(grad, call.streaming):
                 flush(e_tile, advance(stage, held), count, 1, rows, count, False, like)
