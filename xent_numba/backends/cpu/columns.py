@@ -22,6 +22,7 @@ from xent_numba.backends.cpu.memory import (
     load_part,
     load_transposed,
     prefetch,
+    prefetch_far,
     store,
     store_part,
     store_transposed,
@@ -173,6 +174,7 @@ def soon(p: Any, row_stride: int, class_stride: int, classes: int, like: Any) ->
 @inline
 def _ask(soon: Any, j: int) -> None:
     if soon is not None:
+        prefetch_far(soon.p, j * soon.step + 16384)
         prefetch(soon.p, j * soon.step)
 
 

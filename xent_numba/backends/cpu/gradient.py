@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.cpu.memory import keep, load, load_part, prefetch_far, store, store_part, stream, to_line
+from xent_numba.backends.cpu.memory import keep, load, load_part, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, select, splat, total, widen
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp, scaled
-
-AHEAD = 2048  # logits of the next row that the statistics of this one have asked for
 
 
 class Slope(NamedTuple):
@@ -108,7 +106,6 @@ def stream_gradient(
     while i + step <= stop:
         limit = y if i <= y else stop  # vectors before the one with the target, then all after it
         while i + step <= min(limit, stop):
-            prefetch_far(p, stop + AHEAD + (i - start) // 2)
             stream(out, i, _slope(p, i, a, f, s, t, c))
             i += step
         if i + step <= stop and i <= y < i + step:

@@ -1,11 +1,12 @@
 """Statistics of one long row whose classes lie side by side, in one pass.
 
-The row is read in blocks of 16 vectors, small enough to stay in L1: first their maximum, then Σ exp(x − max).  A
-block with a new maximum rescales what was summed before (online softmax), so memory is read once; the prefetches, a
-few blocks ahead, let it be read while the block before is computed.  Four sums run side by side within a block, in
-the arithmetic of the logits; blocks are added up in float64.  Blocks count from the start of the row, never from an
-address, and a row longer than `SEGMENT` is always merged from its segments in order, whoever computed them: the bits
-of a row depend on nothing but the row.
+The row is read in blocks of 16 vectors.  What is taken off the logits before exp is the maximum of the first block,
+and stays so while no logit is more than `HEADROOM` above it; a block with such a one is done again, with its maximum,
+and what was summed before is rescaled (online softmax).  So memory is read once, and nearly always each logit is; the
+prefetches, a few blocks ahead, let it be read while the block before is computed.  Four sums run side by side within a
+block, in the arithmetic of the logits; blocks are added up in float64.  Blocks count from the start of the row, never
+from an address, and a row longer than `SEGMENT` is always merged from its segments in order, whoever computed them: the
+bits of a row depend on nothing but the row.
 """
 
 from __future__ import annotations
@@ -19,12 +20,26 @@ from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.memory import (
     keep,
     prefetch,
+    prefetch_far,
 )
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import any_lane, lane, lanes_of, largest, maximum, select, single, splat, total, widen
+from xent_numba.backends.cpu.simd import (
+    any_lane,
+    lane,
+    lanes_of,
+    largest,
+    maximum,
+    select,
+    single,
+    splat,
+    total,
+    unknown,
+    widen,
+)
 from xent_numba.backends.cpu.terms import (
     dense_term,
     dense_term_part,
+    factor,
     logits,
     logits_part,
     others,
@@ -38,12 +53,12 @@ from xent_numba.backends.cpu.vmath import (
     rounding,
     shift_of,
     shift_value,
-    to_top,
 )
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
-AHEAD = 8192  # bytes between what is computed and what is asked for
+HEADROOM = 8.0  # how far above the shift a float32 logit may be: 2e-9 for each power of 2 is little yet
+FAR, NEAR = 1 << 14, 1 << 11  # logits between what is computed and what is asked for, into L2 and into L1
 
 
 @inline
@@ -65,36 +80,42 @@ def _top(p: Any, i: int, vectors: int, f: Any, top: Any) -> Any:
 
 
 @inline
-def _term(p: Any, i: int, shift: Any, y: Any, f: Any, s: Any) -> Any:
-    prefetch(p, i + AHEAD // 4)
-    return others(exp_shifted(logits(p, i, f, shift.near), shift, s), i, y)
+def _term(p: Any, i: int, shift: Any, y: Any, f: Any, s: Any, best: Any) -> Any:
+    """exp of a vector, and the larger of it and `best`."""
+    prefetch_far(p, i + FAR)
+    prefetch(p, i + NEAR)
+    x = logits(p, i, f, best)
+    return others(exp_shifted(x, shift, s), i, y), maximum(x, best)
 
 
 @inline
-def _sum(p: Any, i: int, vectors: int, shift: Any, y: Any, f: Any, s: Any) -> Any:
-    """Σ exp over some vectors, per lane in float64, and what rounding took from it."""
-    step = lanes_of(shift.near)
-    zero = splat(0.0, shift.near)
+def _sum(p: Any, i: int, vectors: int, shift: Any, y: Any, f: Any, s: Any, lowest: Any) -> Any:
+    """Σ exp over some vectors, per lane in float64, what rounding took from it, and the maximum."""
+    step = lanes_of(lowest)
+    zero = splat(0.0, lowest)
     a0, a1, a2, a3 = zero, zero, zero, zero
+    m0, m1, m2, m3 = lowest, lowest, lowest, lowest
     whole, lost = widen(zero), widen(zero)
     k = 0
     while k + 4 <= vectors:
         at = i + k * step
-        a0 = a0 + _term(p, at, shift, y, f, s)
-        a1 = a1 + _term(p, at + step, shift, y, f, s)
-        a2 = a2 + _term(p, at + 2 * step, shift, y, f, s)
-        a3 = a3 + _term(p, at + 3 * step, shift, y, f, s)
+        e0, m0 = _term(p, at, shift, y, f, s, m0)
+        e1, m1 = _term(p, at + step, shift, y, f, s, m1)
+        e2, m2 = _term(p, at + 2 * step, shift, y, f, s, m2)
+        e3, m3 = _term(p, at + 3 * step, shift, y, f, s, m3)
+        a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
         k += 4
-        if digits_to_spare(zero) == 0:
+        if not digits_to_spare(zero):
             four = widen((a0 + a1) + (a2 + a3))
             lost = lost + rounding(whole, four)
             whole = whole + four
             a0, a1, a2, a3 = zero, zero, zero, zero
     while k < vectors:
-        a0 = a0 + _term(p, i + k * step, shift, y, f, s)
+        e0, m0 = _term(p, i + k * step, shift, y, f, s, m0)
+        a0 = a0 + e0
         k += 1
     rest = widen((a0 + a1) + (a2 + a3))
-    return whole + rest, lost + rounding(whole, rest)
+    return whole + rest, lost + rounding(whole, rest), maximum(maximum(m0, m1), maximum(m2, m3))
 
 
 @inline
@@ -127,8 +148,7 @@ def _moved(dot: Any, mass: Any, now: Any, before: Any, t: Any) -> Any:
 
 @inline
 def _rescale(rest: Any, old: Any, new: Any, s: Any) -> Any:
-    """A sum of exp(s (x − old)) as one of exp(s (x − new)), old ≤ new: the factor alone may be below what is normal."""
-    old = select(old > new, new, old)  # while all was −inf, and the sum 0, the shift was 0
+    """A sum of exp(s (x − old)) as one of exp(s (x − new)): the factor alone may be below what is normal."""
     return rest * exp_between(old, new, s) * splat(down(rest), rest)
 
 
@@ -143,45 +163,56 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
     """The `Row` of classes start … stop as float64 scalars; class y, if it is there, is left out of `rest`."""
     step = lanes_of(like)
     zero, lowest = splat(0.0, like), splat(-math.inf, like)
-    top = lowest  # the largest so far
-    c = zero  # the same, but finite while all is −inf
-    shift = shift_of(c, s)
     rest, lost, dot, mass = widen(zero), widen(zero), widen(zero), widen(zero)
+    n = min(stop - start, BLOCK * step)
+    top = _top(p, start, n // step, f, lowest)
+    if n % step > 0:
+        top = maximum(logits_part(p, start + n - n % step, n % step, f, lowest), top)
+    c, limit = _near(top, s)
+    shift = shift_of(c, s)
     i = start
     while i < stop:
         n = min(stop - i, BLOCK * step)
         vectors = n // step
         part = n - vectors * step
-        whole = n == BLOCK * step
-        if whole:
-            here = _top(p, i, BLOCK, f, lowest)
+        if part == 0 and vectors == BLOCK and not i <= y < i + n:
+            block, lost_there, here = _sum(p, i, unknown(BLOCK), shift, None, f, s, lowest)
         else:
-            here = _top(p, i, vectors, f, lowest)
-            if part > 0:
-                here = maximum(logits_part(p, i + vectors * step, part, f, lowest), here)
-        if any_lane(here > top):
-            now = splat(largest(here), like)
-            next_shift = shift_of(now, s)
-            old, new = shift_value(shift), shift_value(next_shift)
-            rest, lost = _rescale(rest, old, new, s), _rescale(lost, old, new, s)  # while all is −inf, both are 0
-            dot = _moved(dot, mass, now, c, t)
-            top, c, shift = now, now, next_shift
-        if whole and not i <= y < i + n:
-            block, lost_there = _sum(p, i, BLOCK, shift, None, f, s)
-        else:
-            block, lost_there = _sum(p, i, vectors, shift, y, f, s)
+            block, lost_there, here = _sum(p, i, vectors, shift, y, f, s, lowest)
             if part > 0:
                 at = i + vectors * step
-                e = exp_shifted(logits_part(p, at, part, f, lowest), shift, s)
-                e = widen(others(keep(e, part, zero), at, y))
+                x = logits_part(p, at, part, f, lowest)
+                e = widen(others(keep(exp_shifted(x, shift, s), part, zero), at, y))
                 lost_there = lost_there + rounding(block, e)
-                block = block + e
+                block, here = block + e, maximum(x, here)
+        if any_lane(here > limit):  # once more, with a shift of this block's own
+            before, old = c, shift_value(shift)
+            nothing_yet = not any_lane(limit > lowest)
+            c, limit = _near(here, s)
+            shift = shift_of(c, s)
+            dot = _moved(dot, mass, c, before, t)
+            if not nothing_yet:
+                rest, lost = _rescale(rest, old, shift_value(shift), s), _rescale(lost, old, shift_value(shift), s)
+            continue
         more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
         lost = lost + (lost_there + rounding(rest, block))
-        rest, dot, mass = rest + block, dot + more_dot, mass + more_mass
+        rest, dot, mass, top = rest + block, dot + more_dot, mass + more_mass, maximum(here, top)
         i += n
-    sum_at_top = total(rest + lost) * lane(to_top(shift, c, s), 0) * down(like)
-    return Row(np.float64(lane(top, 0)), sum_at_top, total(dot), total(mass))
+    top = splat(largest(top), like)
+    end = select(top > lowest, top, zero)
+    dot = _moved(dot, mass, end, c, t)
+    sum_at_top = _rescale_one(total(rest + lost), lane(shift_value(shift), 0), np.float64(lane(end, 0)), s, like)
+    return Row(np.float64(lane(top, 0)), sum_at_top * down(like), total(dot), total(mass))
+
+
+@inline
+def _near(top: Any, s: Any) -> Any:
+    """The largest lane, or 0 where all is −inf; and how far a logit may be above it, −inf then."""
+    lowest = splat(-math.inf, top)
+    c = splat(largest(top), top)
+    some = c > lowest
+    room = HEADROOM / factor(s) if digits_to_spare(top) else 0.0
+    return select(some, c, splat(0.0, c)), select(some, c + splat(room, c), lowest)
 
 
 @inline

@@ -161,6 +161,12 @@ def exp_up(d: Any) -> Any:
     return _exp_up(d, splat(0.0, d))
 
 
+@inline
+def _or_nothing(lost: Any) -> Any:
+    """What rounding took, 0 where it is NaN: as from −inf."""
+    return select(lost == lost, lost, splat(0.0, lost))
+
+
 @by_type
 def exp_between(a: Any, b: Any, s: Any) -> Any:
     """`exp_up` of s · (a − b), as if the difference were not rounded where that counts."""
@@ -170,12 +176,11 @@ def exp_between(a: Any, b: Any, s: Any) -> Any:
     def in_float64(a: Any, b: Any, s: Any) -> Any:
         d = a - b
         back = a - d
-        lost = (a - (d + back)) + (back - b)  # Knuth's, which knows what a − b lost; NaN where −inf is among them
-        lost = select(lost == lost, lost, splat(0.0, d))
+        lost = (a - (d + back)) + (back - b)  # Knuth's
         if s is None:
-            return _exp_up(d, lost)
+            return _exp_up(d, _or_nothing(lost))
         by = splat(s, d)
-        return _exp_up(d * by, fma(d, by, splat(0.0, d) - d * by) + lost * by)
+        return _exp_up(d * by, _or_nothing(fma(d, by, splat(0.0, d) - d * by) + lost * by))
 
     return in_float64
 
@@ -266,9 +271,9 @@ def rounding(a: Any, b: Any) -> Any:
 
 @by_type
 def digits_to_spare(like: Any) -> Any:
-    """Bits that sums in float64 have more than the logits."""
-    bits = 29 if like.dtype == types.float32 else 0
-    return lambda like: bits
+    """Whether float64 has more digits than the logits."""
+    short = like.dtype == types.float32
+    return lambda like: short
 
 
 @by_type
