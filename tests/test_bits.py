@@ -43,6 +43,8 @@ def with_weights(options, x, rng):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_same_bits_for_any_number_of_threads_and_calls(options, case, backend, rng):
     x, y = case
+    if options and x.dtype == np.float64:
+        pytest.skip("the options act on what float32 and float64 have in common")
     options = with_weights(options, x, rng)
     loss, grad = xn.cross_entropy_and_grad(x, y, **options)
     rows = xn.cross_entropy(x, y, reduction="none", **options)

@@ -21,8 +21,12 @@ def close(dtype):
     ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
-@pytest.mark.parametrize("q_dtype", [*DTYPES, np.int8, bool], ids=lambda dtype: np.dtype(dtype).name)
+# Each dtype with itself and with one other, integers with one.
+PAIRS = [(np.float32, np.float64), (np.float64, np.float16), (np.float16, bfloat16), (bfloat16, np.float32)]
+PAIRS += [(dtype, dtype) for dtype in DTYPES] + [(np.float32, np.int8), (np.float64, bool)]
+
+
+@pytest.mark.parametrize(("dtype", "q_dtype"), PAIRS, ids=lambda dtype: np.dtype(dtype).name)
 def test_distributions_of_every_dtype_with_logits_of_every_dtype(dtype, q_dtype, backend, rng):
     x = rng.normal(size=(20, 5)).astype(dtype)
     q = rng.integers(0, 2, x.shape).astype(q_dtype)
