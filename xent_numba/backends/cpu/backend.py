@@ -12,6 +12,7 @@ from xent_numba.backends import LabelScan
 from xent_numba.backends.cpu import cache, drivers, labels, probabilities, split, threads
 from xent_numba.backends.cpu.call import Call
 from xent_numba.backends.cpu.columns import TILE
+from xent_numba.backends.cpu.kernel import code_of
 from xent_numba.backends.cpu.simd import LINE
 from xent_numba.backends.cpu.statistics import SEGMENT
 from xent_numba.reduction import loss_dtype
@@ -98,7 +99,7 @@ class Cpu:
         """First bad label and denominators."""
         flat = _flat(labels_)
         if flat.size <= labels.GROUP and weight is None and sample_weight is None and len(ignore) == 1:
-            count = labels.count_few(flat, n_classes, ignore[0])
+            count = labels.count_few(flat.dtype, flat, n_classes, ignore[0])
             if count >= 0:
                 return LabelScan(-1, count, float(count), float(count))
         groups = -(-flat.size // labels.GROUP)
@@ -106,7 +107,7 @@ class Cpu:
         unlike = np.array(ignore, np.int64)
         args = (flat, n_classes, unlike, _flat(weight), _flat(sample_weight), kept, sums)
         with threads.parallel(n_threads, groups > 4) as loop:
-            labels.scan(*args, loop)
+            labels.scan(flat.dtype, *args, loop)
         if kept.min() < 0:
             return LabelScan(_first_bad(flat, int(np.argmin(kept)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
@@ -114,14 +115,14 @@ class Cpu:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        partials = _run(problem, _call(problem, rows, grad, None, None), grad, None)
+        partials = _run(problem, *_call(problem, rows, grad, None, None), grad, None)
         return partials if rows is None else None
 
     def cross_entropy_grad(
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        _run(problem, _call(problem, None, grad, lse, grad_output), grad, lse)
+        _run(problem, *_call(problem, None, grad, lse, grad_output), grad, lse)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
@@ -147,10 +148,11 @@ def _first_bad(flat: Array, group: int, n_classes: int, ignore: tuple[int, ...])
 
 def _call(
     problem: Problem, rows: Array | None, grad: Array | None, lse: Array | None, upstream: Float64s | None
-) -> tuple[Any, ...]:
-    """The fields of `drivers.Call`, as a plain tuple: a quarter of the cost of a named one to pass."""
+) -> tuple[Any, tuple[Any, ...]]:
+    """The fields of `drivers.Call`, as a plain tuple: a quarter of the cost of a named one to pass; and their code."""
     if _is_plain(problem) and lse is None and upstream is None:
-        return (
+        code = problem.logits.dtype, problem.labels.dtype, grad is None  # type: ignore[union-attr]
+        return code, (
             _native(problem.logits), _flat(problem.labels), None, None, _NONE, _NONE, _NONE, None,
             _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
             None if grad is None else _writable(grad), _NO_LABELS, 1.0, None, None, None,
@@ -166,7 +168,7 @@ def _call(
     elif scale != 1.0:
         f, s = np.array([-1.0 if scale < 0.0 else 1.0]), abs(scale)
     in_range = [y for y in problem.ignore if 0 <= y < classes]
-    return (
+    fields = (
         _native(problem.logits),
         None if problem.labels is None else _flat(problem.labels),
         None if problem.distribution is None else _native(problem.distribution),
@@ -186,6 +188,7 @@ def _call(
         problem.grad_scale * (scale if cap is None else 1.0),
         grad is not None and grad.nbytes >= STREAM,
     )
+    return code_of(fields), fields
 
 
 def _is_plain(problem: Problem) -> bool:
@@ -215,27 +218,27 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None,
     return 1.0 - epsilon, np.array([0.0, beta, mass]), weight
 
 
-def _run(problem: Problem, fields: tuple[Any, ...], grad: Array | None, lse: Array | None) -> Float64s:
+def _run(problem: Problem, code: Any, fields: tuple[Any, ...], grad: Array | None, lse: Array | None) -> Float64s:
     """Walk the rows of a loss."""
     logits, n_threads = problem.logits, problem.n_threads
     walk, group, units = _walk(drivers, logits, problem.distribution, grad)
     partials = np.empty(-(-units // group))
     if logits.size < SERIAL:
-        walk(fields, group, units, partials, 0)
+        walk(code, fields, group, units, partials, 0)
         return partials
     segments = -(-logits.shape[2] // SEGMENT)
     by_segments = walk is drivers.long and lse is None and segments > 1 and units < FEW
     with threads.parallel(n_threads, partials.size > 1 or by_segments) as loop:
         if loop and by_segments:
             for i in range(units):
-                partials[i] = _split_row(problem, fields, i, segments, grad, loop)
+                partials[i] = _split_row(problem, code, fields, i, segments, grad, loop)
         else:
-            walk(fields, group, units, partials, loop)
+            walk(code, fields, group, units, partials, loop)
     return partials
 
 
 def _split_row(
-    problem: Problem, fields: tuple[Any, ...], i: int, segments: int, grad: Array | None, loop: int
+    problem: Problem, code: Any, fields: tuple[Any, ...], i: int, segments: int, grad: Array | None, loop: int
 ) -> float:
     """One row, its segments in parallel."""
     labels_ = problem.labels
@@ -248,10 +251,10 @@ def _split_row(
                 grad[divmod(i, grad.shape[1])] = 0
             return 0.0
     parts, slope = np.empty((segments, 4)), np.empty(4)
-    split.split_statistics(fields, i, parts, loop)
-    loss = split.split_outcome(fields, i, parts, slope)
+    split.split_statistics(code, fields, i, parts, loop)
+    loss = split.split_outcome(code, fields, i, parts, slope)
     if grad is not None:
-        split.split_gradient(fields, i, slope, segments, loop)
+        split.split_gradient(code, fields, i, slope, segments, loop)
     return float(loss)
 
 
@@ -260,7 +263,7 @@ def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], 
     walk, group, units = _walk(probabilities, logits, None, out)
     groups = -(-units // group)
     with threads.parallel(n_threads, logits.size >= SERIAL and groups > 1) as loop:
-        walk(fields, group, units, groups, loop)
+        walk(code_of(fields), fields, group, units, groups, loop)
 
 
 def _walk(kernels: Any, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
