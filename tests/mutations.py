@@ -107,12 +107,12 @@ NUMPY = (
     reference(
         "no subtraction of the maximum",
         ("top = np.max(z, axis=1, keepdims=True)", "top = np.zeros_like(z[:, :1])"),
-        ("np.log1p(np.sum(others, axis", "np.log(np.sum(exps, axis"),
+        ("np.log1p(_sum(others))", "np.log(_sum(exps))"),
     ),
-    reference("no log1p", ("np.log1p(np.sum(others, axis", "np.log(np.sum(exps, axis")),
+    reference("no log1p", ("np.log1p(_sum(others))", "np.log(_sum(exps))")),
     reference(
         "p − 1 at the target",
-        ("target.w * (np.sum(others, axis=1, keepdims=True) / stats.sums)",
+        ("target.w * (_sum(others) / stats.sums)",
          "target.w * (1.0 - np.take_along_axis(p, target.y, axis=1))"),
     ),
     reference("0 · inf", ("return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)",

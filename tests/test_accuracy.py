@@ -110,7 +110,8 @@ def test_rows_of_every_length(kind, dtype, backend, rng):
     if kind in FAR and dtype is np.float16:
         pytest.skip("beyond the range of float16")
     worst = {}
-    for n in LENGTHS:
+    # The oracle does nothing by length, and 16-bit logits are read, then treated as float32.
+    for n in LENGTHS if backend != "numpy" and np.dtype(dtype).itemsize > 2 else LENGTHS[1::4]:
         rows = [KINDS[kind](rng, n) for _ in range(2 if n < 1000 else 1)]
         worst[n] = excess_of(rows, dtype, rng)
     print(f"{backend} {np.dtype(dtype).name} {kind}: {max(worst.values()):.2f}")
@@ -120,8 +121,8 @@ def test_rows_of_every_length(kind, dtype, backend, rng):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 @pytest.mark.parametrize("n", SEGMENTS)
 def test_rows_of_several_segments(n, dtype, backend, rng):
-    if backend == "numpy" and n != SEGMENTS[-1]:
-        pytest.skip("the oracle has no segments: one length will do")
+    if (backend == "numpy" or np.dtype(dtype).itemsize == 2) and n != SEGMENTS[2]:
+        pytest.skip("the oracle has no segments, and 16-bit logits none of their own: one length will do")
     worst = {}
     for kind, make in KINDS.items():
         if kind not in FAR or dtype is not np.float16:

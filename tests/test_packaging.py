@@ -29,7 +29,10 @@ def supported(row: str) -> set[str]:
 
 def test_the_first_two_code_blocks_are_the_two_commands() -> None:
     assert BLOCKS[0] == ("sh", "pip install . && python -m xent_numba\n")
-    assert BLOCKS[1] == ("sh", 'pip install ".[test]" && python -m pytest\n')
+    assert BLOCKS[1] == (
+        "sh",
+        'pip install ".[test]" && python -m pytest -n auto --dist loadfile --nbval tests notebooks\n',
+    )
 
 
 def test_ci_runs_the_commands_of_the_readme_not_copies() -> None:
@@ -120,7 +123,7 @@ def test_the_version_stands_in_one_place() -> None:
 
 
 def test_runtime_dependencies_are_numpy_and_numba_only() -> None:
-    names = [re.split(r"[<>=!~ \[]", line)[0] for line in PROJECT["project"]["dependencies"]]
+    names = [re.split(r"[<>=!~; \[]", line)[0] for line in PROJECT["project"]["dependencies"]]
     assert sorted(names) == ["numba", "numpy"]
 
 
@@ -139,7 +142,7 @@ def test_conda_environment_agrees() -> None:
     for line in PROJECT["project"]["dependencies"]:
         assert f"  - {line}\n" in text
     for line in PROJECT["project"]["optional-dependencies"]["test"]:
-        name = re.split(r"[<>=!~ \[]", line)[0]
+        name = re.split(r"[<>=!~; \[]", line)[0]
         assert name in packages or name == "ipykernel"  # a part of jupyter
 
 

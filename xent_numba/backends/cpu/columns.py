@@ -35,6 +35,7 @@ from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, sloped
 from xent_numba.backends.cpu.vmath import (
     Shift,
     bounded,
+    digits_to_spare,
     down,
     exp,
     exp_between,
@@ -234,8 +235,12 @@ def tile_statistics(
             sums = _run_sums(tile, e_tile, first, run, _RUN, c, shift, y, saved, f, s, t, soon)
         else:
             sums = _run_sums(tile, e_tile, first, run, count, c, shift, y, saved, f, s, t, soon)
-        lost = lost + rounding(rest, widen(sums[0]))
-        rest, dot, mass = rest + widen(sums[0]), dot + widen(sums[1]), mass + widen(sums[2])
+        # Only what there is: LLVM must not leave out an addition of 0, which makes 0 of −0.
+        if not digits_to_spare(c):
+            lost = lost + rounding(rest, widen(sums[0]))
+        rest = rest + widen(sums[0])
+        if t is not None:
+            dot, mass = dot + widen(sums[1]), mass + widen(sums[2])
         run += _RUN
     by = lowered(shift, c, saved, s)
     return Row(top, (rest + lost) * by, dot, mass), by
