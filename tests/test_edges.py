@@ -243,3 +243,28 @@ def test_a_cap_bounds_what_is_masked(dtype, classes, backend):
     np.testing.assert_allclose(loss, 2 + math.log(classes - 1 + math.exp(-2)), rtol=1e-5)
     assert grad[0, 1] == 0.0
     assert np.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-50, -1e-50, 1e39])
+def test_scales_that_float32_cannot_hold(scale, backend):
+    x = np.array([[1, 2, 3], [3, 2, 1], [-INF, 1, 2]], np.float32)
+    exact = xn.cross_entropy(x.astype(np.float64), [2, 1, 2], reduction="none", logit_scale=scale, backend="numpy")
+    found = xn.cross_entropy(x, [2, 1, 2], reduction="none", logit_scale=scale)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(found, exact.astype(np.float32), rtol=1e-6)
+    if abs(scale) < 1:
+        grad = xn.cross_entropy_grad(x[:1], [2], lse=[math.log(3)], logit_scale=scale)
+        np.testing.assert_allclose(grad, 0.0, atol=1e-45)
+
+
+def test_weights_that_float32_cannot_hold(backend):
+    x = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
+    for target, options in (
+        ([0, 1], {"weight": [1e39] * 3, "sample_weight": [1e-39] * 2, "label_smoothing": 0.1}),
+        (x / 10, {"weight": [1e-46] * 3, "sample_weight": [1e46] * 2}),
+        ([0, 1], {"weight": [1e-50, 1e-50, 1.0], "label_smoothing": 0.1}),
+    ):
+        loss, grad = xn.cross_entropy_and_grad(x, target, reduction="sum", **options)
+        exact = xn.cross_entropy_and_grad(x.astype(float), target, reduction="sum", backend="numpy", **options)
+        np.testing.assert_allclose(loss, exact[0], rtol=1e-6)
+        np.testing.assert_allclose(grad, exact[1], rtol=1e-5, atol=1e-7)

@@ -207,3 +207,23 @@ def test_offsets_beyond_2_32_bytes(backend, tmp_path):
     np.testing.assert_allclose(x[:, :: c // 4].astype(float), expected[1], rtol=1e-3)
     del some, grad, x
     (tmp_path / "x.bin").unlink()
+
+
+def test_results_go_into_arrays_of_any_strides(backend):
+    """In one process with contiguous ones, before and after: their machine code is another."""
+    x = np.arange(120.0).reshape(2, 3, 4, 5).astype(np.float32) / 7
+    expected = xn.logsumexp(x)
+    for make in (
+        lambda: np.zeros((2, 3, 4), np.float32),
+        lambda: np.zeros((2, 3, 4, 2), np.float32)[..., 1],
+        lambda: np.zeros((4, 3, 2), np.float32).T,
+        lambda: np.zeros((2, 3, 4), np.float32)[::-1, :, ::-1],
+    ):
+        out = make()
+        assert xn.logsumexp(x, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        if out.base is not None:
+            assert np.count_nonzero(out.base) == out.size
+    row = np.zeros(24, np.float32)
+    xn.logsumexp(x.reshape(24, 5), out=row[::-1])
+    np.testing.assert_array_equal(row[::-1], expected.reshape(-1))

@@ -151,7 +151,7 @@ def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; it must have shape {shape}: {meaning}")
     with np.errstate(all="ignore"):
-        return np.asarray(array, dtype=np.float64, order="C")
+        return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
 def check_out(

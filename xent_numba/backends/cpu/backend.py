@@ -15,6 +15,7 @@ from xent_numba.backends.cpu.columns import TILE
 from xent_numba.backends.cpu.kernel import code_of
 from xent_numba.backends.cpu.simd import LINE
 from xent_numba.backends.cpu.statistics import SEGMENT
+from xent_numba.backends.reference import BACKEND as REFERENCE
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Cpu:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
+        if not _fits(problem):
+            return REFERENCE.cross_entropy(problem, rows, grad)
         partials = _run(problem, *_call(problem, rows, grad, None, None), grad, None)
         return partials if rows is None else None
 
@@ -122,7 +125,10 @@ class Cpu:
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        _run(problem, *_call(problem, None, grad, lse, grad_output), grad, lse)
+        if _fits(problem):
+            _run(problem, *_call(problem, None, grad, lse, grad_output), grad, lse)
+        else:
+            REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
@@ -136,7 +142,10 @@ class Cpu:
 
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """log Σ exp(x)."""
-        _run_rowwise(n_threads, logits, (_native(logits), None, None, out.reshape(-1), False), None)
+        flat = out.reshape(-1) if out.flags.c_contiguous else np.empty(out.size, out.dtype)
+        _run_rowwise(n_threads, logits, (_native(logits), None, None, flat, False), None)
+        if not out.flags.c_contiguous:
+            out[...] = flat.reshape(out.shape)
 
 
 def _first_bad(flat: Array, group: int, n_classes: int, ignore: tuple[int, ...]) -> int:
@@ -202,6 +211,20 @@ def _is_plain(problem: Problem) -> bool:
         and problem.softcap is None
         and (problem.ignore == _TORCH_IGNORE or all(y < 0 for y in problem.ignore))
     )
+
+
+def _fits(problem: Problem) -> bool:
+    """Whether the kernels can hold the options: float32 where the logits are no float64, and 1 / logit_scale."""
+    scale, weight = abs(problem.logit_scale), problem.weight
+    if scale == 1.0 and weight is None:
+        return True
+    is_float64 = problem.logits.dtype.char == "d"
+    if not (1e-300 if is_float64 else 1e-37) < scale < (1e300 if is_float64 else 1e37):
+        return False
+    if weight is None or is_float64:
+        return True
+    largest, least = float(weight.max()), float(weight.min(where=weight > 0.0, initial=1.0))
+    return least > 1e-30 and largest < 1e30
 
 
 def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:

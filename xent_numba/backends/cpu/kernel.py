@@ -72,7 +72,7 @@ def code_of(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(code_of(part) for part in value)
     if isinstance(value, np.ndarray):
-        return value.dtype.char, value.ndim, value.flags.writeable
+        return value.dtype.char, value.ndim, value.ndim == 3 or value.flags.c_contiguous, value.flags.writeable
     return type(value)
 
 
@@ -80,4 +80,6 @@ def _type_of(value: Any) -> Any:
     if isinstance(value, tuple):
         return types.Tuple([_type_of(part) for part in value])
     kind = numba.typeof(value)
-    return kind.copy(layout="A") if isinstance(kind, types.Array) and kind.ndim == 3 else kind
+    if not isinstance(kind, types.Array):
+        return kind
+    return types.Array(kind.dtype, kind.ndim, "A" if kind.ndim == 3 else kind.layout, readonly=not kind.mutable)
