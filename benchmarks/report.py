@@ -171,8 +171,9 @@ def section(found: dict[str, Any], images: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     small = found["small calls, µs"]
     first = found["first calls, s"]
+    command = facts.get("command", "python benchmarks/cpu.py")
     lines = [
-        f"Output of `python benchmarks/cpu.py` on {facts['cpu']}, {facts['threads']} threads ({versions}): the best of"
+        f"Output of `{command}` on {facts['cpu']}, {facts['threads']} threads ({versions}): the best of"
         f" {facts['rounds']} interleaved rounds.  *read* is the fastest pass that only reads the logits, *copy* the"
         " fastest copy of them; the loss moves N·C·b bytes (b: bytes of a logit), loss and gradient 2·N·C·b.",
         "",
@@ -184,9 +185,11 @@ def section(found: dict[str, Any], images: str) -> str:
         "",
         "Until the first result: " + ", ".join(f"{what} {value:.2f} s" for what, value in first.items()) + ".",
         "",
-        f"![fraction of the limit over the number of classes]({images}/cpu_limit.png)",
-        f"![speed against each peer]({images}/cpu_peers.png)",
     ]
+    if cases(found, sweep=True):
+        lines.append(f"![fraction of the limit over the number of classes]({images}/cpu_limit.png)")
+    if cases(found, sweep=False) and facts["peers"]:
+        lines.append(f"![speed against each peer]({images}/cpu_peers.png)")
     return "\n".join(lines)
 
 
