@@ -129,6 +129,7 @@ def plot(found: dict[str, Any], folder: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    import matplotlib.ticker
 
     title = f"{found['machine']['cpu']}, {found['machine']['threads']} threads"
     swept = sorted((rows for rows in cases(found, sweep=True)), key=lambda rows: rows[0]["classes"])
@@ -156,6 +157,9 @@ def plot(found: dict[str, Any], folder: Path) -> None:
                     axis.plot(*zip(*points, strict=True), "o", color=f"C{colour}", label=name)
             axis.axvline(1, color="grey", linewidth=0.8)
             axis.set(xscale="log", title=f"{what}: how many times faster")
+            axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}×")
+            axis.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
             axis.set_yticks(range(len(compared)), [rows[0]["case"] for rows in compared])
             axis.grid(alpha=0.3)
         axes[0].invert_yaxis()
