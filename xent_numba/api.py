@@ -79,8 +79,8 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like of float64, float32, float16 or bfloat16
-        Unnormalised log-probabilities, of any shape and strides, never copied and never changed.  Lists and
-        integers become float64.
+        Unnormalised log-probabilities, of any shape and strides, never changed, and copied
+        only where they are lists or integers, which become float64.
     target : array_like
         Class indices (integers, the shape of logits without `axis`) or a distribution over the classes (real
         numbers, the shape of logits; rows need not sum to one).
