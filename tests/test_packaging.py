@@ -23,7 +23,8 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 def supported(row: str) -> set[str]:
     """The names in a row of the README's table of what is supported."""
-    (cells,) = re.findall(rf"^\| {row} \| (.*) \|$", README, re.MULTILINE)
+    table = README.partition("## What is supported")[2].partition("\n#")[0]
+    (cells,) = re.findall(rf"^\| {row} \| (.*) \|$", table, re.MULTILINE)
     return set(re.findall(r"`([^`]+)`", cells))
 
 
