@@ -97,6 +97,12 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         "columns", lambda: columns.build(strided, dispatch.COLUMN_THREADS), strided, dispatch.COLUMN_THREADS,
         scalar="a warp reads side by side what each thread reads by itself",
     )  # fmt: skip
+    if dtype != "float64":
+        mixed = Spec(dtype, distribution="float64", store="grad", unit=False, outer=True, **options)
+        yield kernel(
+            "online float64 distribution", lambda: online.build(mixed, threads), mixed, threads,
+            scalar="computed in float64, stored in fewer bits",
+        )  # fmt: skip
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
         partial = kernel(
             f"split partial{suffix}", lambda s=spec: split.build_partial(s, threads), spec, threads, "parts", "length"

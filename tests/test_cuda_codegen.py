@@ -59,7 +59,7 @@ def test_no_spills_and_vector_accesses(kernel, arch):
     assert row["spill_bytes"] == 0
     assert row["vector_accesses"] > 0 or kernel.scalar_by_design
     assert not re.search(r"\b(?:atom|red)\.", ptx)  # no atomics at all, so no order of sums left to chance
-    if kernel.dtype != "float64":
+    if kernel.dtype != "float64" and "float64" not in kernel.name:
         assert not re.search(r"\bdiv\.\w*\.?f64|sqrt\.\w*\.?f64", ptx) or kernel.name.startswith("scan")
 
 

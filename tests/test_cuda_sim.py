@@ -161,6 +161,18 @@ else:
             check(loss, exact, np.float32, floor=size)
             check(grad, slope, np.float32, floor=float(np.abs(slope).max()))
 
+    def test_distributions_beyond_float32(regime, rng):
+        """What float32 cannot hold of a float64 distribution counts all the same: the arithmetic is float64."""
+        x, _ = inputs(rng, regime[1], np.float32)
+        q = rng.uniform(size=x.shape)
+        q[0, 1], q[1, 0], x[1, 0], q[2, 0], x[3] = 1e39, 1e-60, -np.inf, 1e-60, np.maximum(x[3], -50)
+        size = np.array([1e-39, 1.0, 1.0, 1.0])
+        (loss, grad), (exact, slope) = both(xn.cross_entropy_and_grad, x, q, sample_weight=size, reduction="none")
+        assert exact[1] == np.inf
+        assert loss.dtype == grad.dtype == np.float32
+        np.testing.assert_allclose(loss, exact, rtol=1e-6)
+        np.testing.assert_allclose(grad, slope, rtol=1e-6, atol=1e-37)
+
     EDGES = {
         "masked": ([1.0, -np.inf, 2.0], 0),
         "masked target": ([1.0, -np.inf, 2.0], 1),

@@ -268,3 +268,37 @@ def test_weights_that_float32_cannot_hold(backend):
         exact = xn.cross_entropy_and_grad(x.astype(float), target, reduction="sum", backend="numpy", **options)
         np.testing.assert_allclose(loss, exact[0], rtol=1e-6)
         np.testing.assert_allclose(grad, exact[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, bfloat16])
+def test_distributions_that_float32_cannot_hold(dtype, classes, backend, rng):
+    """Next to a float64 distribution the arithmetic is float64, and the gradient is rounded once."""
+    x = rng.normal(size=(4, classes)).astype(dtype)
+    x[1, 0] = -INF
+    q = rng.random((4, classes))
+    q[0, 1], q[1, 0], q[2, 2] = 1e39, 1e-60, 1e-60
+    sample_weight = [1e-39, 1.0, 1.0, 1.0]
+    loss, grad = both(x, q, sample_weight=sample_weight, reduction="none")
+    wide = x.astype(np.float64)
+    exact, slope = xn.cross_entropy_and_grad(wide, q, sample_weight=sample_weight, reduction="none", backend="numpy")
+    assert loss[1] == INF
+    assert loss.dtype == np.float32
+    np.testing.assert_allclose(loss, exact, rtol=1e-7)
+    np.testing.assert_array_equal(grad, rounded_once(slope, dtype))
+
+
+def rounded_once(values, dtype):
+    """The nearest number of a dtype; NumPy's way from float64 to bfloat16 is over float32."""
+    near = values.astype(dtype)
+    candidates = np.stack([near, np.nextafter(near, near.dtype.type(-INF)), np.nextafter(near, near.dtype.type(INF))])
+    distance = np.abs(candidates.astype(np.float64) - values)
+    return np.take_along_axis(candidates, distance.argmin(axis=0)[None], axis=0)[0].astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_saved_lse_far_beyond_its_own_digits(dtype, classes, backend):
+    x = np.zeros((1, classes), dtype)
+    x[0, 1] = 3.0
+    grad = xn.cross_entropy_grad(x, [0], lse=[3.0 * 1e30], logit_scale=1e30)
+    np.testing.assert_allclose(grad[0, :2], [-1e30, 1e30], rtol=1e-6)
+    assert not grad[0, 2:].any()

@@ -83,7 +83,7 @@ def cross_entropy(
         only where they are lists or integers, which become float64.
     target : array_like
         Class indices (integers, the shape of logits without `axis`) or a distribution over the classes (real
-        numbers, the shape of logits; rows need not sum to one; what float32 cannot hold needs float64 logits).
+        numbers, the shape of logits; rows need not sum to one; next to a float64 one, the arithmetic is float64).
     axis : int
         The axis of the classes.
     weight : array_like of shape (C,), optional

@@ -124,7 +124,7 @@ class Reference:
         with np.errstate(all="ignore"):
             for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
                 stats = _stats(_rows(logits, block))
-                out[block] = (stats.exps / stats.sums).reshape(out[block].shape)
+                _store(out, block, stats.exps / stats.sums)
 
     def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """(x − max) − log Σ exp(x − max): two terms of one sign."""
@@ -132,7 +132,7 @@ class Reference:
             for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
                 x = _rows(logits, block)
                 stats = _stats(x)
-                out[block] = ((x - stats.top) - stats.log_sums).reshape(out[block].shape)
+                _store(out, block, (x - stats.top) - stats.log_sums)
 
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """max + log Σ exp(x − max); of −inf alone it is −inf, of any +inf it is +inf, as a sum in SciPy."""
@@ -155,6 +155,19 @@ def _rows(array: Array, block: Block) -> Float64s:
     """A block of (A, B, C) as new float64 (R, C)."""
     part = array[block]
     return part.astype(np.float64, order="C").reshape(-1, part.shape[-1])
+
+
+def _store(out: Array, block: Block, values: Float64s) -> None:
+    """Write (R, C) into a block of (A, B, C), rounded once, to nearest."""
+    if out.dtype.itemsize == 2 and out.dtype.char != "e":
+        # To bfloat16 NumPy goes by way of float32, and rounds twice.  A float32 that is cut off, with its last bit set
+        # where that was inexact, rounds as the float64 would.
+        cut = values.astype(np.float32)
+        bits = cut.view(np.int32)
+        bits -= np.abs(cut) > np.abs(values)
+        bits |= (cut != values) & np.isfinite(values)
+        values = cut.astype(np.float64)
+    out[block] = values.reshape(out[block].shape)
 
 
 def _per_row(values: Float64s | None, block: Block) -> Float64s:
@@ -274,7 +287,7 @@ def _store_gradient(
         g = np.sum(target.t, axis=1, keepdims=True) * p - target.t
     if problem.z_coefficient:
         g = g + 2.0 * problem.z_coefficient * stats.lse * p
-    grad[block] = np.where(target.kept, g * factor, 0.0).reshape(grad[block].shape)
+    _store(grad, block, np.where(target.kept, g * factor, 0.0))
 
 
 BACKEND = Reference()

@@ -125,7 +125,7 @@ class Cpu:
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        if _fits(problem):
+        if _fits(problem, lse):
             _run(problem, *_call(problem, None, grad, lse, grad_output), grad, lse)
         else:
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
@@ -213,14 +213,24 @@ def _is_plain(problem: Problem) -> bool:
     )
 
 
-def _fits(problem: Problem) -> bool:
-    """Whether the kernels can hold the options: float32 where the logits are no float64, and 1 / logit_scale."""
+def _is_wide(problem: Problem) -> bool:
+    """Whether the arithmetic is float64."""
+    q = problem.distribution
+    return problem.logits.dtype.char == "d" or (q is not None and q.dtype.char == "d")
+
+
+def _fits(problem: Problem, lse: Array | None = None) -> bool:
+    """Whether the kernels can hold the options in their arithmetic, and 1 / logit_scale and lse / logit_scale too."""
     scale, weight = abs(problem.logit_scale), problem.weight
     if scale == 1.0 and weight is None:
         return True
-    is_float64 = problem.logits.dtype.char == "d"
+    is_float64 = _is_wide(problem)
     if not (1e-300 if is_float64 else 1e-37) < scale < (1e300 if is_float64 else 1e37):
         return False
+    if lse is not None and scale != 1.0:
+        most = float(np.abs(lse).max(where=np.isfinite(lse), initial=0.0))
+        if most > (1e14 if is_float64 else 1e6):  # whose last digit is more than 1 / 8
+            return False
     if weight is None or is_float64:
         return True
     largest, least = float(weight.max()), float(weight.min(where=weight > 0.0, initial=1.0))
@@ -233,8 +243,7 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None,
     beta = epsilon / classes
     if problem.labels is not None and (epsilon == 0.0 or classes == 1):  # one class: (1 − ε) w + ε w, exactly
         return 1.0, None, None
-    arithmetic = np.float64 if problem.logits.dtype.char == "d" else np.float32
-    weight = None if w is None else w.astype(arithmetic)
+    weight = None if w is None else w.astype(np.float64 if _is_wide(problem) else np.float32)
     if problem.labels is None:
         return None, np.array([1.0 - epsilon, beta, 0.0]), weight
     mass = beta * (classes if w is None else float(w.sum()))
@@ -244,7 +253,7 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None,
 def _run(problem: Problem, code: Any, fields: tuple[Any, ...], grad: Array | None, lse: Array | None) -> Float64s:
     """Walk the rows of a loss."""
     logits, n_threads = problem.logits, problem.n_threads
-    walk, group, units = _walk(drivers, logits, problem.distribution, grad)
+    walk, group, units = _walk(drivers, _is_wide(problem), logits, problem.distribution, grad)
     partials = np.empty(-(-units // group))
     if logits.size < SERIAL:
         walk(code, fields, group, units, partials, 0)
@@ -283,18 +292,18 @@ def _split_row(
 
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
     """Walk the rows of a softmax and its kin."""
-    walk, group, units = _walk(probabilities, logits, None, out)
+    walk, group, units = _walk(probabilities, logits.dtype.char == "d", logits, None, out)
     groups = -(-units // group)
     with threads.parallel(n_threads, logits.size >= SERIAL and groups > 1) as loop:
         walk(code_of(fields), fields, group, units, groups, loop)
 
 
-def _walk(kernels: Any, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
+def _walk(kernels: Any, is_wide: bool, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
     """(driver, units in a group, units): whether by long rows or by wide groups."""
     a, b, classes = logits.shape
     if classes > TILE and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
         return kernels.long, max(1, GROUP // classes), a * b
-    lanes = LINE // max(logits.itemsize, 4)
+    lanes = LINE // (8 if is_wide else 4)
     return kernels.wide, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from xent_numba.backends.cpu.memory import advance, pointer, stride
+from xent_numba.backends.cpu.memory import advance, blank, pointer, stride
 from xent_numba.backends.cpu.pieces import by_type, inline, unless_none
 from xent_numba.backends.cpu.simd import select, splat
 from xent_numba.backends.cpu.terms import Cap, Dense, Sign
@@ -72,6 +72,12 @@ def call_of(fields: Any) -> Any:
         c.grad_scale,
         c.streaming,
     )
+
+
+@inline
+def zero_vector(call: Any) -> Any:
+    """A vector of the arithmetic of a call: float64 where the logits or the distribution are."""
+    return blank(pointer(call.logits), pointer(call.q))
 
 
 @inline

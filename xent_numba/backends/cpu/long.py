@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.cpu.call import at, dense, is_ignored, known_mass, label, put_row, row_pointer, times
+from xent_numba.backends.cpu.call import (
+    at,
+    dense,
+    is_ignored,
+    known_mass,
+    label,
+    put_row,
+    row_pointer,
+    times,
+    zero_vector,
+)
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
 from xent_numba.backends.cpu.gradient import (
     Slope,
@@ -19,7 +29,7 @@ from xent_numba.backends.cpu.gradient import (
     stream_gradient,
     write_one,
 )
-from xent_numba.backends.cpu.memory import advance, blank, get, load, load_part, pointer, put, scratch, stride
+from xent_numba.backends.cpu.memory import advance, get, load, load_part, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import lane, lanes_of, single, splat, widen
 from xent_numba.backends.cpu.stage import release
@@ -221,7 +231,7 @@ def _next_row(grad: Any, stage: Any, held: int, i: int, last: bool, like: Any) -
 @inline
 def long_rows(call: Any, start: int, stop: int) -> Any:
     """Σ loss of rows start … stop, in their order; 0 where only the gradient is wanted."""
-    like = blank(pointer(call.logits))
+    like = zero_vector(call)
     lanes = lanes_of(like)
     pending = pending_rows(widen(like))
     stage, held = scratch(like, 2), 0

@@ -61,6 +61,9 @@ def _decode(builder: Any, raw: Any, dtype: types.Type, vector: Vector) -> Any:
 def _encode(builder: Any, value: Any, dtype: types.Type) -> Any:
     """Lanes to bits as stored, rounded once, to nearest even."""
     lanes = value.type.count
+    if isinstance(value.type.element, ir.DoubleType) and dtype != types.float64:
+        single = builder.fptrunc(value, ir.VectorType(ir.FloatType(), lanes))
+        value = single if dtype == types.float32 else _to_odd(builder, value, single)
     if dtype == types.uint16:
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes))
         return builder.bitcast(half, ir.VectorType(ir.IntType(16), lanes))
@@ -76,6 +79,23 @@ def _encode(builder: Any, value: Any, dtype: types.Type) -> Any:
         upper = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [2 * i + _UPPER for i in range(lanes)])
         return builder.shuffle_vector(halves, halves, upper)
     return value
+
+
+def _to_odd(builder: Any, value: Any, nearest: Any) -> Any:
+    """float64 lanes as float32 that round to 16 bits as they themselves would: cut off, and odd where that was inexact.
+
+    `nearest` are the lanes rounded to nearest.
+    """
+    word = ir.VectorType(ir.IntType(32), value.type.count)
+    size = llvm_call(builder, f"llvm.fabs.{suffix(value.type)}", value.type, [value])
+    back = builder.fpext(nearest, value.type)
+    back = llvm_call(builder, f"llvm.fabs.{suffix(value.type)}", value.type, [back])
+    bits = builder.bitcast(nearest, word)
+    one = _constants(word, 1)
+    too_large = builder.fcmp_ordered(">", back, size)
+    inexact = builder.fcmp_ordered("!=", back, size)
+    cut = builder.select(too_large, builder.sub(bits, one), bits)
+    return builder.bitcast(builder.select(inexact, builder.or_(cut, one), bits), nearest.type)
 
 
 def _at(context: Any, builder: Any, sig: Any, args: Any, vector: ir.VectorType) -> Any:
@@ -181,15 +201,18 @@ def scratch(typingctx: Any, like: Any, vectors: Any) -> Any:
 
 
 @intrinsic
-def blank(typingctx: Any, p: Any) -> Any:
-    """The zero vector, one line wide, of the arithmetic that `p` is computed in: float64 for float64, else float32."""
-    dtype = types.float64 if p.dtype == types.float64 else types.float32
+def blank(typingctx: Any, p: Any, q: Any) -> Any:
+    """The zero vector, one line wide, of the arithmetic for what `p` and `q` (or None) point to: float64 where one of
+    them is, else float32.
+    """
+    is_wide = p.dtype == types.float64 or (isinstance(q, types.CPointer) and q.dtype == types.float64)
+    dtype = types.float64 if is_wide else types.float32
     vector = Vector(dtype, LINE // _size(dtype))
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return ir.Constant(ir_vector(vector), None)
 
-    return vector(p), codegen
+    return vector(p, q), codegen
 
 
 @intrinsic

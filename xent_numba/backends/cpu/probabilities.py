@@ -59,7 +59,7 @@ def _place_of(p: Any, n: int, value: float) -> Any:
 
 @inline
 def _one(p: Any, i: int) -> Any:
-    return lane(load_part(p, i, 1, blank(p)), 0)
+    return lane(load_part(p, i, 1, blank(p, None)), 0)
 
 
 @inline
@@ -134,7 +134,7 @@ def _long_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, like: Any) -> No
 @inline
 def _long(fields: Any, group: int, units: int, k: int) -> None:
     rows = Rows(*fields)
-    like = blank(pointer(rows.logits))
+    like = blank(pointer(rows.logits), None)
     width, n = rows.logits.shape[1:]
     for i in range(k * group, min(units, (k + 1) * group)):
         a = i // width
@@ -246,7 +246,7 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
 @inline
 def _wide(fields: Any, group: int, units: int, k: int) -> None:
     call = Rows(*fields)
-    like = blank(pointer(call.logits))
+    like = blank(pointer(call.logits), None)
     lanes = lanes_of(like)
     width = call.logits.shape[1]
     per_a = (width + lanes - 1) // lanes

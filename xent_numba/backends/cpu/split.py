@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.cpu.call import at, call_of, dense, label, put_row, row_pointer
+from xent_numba.backends.cpu.call import at, call_of, dense, label, put_row, row_pointer, zero_vector
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.gradient import Slope, one_logit, store_gradient, stream_gradient
 from xent_numba.backends.cpu.kernel import kernel
 from xent_numba.backends.cpu.long import hard_part, keep_row, losses_of, pending_rows, row_factors, value_at_target
-from xent_numba.backends.cpu.memory import advance, blank, pointer, scratch
+from xent_numba.backends.cpu.memory import advance, scratch
 from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lane, widen
@@ -46,7 +46,7 @@ def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
 @inline
 def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
     call = call_of(fields)
-    like = blank(pointer(call.logits))
+    like = zero_vector(call)
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)
     p = row_pointer(call.logits, at_row.a, at_row.b)
@@ -63,7 +63,7 @@ def split_outcome(fields: Any, i: int, parts: Any, slope: Any) -> Any:
 
 @inline
 def _outcome(call: Any, i: int, parts: Any, slope: Any) -> Any:
-    like = blank(pointer(call.logits))
+    like = zero_vector(call)
     at_row = _place(call, call.labels, i)
     p = row_pointer(call.logits, at_row.a, at_row.b)
     t = dense(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
@@ -96,7 +96,7 @@ def split_gradient(fields: Any, i: int, slope: Any, segments: int, loop: int) ->
 def _one_gradient(fields: Any, i: int, slope: Any, segments: int, k: int) -> None:
     k = segments - 1 - k
     call = call_of(fields)
-    like = blank(pointer(call.logits))
+    like = zero_vector(call)
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)
     p, out = row_pointer(call.logits, at_row.a, at_row.b), row_pointer(call.grad, at_row.a, at_row.b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xent_numba.backends.cpu.call import dense, row_pointer, times
+from xent_numba.backends.cpu.call import dense, row_pointer, times, zero_vector
 from xent_numba.backends.cpu.columns import (
     TILE,
     fill,
@@ -18,7 +18,7 @@ from xent_numba.backends.cpu.columns import (
     tile_statistics,
 )
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
-from xent_numba.backends.cpu.memory import advance, blank, gather, keep, load, load_part, pointer, put, scratch, stride
+from xent_numba.backends.cpu.memory import advance, gather, keep, load, load_part, pointer, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, shortened, splat, whole, widen
 from xent_numba.backends.cpu.simd import total as sum_of
@@ -215,7 +215,7 @@ def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int
 @inline
 def wide_rows(call: Any, start: int, stop: int) -> float:
     """Σ loss of the groups start … stop; a group is a vector of rows of one first index a."""
-    like = blank(pointer(call.logits))
+    like = zero_vector(call)
     lanes = lanes_of(like)
     width = call.logits.shape[1]
     per_a = (width + lanes - 1) // lanes

@@ -65,6 +65,8 @@ def specialise(call: Call) -> tuple[Spec, Any]:
     outer, _ = merged(call)
     with_classes = [view for view in (call.logits, call.out, call.distribution) if view is not None]
     unit = classes == 1 or all(view.step == ITEMSIZE[view.dtype] for view in with_classes)
+    if call.distribution and call.distribution.dtype == "float64" != call.logits.dtype:
+        unit = False  # vectors of 4 or 8 logits, each computed in float64, would not stay in registers
     index = "outer" if b == 1 else "row"  # which stride leads from row to row where one does
     written = [view for view in (call.logits, call.out) if view is not None]
     vectors = [call.distribution] if call.distribution and call.distribution.dtype == call.logits.dtype else []

@@ -173,7 +173,7 @@ def _store(spec: Spec, threads: int, batch: int) -> Any:
     x_step, g_step = r_.x_step, r_.g_step
     q_element, q_word, q_words = r_.target_access.element, r_.target_access.word, max(r_.target_access.words, lanes)
     fetch_target, distribution_address = r_.fetch_target, r_.distribution
-    real, target, emit = m_.real, m_.target, m_.emit
+    real, stored, target, emit = m_.real, m_.stored, m_.target, m_.emit
     dense, has_q = spec.dense, bool(spec.distribution)
     sparse_label = bool(spec.labels) and not dense
     ragged = not spec.whole and spec.unit
@@ -187,7 +187,7 @@ def _store(spec: Spec, threads: int, batch: int) -> Any:
         same = not ragged or ((out ^ base) & 15) == 0
         registers = hw.cuda.local.array(total_words, word)
         q_registers = hw.cuda.local.array(q_words, q_word)
-        values = hw.cuda.local.array(lanes, real)
+        values = hw.cuda.local.array(lanes, stored)
         q_base = distribution_address(a, row) if has_q else hw.i64(0)
         for start in range(begin + thread * lanes, end, stride * batch):
             place, target_place = base + start * x_step(a), out + start * g_step(a)

@@ -28,6 +28,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     logits_address, out_address, distribution_address = r_.logits, r_.out, r_.distribution
     shift, fetch_target = r_.shift, r_.fetch_target
     real, floor, low, term, transform = m_.real, m_.floor, m_.low, m_.term, m_.transform
+    stored = m_.stored
     label, label_score, target, close, emit, finish = m_.label, m_.label_score, m_.target, m_.close, m_.emit, m_.finish
     reduce = reducer(real, threads, spec.dense)
     maximum, sums = reduce.maximum, reduce.sums
@@ -98,7 +99,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
             finish(a, row, loss, lse)
         if stores:
             same = not ragged or ((out ^ base) & 15) == 0
-            values = hw.cuda.local.array(lanes, real)
+            values = hw.cuda.local.array(lanes, stored)
             target_place = out + start * g_step(a)
             for i in range(vectors):
                 first = start + i * stride

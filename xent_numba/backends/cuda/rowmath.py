@@ -24,9 +24,10 @@ from xent_numba.backends.cuda.spec import Spec
 
 
 class RowMath(NamedTuple):
-    """Device functions.  `real` is float32, or float64 for float64 logits."""
+    """Device functions.  `real` is float32, or float64 where the logits or the distribution are."""
 
     real: Any
+    stored: Any  # in which a result is rounded to the dtype of the logits: float64 for float64 logits, else float32
     floor: Any  # where a maximum starts
     low: Any  # -inf
     exp: Any  # e^d for d ≤ 0
@@ -48,6 +49,7 @@ def rowmath(spec: Spec) -> RowMath:
     transform, slope = _transform(spec, real, exp)
     return RowMath(
         real,
+        hw.f64 if spec.dtype == "float64" else hw.f32,
         real(np.finfo(np.float64 if spec.wide else np.float32).min),
         real(-np.inf),
         exp,
@@ -176,15 +178,15 @@ def _emit(spec: Spec, real: Any, exp: Any, transform: Any, slope: Any) -> Any:
 
 def _finish(spec: Spec) -> Any:
     want_rows, want_lse = spec.rows, spec.lse
-    store, size = (hw.store_f64, 8) if spec.wide else (hw.store_f32, 4)
+    store, size, stored = (hw.store_f64, 8, hw.f64) if spec.dtype == "float64" else (hw.store_f32, 4, hw.f32)
 
     @hw.device
     def finish_rows(a: Any, row: Any, loss: Any, lse: Any) -> None:
-        store(a.rows + size * row, loss)
+        store(a.rows + size * row, stored(loss))
 
     @hw.device
     def finish_lse(a: Any, row: Any, loss: Any, lse: Any) -> None:
-        store(a.lse + size * row, lse)
+        store(a.lse + size * row, stored(lse))
 
     if want_rows:
         return finish_rows

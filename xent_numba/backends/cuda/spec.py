@@ -40,7 +40,7 @@ class Spec:
     @property
     def wide(self) -> bool:
         """Whether the arithmetic is float64."""
-        return self.dtype == "float64"
+        return "float64" in (self.dtype, self.distribution)
 
     @property
     def dense(self) -> bool:

@@ -40,7 +40,7 @@ def build(spec: Spec, threads: int) -> Any:
     )
     size, distribution_address = r_.access.size, r_.distribution
     q_load, q_size = r_.target_access.load, r_.target_access.size
-    real, floor, term, transform, target = m_.real, m_.floor, m_.term, m_.transform, m_.target
+    real, stored, floor, term, transform, target = m_.real, m_.stored, m_.floor, m_.term, m_.transform, m_.target
     label, close, emit, finish = m_.label, m_.close, m_.emit, m_.finish
     dense, stores, has_q, has_label = spec.dense, bool(spec.store), bool(spec.distribution), bool(spec.labels)
     sparse_label = has_label and not dense
@@ -95,7 +95,7 @@ def build(spec: Spec, threads: int) -> Any:
         count = min(a.n_rows - first_row, threads) * a.n_classes
         begin = first_row * a.n_classes * size
         registers = hw.cuda.local.array(words, word)
-        values = hw.cuda.local.array(lanes, real)
+        values = hw.cuda.local.array(lanes, stored)
         for e in range(hw.thread() * lanes, count, threads * lanes):
             if e + lanes <= count:
                 load_vector(a.logits + begin + e * size, registers, 0)
@@ -117,6 +117,6 @@ def build(spec: Spec, threads: int) -> Any:
                     store_vector(a.out + begin + e * size, values)
                 else:
                     for k in range(e, count):
-                        store(a.out + begin + k * size, tile[slot(k)])
+                        store(a.out + begin + k * size, stored(tile[slot(k)]))
 
     return kernel
