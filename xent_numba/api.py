@@ -13,30 +13,17 @@ from xent_numba.straight import straight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Literal, TypedDict, Unpack
+    from typing import Any, Literal, Unpack
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from xent_numba.backends import Backend
+    from xent_numba.options import LossOptions
     from xent_numba.problem import Prepared
 
     Array = NDArray[Any]
     Scalar = np.floating[Any]
-
-    class LossOptions(TypedDict, total=False):
-        """The options that do not change the type of a result."""
-
-        axis: int
-        weight: ArrayLike | None
-        sample_weight: ArrayLike | None
-        ignore_index: int | Iterable[int] | None
-        label_smoothing: float
-        logit_scale: float
-        softcap: float | None
-        z_loss: float
-        backend: str | None
-        n_threads: int | None
 
 
 @overload

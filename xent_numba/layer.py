@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from xent_numba.api import LossOptions
+    from xent_numba.options import LossOptions
 
     Array = NDArray[Any]
 

@@ -20,6 +20,7 @@ from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import Vector, fma, ir_vector, llvm_call, splat
 
 LANES = 16
+LN2 = 0.693147182464599609375  # ln 2 as float32: 2e-9 n off, which is nothing beside the rounding of n ln 2
 
 
 def _has_avx512() -> bool:
@@ -71,11 +72,11 @@ def suits(vector: Vector) -> bool:
 
 def exponential(up: int) -> Any:
     """2^(up − m) · exp(d), m whole, for d ≤ 88 + m ln 2 or NaN, as a piece."""
-    root_of, lowest = _roots(up), _LOWEST - up * 0.6931471805599453
+    root_of, lowest = _roots(up), _LOWEST - up * LN2
 
     @inline
     def exp(d: Any, m: Any) -> Any:
-        ln2 = splat(0.693147182464599609375, d)  # 2e-9 n off, which is nothing beside the rounding of n ln 2
+        ln2 = splat(LN2, d)
         rounder = splat(786432.0, d)  # 1.5·2^19: rounds to sixteenths
         shift = rounder - m
         biased = fma(d, splat(1.4426950408889634, d), shift)

@@ -77,7 +77,14 @@ def call_of(fields: Any) -> Any:
 @inline
 def zero_vector(call: Any) -> Any:
     """A vector of the arithmetic of a call: float64 where the logits or the distribution are."""
-    return blank(pointer(call.logits), pointer(call.q))
+    return _wider(pointer(call.logits), pointer(call.q))
+
+
+@by_type
+def _wider(p: Any, q: Any) -> Any:
+    if not isinstance(q, types.NoneType) and q.dtype == types.float64:
+        return lambda p, q: blank(q)
+    return lambda p, q: blank(p)
 
 
 @inline

@@ -12,87 +12,23 @@ whatever the other lanes hold, so the bits of a row do not depend on the batch i
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
+from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.memory import (
-    advance,
-    get,
     load,
-    load_part,
-    load_transposed,
     prefetch,
     prefetch_far,
     store,
-    store_part,
-    store_transposed,
-    stream,
-    to_line,
 )
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat, widen
+from xent_numba.backends.cpu.shifted import Shift, exp_between, exp_shifted, shift_of, to_top
+from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat
 from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, sloped, transformed, without_zero
-from xent_numba.backends.cpu.vmath import (
-    Shift,
-    bounded,
-    digits_to_spare,
-    down,
-    exp,
-    exp_between,
-    exp_shifted,
-    rounding,
-    scaled,
-    shift_of,
-    to_top,
-)
+from xent_numba.backends.cpu.vmath import bounded, digits_to_spare, down, exp, rounding, scaled
 
-TILE = 256  # classes
 _RUN = 4  # classes summed in the arithmetic of the logits
-
-
-# ------------------------------------------------------------------------------------------------ tiles
-@inline
-def fill(p: Any, row_stride: int, class_stride: int, rows: int, classes: int, tile: Any, like: Any) -> None:
-    """tile[j·lanes + r] = p[r·row_stride + j·class_stride]; lanes beyond `rows` hold anything finite or of a row."""
-    lanes = lanes_of(like)
-    zero = splat(0.0, like)
-    if class_stride == 1:
-        for j in range(0, classes, lanes):
-            width = min(lanes, classes - j)
-            load_transposed(advance(p, j), row_stride, rows, width, advance(tile, j * lanes), like)
-    elif row_stride == 1 and rows == lanes:
-        for j in range(classes):
-            store(tile, j * lanes, load(p, j * class_stride, like))
-    else:
-        for j in range(classes):
-            store(tile, j * lanes, zero)
-            for r in range(rows):
-                at = r * row_stride + j * class_stride
-                store_part(tile, j * lanes + r, 1, load_part(p, at, 1, zero))
-
-
-@inline
-def flush(
-    tile: Any, p: Any, row_stride: int, class_stride: int, rows: int, classes: int, streaming: bool, like: Any
-) -> None:
-    """p[r·row_stride + j·class_stride] = tile[j·lanes + r]."""
-    lanes = lanes_of(like)
-    if class_stride == 1:
-        for j in range(0, classes, lanes):
-            width = min(lanes, classes - j)
-            store_transposed(advance(tile, j * lanes), advance(p, j), row_stride, rows, width, like)
-    elif row_stride == 1 and rows == lanes:
-        if streaming and to_line(p, 0, like) == 0 and to_line(p, class_stride, like) == 0:
-            for j in range(classes):
-                stream(p, j * class_stride, load(tile, j * lanes, like))
-        else:
-            for j in range(classes):
-                store(p, j * class_stride, load(tile, j * lanes, like))
-    else:
-        for j in range(classes):
-            for r in range(rows):
-                value = splat(get(tile, j * lanes + r), like)
-                store_part(p, r * row_stride + j * class_stride, 1, value)
 
 
 # ------------------------------------------------------------------------------------------------ statistics
@@ -152,24 +88,6 @@ def lowered(shift: Any, c: Any, saved: Any, s: Any) -> Any:
         return splat(1.0, widen(c))
     by = to_top(shift, c, s)
     return by * splat(down(c), by)
-
-
-class Soon(NamedTuple):
-    """Lines that will be needed: one for each class."""
-
-    p: Any
-    step: int
-
-
-SOON = 2048  # logits between what is computed and what is asked for, at least
-
-
-@inline
-def soon(p: Any, row_stride: int, class_stride: int, classes: int, like: Any) -> Any:
-    """The memory of a later group of rows, at least SOON logits away."""
-    lanes = lanes_of(like)
-    groups = 1 + SOON // (lanes * classes)
-    return Soon(advance(p, groups * lanes * row_stride), lanes if class_stride == 1 else class_stride)
 
 
 @inline

@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from xent_numba.backends.cpu.conversions import narrow, widen
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import narrow, select, splat, widen
+from xent_numba.backends.cpu.simd import select, splat
 from xent_numba.backends.cpu.vmath import bounded, exp, log1p, scaled
 
 

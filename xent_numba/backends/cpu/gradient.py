@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xent_numba.backends.cpu.conversions import widen
+from xent_numba.backends.cpu.lanes import lane, total
 from xent_numba.backends.cpu.memory import keep, load, load_part, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import iota, lane, lanes_of, select, splat, total, widen
+from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp, scaled
 

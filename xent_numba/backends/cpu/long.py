@@ -19,6 +19,7 @@ from xent_numba.backends.cpu.call import (
     times,
     zero_vector,
 )
+from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
 from xent_numba.backends.cpu.gradient import (
     Slope,
@@ -29,9 +30,10 @@ from xent_numba.backends.cpu.gradient import (
     stream_gradient,
     write_one,
 )
+from xent_numba.backends.cpu.lanes import lane
 from xent_numba.backends.cpu.memory import advance, get, load, load_part, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
-from xent_numba.backends.cpu.simd import lane, lanes_of, single, splat, widen
+from xent_numba.backends.cpu.simd import lanes_of, single, splat
 from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
 from xent_numba.backends.cpu.terms import factor, sloped

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cpu.call import row_pointer
-from xent_numba.backends.cpu.columns import TILE, fill, finite, flush, merge_lanes, tile_exponentials, tile_statistics
+from xent_numba.backends.cpu.columns import finite, merge_lanes, tile_exponentials, tile_statistics
+from xent_numba.backends.cpu.conversions import narrow, widen
 from xent_numba.backends.cpu.finish import log_of
 from xent_numba.backends.cpu.gradient import Slope, store_gradient, stream_gradient
 from xent_numba.backends.cpu.kernel import kernel
+from xent_numba.backends.cpu.lanes import lane
 from xent_numba.backends.cpu.memory import (
     advance,
     blank,
@@ -31,9 +33,10 @@ from xent_numba.backends.cpu.memory import (
 )
 from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, single, splat, widen
+from xent_numba.backends.cpu.simd import iota, lanes_of, select, single, splat
 from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
+from xent_numba.backends.cpu.tiles import TILE, fill, flush
 from xent_numba.backends.cpu.vmath import exp
 
 
@@ -59,7 +62,7 @@ def _place_of(p: Any, n: int, value: float) -> Any:
 
 @inline
 def _one(p: Any, i: int) -> Any:
-    return lane(load_part(p, i, 1, blank(p, None)), 0)
+    return lane(load_part(p, i, 1, blank(p)), 0)
 
 
 @inline
@@ -134,7 +137,7 @@ def _long_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, like: Any) -> No
 @inline
 def _long(fields: Any, group: int, units: int, k: int) -> None:
     rows = Rows(*fields)
-    like = blank(pointer(rows.logits), None)
+    like = blank(pointer(rows.logits))
     width, n = rows.logits.shape[1:]
     for i in range(k * group, min(units, (k + 1) * group)):
         a = i // width
@@ -246,7 +249,7 @@ def _group(call: Any, softmax: Any, log_softmax: Any, a: int, b: int, rows: int,
 @inline
 def _wide(fields: Any, group: int, units: int, k: int) -> None:
     call = Rows(*fields)
-    like = blank(pointer(call.logits), None)
+    like = blank(pointer(call.logits))
     lanes = lanes_of(like)
     width = call.logits.shape[1]
     per_a = (width + lanes - 1) // lanes

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cpu.call import at, call_of, dense, label, put_row, row_pointer, zero_vector
+from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.gradient import Slope, one_logit, store_gradient, stream_gradient
 from xent_numba.backends.cpu.kernel import kernel
+from xent_numba.backends.cpu.lanes import lane
 from xent_numba.backends.cpu.long import hard_part, keep_row, losses_of, pending_rows, row_factors, value_at_target
 from xent_numba.backends.cpu.memory import advance, scratch
 from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import lane, widen
 from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import SEGMENT, merge, segment
 

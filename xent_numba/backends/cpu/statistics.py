@@ -16,26 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import Row
+from xent_numba.backends.cpu.lanes import any_lane, lane, largest, total
 from xent_numba.backends.cpu.memory import (
     keep,
     prefetch,
     prefetch_far,
 )
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.simd import (
-    any_lane,
-    lane,
-    lanes_of,
-    largest,
-    maximum,
-    select,
-    single,
-    splat,
-    total,
-    unknown,
-    widen,
-)
+from xent_numba.backends.cpu.shifted import exp_between, exp_shifted, shift_of, shift_value
+from xent_numba.backends.cpu.simd import lanes_of, maximum, select, single, splat, unknown
 from xent_numba.backends.cpu.terms import (
     dense_term,
     dense_term_part,
@@ -45,15 +36,7 @@ from xent_numba.backends.cpu.terms import (
     others,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import (
-    digits_to_spare,
-    down,
-    exp_between,
-    exp_shifted,
-    rounding,
-    shift_of,
-    shift_value,
-)
+from xent_numba.backends.cpu.vmath import digits_to_spare, down, rounding
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes

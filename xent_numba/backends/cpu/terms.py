@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from numba import types
 
+from xent_numba.backends.cpu.conversions import narrow, widen
 from xent_numba.backends.cpu.memory import get, keep, load, load_part
 from xent_numba.backends.cpu.pieces import by_type, inline, unless_none
-from xent_numba.backends.cpu.simd import fma, iota, lanes_of, narrow, select, splat, widen
+from xent_numba.backends.cpu.simd import fma, iota, lanes_of, select, splat
 from xent_numba.backends.cpu.vmath import exp, tanh
 
 

@@ -7,11 +7,6 @@ of an ulp or less.  Adding
 At n = -bias that is exactly 0, and smaller arguments are clamped to it: so exp(-inf) is 0, and NaN passes through
 every step.
 
-`exp_shifted` is exp(x − c) for a sum over a row, where the rounding of x − c would count: thousands of equal terms
-have it in common.  In float64 what it took is added to r.  In float32 exp(x) is reduced itself, to x = n ln 2 + r, and
-m = round(c / ln 2) is taken off n, for nothing; what is left is one factor for the row, exp(m ln 2 − c).  Where |c| is
-so large that m ln 2 is not exact, x − c is, wherever exp of it is not 0.  `Shift` is what is taken off.
-
 log1p(q), q ≥ 0, float64 only:  log(u) + (q - (u - 1)) / u with u = 1 + q, the last term being what rounding took from
 u. log as in fdlibm: u = 2^k · (1 + f), s = f / (2 + f), a polynomial in s².
 
@@ -22,30 +17,18 @@ tanh(u), float64 only: from E = exp(-2|u|), with the odd series where 1 - E woul
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from numba import types
 
 from xent_numba.backends.cpu import avx512
+from xent_numba.backends.cpu.conversions import as_bits, as_floats, convert, to_float32, widen
 from xent_numba.backends.cpu.pieces import by_type, inline
-from xent_numba.backends.cpu.simd import (
-    as_bits,
-    as_floats,
-    convert,
-    fma,
-    polynomial,
-    select,
-    shift_left,
-    shift_right,
-    splat,
-    to_float32,
-    widen,
-)
+from xent_numba.backends.cpu.simd import fma, polynomial, select, shift_left, shift_right, splat
 
-# log2(e); ln 2 in two parts, the second of which, 2e-9, is nothing to float32; 1.5·2^p + bias; -bias·ln 2; bits of a
+# log2(e); ln 2 in two parts, the second of which is nothing to float32; 1.5·2^p + bias; -bias·ln 2; bits of a
 # mantissa
-_LN2 = 0.693147182464599609375
-_REDUCE32 = (1.4426950408889634, _LN2, 0.0, 12582912.0 + 127.0, -88.02969193111305, 23)
+_REDUCE32 = (1.4426950408889634, avx512.LN2, 0.0, 12582912.0 + 127.0, -88.02969193111305, 23)
 _REDUCE64 = (
     1.4426950408889634,
     6.93147180369123816490e-01,
@@ -54,7 +37,6 @@ _REDUCE64 = (
     -709.0895657128241,
     52,
 )
-REACH = 2048.0  # |c| from which on x − c is exact where it matters
 # q, highest power first
 _Q32 = (
     0.0013814598646664403656,
@@ -144,7 +126,7 @@ def _exponential(up32: int, up64: int) -> Any:
     return by_type(choose)
 
 
-_exp, _exp_up = _exponential(0, 0), _exponential(UP32, UP64)
+_exp, exp_up_by = _exponential(0, 0), _exponential(UP32, UP64)
 
 
 @inline
@@ -159,76 +141,7 @@ def exp_up(d: Any) -> Any:
 
     See `down`.
     """
-    return _exp_up(d, splat(0.0, d))
-
-
-@inline
-def _or_nothing(lost: Any) -> Any:
-    """What rounding took, 0 where it is NaN: as from −inf."""
-    return select(lost == lost, lost, splat(0.0, lost))
-
-
-@by_type
-def exp_between(a: Any, b: Any, s: Any) -> Any:
-    """`exp_up` of s · (a − b), as if the difference were not rounded where that counts."""
-    if a.dtype == types.float32 or a.lanes == FLOAT32_LANES:
-        return lambda a, b, s: exp_up(scaled(a - b, s))
-
-    def in_float64(a: Any, b: Any, s: Any) -> Any:
-        d = a - b
-        back = a - d
-        lost = (a - (d + back)) + (back - b)  # Knuth's
-        if s is None:
-            return _exp_up(d, _or_nothing(lost))
-        by = splat(s, d)
-        return _exp_up(d * by, _or_nothing(fma(d, by, splat(0.0, d) - d * by) + lost * by))
-
-    return in_float64
-
-
-class Shift(NamedTuple):
-    """near + m ln 2, of ln 2 as rounded to float32: what is taken off the logits of a row."""
-
-    near: Any
-    m: Any
-
-
-@by_type
-def shift_of(c: Any, s: Any) -> Any:
-    """The shift next to c, which is not −inf: c itself in float64, or where s · (x − c) is asked for."""
-    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
-        return lambda c, s: Shift(c, splat(0.0, c))
-
-    def in_float32(c: Any, s: Any) -> Any:
-        zero, rounder = splat(0.0, c), splat(12582912.0, c)
-        m = fma(c, splat(1.4426950408889634, c), rounder) - rounder
-        inside = c * c < splat(REACH * REACH, c)
-        return Shift(select(inside, zero, c), select(inside, m, zero))
-
-    return in_float32
-
-
-@inline
-def shift_value(shift: Any) -> Any:
-    """near + m ln 2, exactly, in float64."""
-    near = widen(shift.near)
-    return fma(widen(shift.m), splat(_LN2, near), near)
-
-
-@by_type
-def exp_shifted(x: Any, shift: Any, s: Any) -> Any:
-    """`exp_up` of s · (x − shift)."""
-    if x.dtype == types.float32 and isinstance(s, types.NoneType):
-        return lambda x, shift, s: _exp_up(x - shift.near, shift.m)
-    return lambda x, shift, s: exp_between(x, shift.near, s)
-
-
-@by_type
-def to_top(shift: Any, c: Any, s: Any) -> Any:
-    """What makes a sum of exp(x − shift) one of exp(x − c), c being what the shift is next to."""
-    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
-        return lambda shift, c, s: splat(1.0, widen(c))
-    return lambda shift, c, s: exp(shift_value(shift) - widen(c))
+    return exp_up_by(d, splat(0.0, d))
 
 
 @by_type

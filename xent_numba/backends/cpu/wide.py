@@ -6,24 +6,23 @@ from typing import Any
 
 from xent_numba.backends.cpu.call import dense, row_pointer, times, zero_vector
 from xent_numba.backends.cpu.columns import (
-    TILE,
-    fill,
     finite,
-    flush,
     heeded,
     merge_lanes,
-    soon,
     tile_exponentials,
     tile_gradient,
     tile_statistics,
 )
+from xent_numba.backends.cpu.conversions import narrow, shortened, whole, widen
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
+from xent_numba.backends.cpu.lanes import lane
+from xent_numba.backends.cpu.lanes import total as sum_of
 from xent_numba.backends.cpu.memory import advance, gather, keep, load, load_part, pointer, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
-from xent_numba.backends.cpu.simd import iota, lane, lanes_of, narrow, select, shortened, splat, whole, widen
-from xent_numba.backends.cpu.simd import total as sum_of
+from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
 from xent_numba.backends.cpu.stage import drain, release
 from xent_numba.backends.cpu.terms import factor, transformed
+from xent_numba.backends.cpu.tiles import TILE, fill, flush, soon
 from xent_numba.backends.cpu.vmath import divided, scaled
 
 

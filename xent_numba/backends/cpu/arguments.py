@@ -1,0 +1,146 @@
+"""From a `Problem` to the arguments of a kernel, in dtypes that Numba has; and whether the kernels can hold it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xent_numba.backends.cpu.kernel import code_of
+from xent_numba.reduction import loss_dtype
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xent_numba.problem import Problem
+
+    Array = NDArray[Any]
+    Float64s = NDArray[np.float64]
+
+STREAM = 1 << 24  # bytes of gradient from which on it is written past the caches
+_NATIVE = {"d": None, "f": None, "e": np.uint16}  # bfloat16, whose character is its library's choice: int16
+_TORCH_IGNORE = (-100,)
+_NONE = np.empty(0)
+_NONE.flags.writeable = False
+_NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
+_NO_LABELS = np.empty(0, np.int64)
+
+
+def native(array: Array) -> Array:
+    """The array in a dtype that Numba has: 16-bit floats as tagged integers.  Read-only: one signature for all."""
+    tag = _NATIVE.get(array.dtype.char, np.int16)
+    view = array.view() if tag is None else array.view(tag)
+    view.flags.writeable = False
+    return view
+
+
+def writable(array: Array) -> Array:
+    """The same of an array to write to."""
+    tag = _NATIVE.get(array.dtype.char, np.int16)
+    return array if tag is None else array.view(tag)
+
+
+def flat(array: Array | None) -> Array:
+    """A per-row array (A, B) as (A·B,), contiguous and read-only; (0,) for None."""
+    if array is None:
+        return _NONE
+    view = array.reshape(-1)
+    if not view.flags.c_contiguous:  # a column of labels, say: reshape leaves one long stride as it is
+        view = view.copy()
+    view.flags.writeable = False
+    return view
+
+
+def arguments(
+    problem: Problem, rows: Array | None, grad: Array | None, lse: Array | None, upstream: Float64s | None
+) -> tuple[Any, tuple[Any, ...]]:
+    """The fields of `drivers.Call`, as a plain tuple: a quarter of the cost of a named one to pass; and their code."""
+    if _is_plain(problem) and lse is None and upstream is None:
+        code = problem.logits.dtype, problem.labels.dtype, grad is None  # type: ignore[union-attr]
+        return code, (
+            native(problem.logits), flat(problem.labels), None, None, _NONE, _NONE, _NONE, None,
+            _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
+            None if grad is None else writable(grad), _NO_LABELS, 1.0, None, None, None,
+            problem.z_coefficient, problem.grad_scale, grad is not None and grad.nbytes >= STREAM,
+        )  # fmt: skip
+    classes = problem.logits.shape[2]
+    hard, dense, dense_weight = _target(problem, classes)
+    scale, cap = problem.logit_scale, problem.softcap
+    f: Any = None
+    s = None
+    if cap is not None:
+        f = np.array([[scale, cap]])
+    elif scale != 1.0:
+        f, s = np.array([-1.0 if scale < 0.0 else 1.0]), abs(scale)
+    in_range = [y for y in problem.ignore if 0 <= y < classes]
+    fields = (
+        native(problem.logits),
+        None if problem.labels is None else flat(problem.labels),
+        None if problem.distribution is None else native(problem.distribution),
+        dense_weight,
+        _NONE if problem.labels is None else flat(problem.weight),
+        flat(problem.sample_weight),
+        flat(upstream),
+        None if lse is None else flat(lse),
+        _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
+        None if grad is None else writable(grad),
+        np.array(in_range, np.int64) if in_range else _NO_LABELS,
+        hard,
+        dense,
+        f,
+        s,
+        problem.z_coefficient,
+        problem.grad_scale * (scale if cap is None else 1.0),
+        grad is not None and grad.nbytes >= STREAM,
+    )
+    return code_of(fields), fields
+
+
+def _is_plain(problem: Problem) -> bool:
+    """Whether no option is on but those of a whole call: there is little to say then, and it is said quickly."""
+    return (
+        problem.labels is not None
+        and problem.weight is None
+        and problem.sample_weight is None
+        and problem.label_smoothing == 0.0
+        and problem.logit_scale == 1.0
+        and problem.softcap is None
+        and (problem.ignore == _TORCH_IGNORE or all(y < 0 for y in problem.ignore))
+    )
+
+
+def is_wide(problem: Problem) -> bool:
+    """Whether the arithmetic is float64."""
+    q = problem.distribution
+    return problem.logits.dtype.char == "d" or (q is not None and q.dtype.char == "d")
+
+
+def fits(problem: Problem, lse: Array | None = None) -> bool:
+    """Whether the kernels can hold the options in their arithmetic, and 1 / logit_scale and lse / logit_scale too."""
+    scale, weight = abs(problem.logit_scale), problem.weight
+    if scale == 1.0 and weight is None:
+        return True
+    is_float64 = is_wide(problem)
+    if not (1e-300 if is_float64 else 1e-37) < scale < (1e300 if is_float64 else 1e37):
+        return False
+    if lse is not None and scale != 1.0:
+        most = float(np.abs(lse).max(where=np.isfinite(lse), initial=0.0))
+        if most > (1e14 if is_float64 else 1e6):  # whose last digit is more than 1 / 8
+            return False
+    if weight is None or is_float64:
+        return True
+    largest, least = float(weight.max()), float(weight.min(where=weight > 0.0, initial=1.0))
+    return least > 1e-30 and largest < 1e30
+
+
+def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:
+    """(hard, dense, weights of the dense part): the effective target as `terms` describes it."""
+    epsilon, w = problem.label_smoothing, problem.weight
+    beta = epsilon / classes
+    if problem.labels is not None and (epsilon == 0.0 or classes == 1):  # one class: (1 − ε) w + ε w, exactly
+        return 1.0, None, None
+    weight = None if w is None else w.astype(np.float64 if is_wide(problem) else np.float32)
+    if problem.labels is None:
+        return None, np.array([1.0 - epsilon, beta, 0.0]), weight
+    mass = beta * (classes if w is None else float(w.sum()))
+    return 1.0 - epsilon, np.array([0.0, beta, mass]), weight

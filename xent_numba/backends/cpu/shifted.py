@@ -1,0 +1,90 @@
+"""exp(x − c) for a sum over a row, where the rounding of x − c would count: thousands of equal terms have it in common.
+
+With the symbols of `vmath`: in float64 what rounding took is added to r.  In float32 exp(x) is reduced itself, to
+x = n ln 2 + r, and m = round(c / ln 2) is taken off n, for nothing; what is left is one factor for the row,
+exp(m ln 2 − c).  Where |c| is so large that m ln 2 is not exact, x − c is, wherever exp of it is not 0.  `Shift` is
+what is taken off.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numba import types
+
+from xent_numba.backends.cpu.avx512 import LN2
+from xent_numba.backends.cpu.conversions import widen
+from xent_numba.backends.cpu.pieces import by_type, inline
+from xent_numba.backends.cpu.simd import fma, select, splat
+from xent_numba.backends.cpu.vmath import FLOAT32_LANES, exp, exp_up, exp_up_by, scaled
+
+REACH = 2048.0  # |c| from which on x − c is exact where it matters
+
+
+@inline
+def _or_nothing(lost: Any) -> Any:
+    """What rounding took, 0 where it is NaN: as from −inf."""
+    return select(lost == lost, lost, splat(0.0, lost))
+
+
+@by_type
+def exp_between(a: Any, b: Any, s: Any) -> Any:
+    """`exp_up` of s · (a − b), as if the difference were not rounded where that counts."""
+    if a.dtype == types.float32 or a.lanes == FLOAT32_LANES:
+        return lambda a, b, s: exp_up(scaled(a - b, s))
+
+    def in_float64(a: Any, b: Any, s: Any) -> Any:
+        d = a - b
+        back = a - d
+        lost = (a - (d + back)) + (back - b)  # Knuth's
+        if s is None:
+            return exp_up_by(d, _or_nothing(lost))
+        by = splat(s, d)
+        return exp_up_by(d * by, _or_nothing(fma(d, by, splat(0.0, d) - d * by) + lost * by))
+
+    return in_float64
+
+
+class Shift(NamedTuple):
+    """near + m ln 2, of ln 2 as rounded to float32: what is taken off the logits of a row."""
+
+    near: Any
+    m: Any
+
+
+@by_type
+def shift_of(c: Any, s: Any) -> Any:
+    """The shift next to c, which is not −inf: c itself in float64, or where s · (x − c) is asked for."""
+    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
+        return lambda c, s: Shift(c, splat(0.0, c))
+
+    def in_float32(c: Any, s: Any) -> Any:
+        zero, rounder = splat(0.0, c), splat(12582912.0, c)
+        m = fma(c, splat(1.4426950408889634, c), rounder) - rounder
+        inside = c * c < splat(REACH * REACH, c)
+        return Shift(select(inside, zero, c), select(inside, m, zero))
+
+    return in_float32
+
+
+@inline
+def shift_value(shift: Any) -> Any:
+    """near + m ln 2, exactly, in float64."""
+    near = widen(shift.near)
+    return fma(widen(shift.m), splat(LN2, near), near)
+
+
+@by_type
+def exp_shifted(x: Any, shift: Any, s: Any) -> Any:
+    """`exp_up` of s · (x − shift)."""
+    if x.dtype == types.float32 and isinstance(s, types.NoneType):
+        return lambda x, shift, s: exp_up_by(x - shift.near, shift.m)
+    return lambda x, shift, s: exp_between(x, shift.near, s)
+
+
+@by_type
+def to_top(shift: Any, c: Any, s: Any) -> Any:
+    """What makes a sum of exp(x − shift) one of exp(x − c), c being what the shift is next to."""
+    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
+        return lambda shift, c, s: splat(1.0, widen(c))
+    return lambda shift, c, s: exp(shift_value(shift) - widen(c))
