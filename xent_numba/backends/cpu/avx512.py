@@ -65,6 +65,18 @@ def _times_power(typingctx: Any, value: Any, n: Any, d: Any, lowest: Any) -> Any
     return value(value, n, d, lowest), codegen
 
 
+@intrinsic
+def reciprocal(typingctx: Any, a: Any) -> Any:
+    """1 / a of sixteen float32, to 14 bits."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        everywhere = ir.Constant(ir.IntType(LANES), -1)
+        zero = ir.Constant(args[0].type, None)
+        return llvm_call(builder, "llvm.x86.avx512.rcp14.ps.512", zero.type, [args[0], zero, everywhere])
+
+    return a(a), codegen
+
+
 def suits(vector: Vector) -> bool:
     """Whether `exp` takes this type of vector, on this processor."""
     return AVAILABLE and vector.dtype == types.float32 and vector.lanes == LANES

@@ -11,7 +11,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.lanes import lane, total
-from xent_numba.backends.cpu.memory import keep, load, load_part, store, store_part, stream, to_line
+from xent_numba.backends.cpu.memory import get, keep, load, load_part, put, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, sloped, transformed
@@ -117,6 +117,42 @@ def stream_gradient(
         g = _slope_part(p, i, stop - i, a, f, s, t, c)
         store_part(stage, 0, stop - i, _with_target(g, i, y, value))
     return stop - i
+
+
+class Job(NamedTuple):
+    """The gradient of a row, to be written bit by bit while the next row is read: memory does both at once."""
+
+    p: Any  # the logits
+    out: Any
+    n: int
+    y: int
+    value: float  # at class y
+    slope: Any
+    t: Any  # the dense part of the target
+    streaming: bool
+    stage: Any
+    progress: Any  # pointer to how many elements are done, and how many are in the stage: its own, or the row's before
+
+
+@inline
+def work(job: Any, vectors: int, f: Any, s: Any, like: Any) -> None:
+    """Write some vectors more of a gradient, if there is one to write."""
+    if job is not None:
+        start, held = get(job.progress, 0), get(job.progress, 1)
+        if start < job.n:
+            step = lanes_of(like)
+            head = 0
+            if start == 0 and job.streaming:  # the rest of a line, so that what follows begins with one
+                head = step - held if held > 0 else max(0, to_line(job.out, 0, like))
+            stop = min(job.n, start + head + vectors * step)
+            if job.streaming:
+                held = stream_gradient(
+                    job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, job.stage, held, like
+                )
+            else:
+                store_gradient(job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, like)
+            put(job.progress, 0, stop)
+            put(job.progress, 1, held)
 
 
 @inline

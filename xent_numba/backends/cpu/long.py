@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
 from xent_numba.backends.cpu.call import (
     at,
@@ -19,20 +20,20 @@ from xent_numba.backends.cpu.call import (
     times,
     zero_vector,
 )
-from xent_numba.backends.cpu.conversions import widen
+from xent_numba.backends.cpu.conversions import whole, widen
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
 from xent_numba.backends.cpu.gradient import (
+    Job,
     Slope,
     dense_mass,
     gradient_saved,
     one_logit,
-    store_gradient,
-    stream_gradient,
+    work,
     write_one,
 )
 from xent_numba.backends.cpu.lanes import lane
 from xent_numba.backends.cpu.memory import advance, get, load, load_part, put, scratch, stride
-from xent_numba.backends.cpu.pieces import inline, unless_none
+from xent_numba.backends.cpu.pieces import by_type, inline, unless_none
 from xent_numba.backends.cpu.simd import lanes_of, single, splat
 from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
@@ -140,23 +141,49 @@ def row_factors(row: Any, hard: Any, x_y: float, s: Any, z: float, like: Any) ->
     return factors(r, h, e_y, single(1.0, wide) / total, lse, z)
 
 
+@by_type
+def _no_job(lse: Any, grad: Any, call: Any, like: Any) -> Any:
+    """Nothing to write yet; None where nothing will be, or where it needs no statistics."""
+    if isinstance(lse, types.NoneType):
+        return lambda lse, grad, call, like: _job_without_work(grad, call, like)
+    return lambda lse, grad, call, like: None
+
+
+@unless_none
+def _job_without_work(grad: Any, call: Any, like: Any) -> Any:
+    p = row_pointer(call.logits, 0, 0)
+    t = dense(call.dense, row_pointer(call.q, 0, 0), call.dense_weight)
+    progress = scratch(whole(like), 1)
+    put(progress, 0, 0)
+    put(progress, 1, 0)
+    return Job(
+        p, row_pointer(grad, 0, 0), 0, -1, 0.0, Slope(0.0, 0.0, 0.0), t, call.streaming, scratch(like, 2), progress
+    )
+
+
 @inline
-def _row_gradient(
-    out: Any, p: Any, n: int, y: int, row: Any, x_y: float, hard: Any, k: float, t: Any, call: Any,
-    stage: Any, held: int, like: Any,
-) -> int:  # fmt: skip
-    """How much of the gradient stays in the stage."""
-    if out is None:
-        return 0
-    f, s = call.f, call.s
-    by = row_factors(row, hard, x_y, s, call.z, like)
+def _next_job(
+    job: Any, out: Any, p: Any, n: int, y: int, row: Any, x_y: float, hard: Any, k: float, t: Any, call: Any, like: Any
+) -> Any:
+    """To write the gradient of a row, when that of the row before is written."""
+    if job is None:
+        return None
+    by = row_factors(row, hard, x_y, call.s, call.z, like)
     c = row.top if row.top > -np.inf else 0.0
-    slope = Slope(c, lane(by.of_p, 0) * k, k)
-    value = value_at_target(y, lane(by.at_target, 0), k, p, t, f, like)
-    if call.streaming:
-        return stream_gradient(p, out, 0, n, y, value, slope, f, s, t, stage, held, like)
-    store_gradient(p, out, 0, n, y, value, slope, f, s, t, like)
-    return 0
+    value = value_at_target(y, lane(by.at_target, 0), k, p, t, call.f, like)
+    put(job.progress, 0, 0)
+    return Job(p, out, n, y, value, Slope(c, lane(by.of_p, 0) * k, k), t, job.streaming, job.stage, job.progress)
+
+
+@inline
+def _finish(job: Any, call: Any, last: bool, like: Any) -> None:
+    """Write what is left of a gradient; and what stays in the stage, unless the next row begins where it ends."""
+    if job is not None:
+        work(job, job.n, call.f, call.s, like)
+        held = get(job.progress, 1)
+        if held > 0 and (last or stride(call.grad, 1) != job.n):
+            release(job.stage, held, advance(job.out, job.n), like)
+            put(job.progress, 1, 0)
 
 
 @inline
@@ -180,28 +207,28 @@ def _gradient_from_saved(
 
 
 @inline
-def _blank_row(out: Any, n: int, stage: Any, held: int, like: Any) -> None:
+def _blank_row(out: Any, n: int, like: Any) -> None:
     """A gradient of 0."""
     if out is not None:
-        release(stage, held, out, like)
         for j in range(n):
             write_one(out, j, 0.0, like)
 
 
 # ------------------------------------------------------------------------------------------------ rows
 @inline
-def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, stage: Any, held: int, like: Any) -> Any:
-    """Write the gradient of row i, leave what its loss is made of at k; how much of the gradient is in the stage."""
+def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, job: Any, like: Any) -> Any:
+    """Leave what the loss of row i is made of at k, and its gradient as the job; that of the row before is written."""
     width, n = call.logits.shape[1:]
     a = i // width
     b = i - a * width
     y = label(labels, i, n, call.ignored)
     out = row_pointer(call.grad, a, b)
     if is_ignored(labels, y):
-        _blank_row(out, n, stage, held, like)
+        _finish(job, call, True, like)
+        _blank_row(out, n, like)
         # what comes to a loss of 0
         keep_row(pending, k, Row(0.0, 0.0, 0.0, 0.0), 0.0, hard_part(call.hard, call.weight, y), 0.0)
-        return 0
+        return job
     p = row_pointer(call.logits, a, b)
     t = dense(call.dense, row_pointer(call.q, a, b), call.dense_weight)
     hard = hard_part(call.hard, call.weight, y)
@@ -209,25 +236,12 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, sta
     factor_of_row = scale * at(call.upstream, i) * call.grad_scale
     if lse is not None:
         _gradient_from_saved(out, p, n, y, lse[i], hard, factor_of_row, t, call, like)
-        return 0
-    row = statistics(p, n, y, call.f, call.s, t, like)
+        return job
+    row = statistics(p, n, y, call.f, call.s, t, job, like)
     x_y = one_logit(p, max(y, 0), call.f, like)
     keep_row(pending, k, row, x_y, hard, scale)
-    return _row_gradient(out, p, n, y, row, x_y, hard, factor_of_row, t, call, stage, held, like)
-
-
-@inline
-def _next_row(grad: Any, stage: Any, held: int, i: int, last: bool, like: Any) -> Any:
-    """What stays in the stage for the row after i: nothing, unless its gradient begins where that of row i ends."""
-    if grad is None:
-        return 0
-    width, n = grad.shape[1:]
-    a = i // width
-    b = i - a * width
-    if held > 0 and (last or b + 1 == width or stride(grad, 1) != n):
-        release(stage, held, advance(row_pointer(grad, a, b), n), like)
-        return 0
-    return held
+    _finish(job, call, b == 0, like)
+    return _next_job(job, out, p, n, y, row, x_y, hard, factor_of_row, t, call, like)
 
 
 @inline
@@ -236,15 +250,14 @@ def long_rows(call: Any, start: int, stop: int) -> Any:
     like = zero_vector(call)
     lanes = lanes_of(like)
     pending = pending_rows(widen(like))
-    stage, held = scratch(like, 2), 0
+    job = _no_job(call.lse, call.grad, call, like)
     sum_of_losses = 0.0
     for first in range(start, stop, lanes):
         rows = min(lanes, stop - first)
         for k in range(rows):
-            i = first + k
-            held = _one_row(call, call.labels, call.lse, i, k, pending, stage, held, like)
-            held = _next_row(call.grad, stage, held, i, i + 1 == stop, like)
+            job = _one_row(call, call.labels, call.lse, first + k, k, pending, job, like)
         sum_of_losses += _settle(call.lse, call, pending, first, rows, like)
+    _finish(job, call, True, like)
     return sum_of_losses
 
 

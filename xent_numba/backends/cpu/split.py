@@ -52,7 +52,7 @@ def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
     at_row = _place(call, call.labels, i)
     p = row_pointer(call.logits, at_row.a, at_row.b)
     t = dense(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
-    row = segment(p, k * SEGMENT, min(n, (k + 1) * SEGMENT), at_row.y, call.f, call.s, t, like)
+    row = segment(p, k * SEGMENT, min(n, (k + 1) * SEGMENT), at_row.y, call.f, call.s, t, None, like)
     parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3] = row.top, row.rest, row.dot, row.mass
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from xent_numba.backends.cpu.memory import advance, load, store, store_part, stream, to_line
-from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.call import row_pointer
+from xent_numba.backends.cpu.memory import advance, load, scratch, store, store_part, stream, stride, to_line
+from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import lanes_of
+from xent_numba.backends.cpu.tiles import TILE, flush
 
 
 @inline
@@ -53,3 +55,32 @@ def _store_all(stage: Any, start: int, stop: int, base: Any, like: Any) -> None:
         i += lanes
     if i < stop:
         store_part(base, i, stop - i, load(stage, i, like))
+
+
+# ------------------------------------------------------------------------------------------------ groups of rows
+@unless_none
+def stage_for(out: Any, like: Any) -> Any:
+    """Memory for the rows of a group, and for the rest of a line before them."""
+    return scratch(like, 258)
+
+
+@inline
+def deliver(
+    tile: Any, out: Any, a: int, b: int, first: int, rows: int, classes: int, streaming: bool,
+    stage: Any, held: int, like: Any,
+) -> int:  # fmt: skip
+    """Write a tile of the classes from `first` on to the rows from (a, b) on; how much of it stays in the stage."""
+    p = row_pointer(out, a, b)
+    if streaming and stride(out, 2) == 1 and stride(out, 1) == out.shape[2] <= TILE:  # rows that lie side by side
+        flush(tile, advance(stage, held), classes, 1, rows, classes, False, like)
+        return drain(stage, held, rows * classes, p, like)
+    flush(tile, advance(p, first * stride(out, 2)), stride(out, 1), stride(out, 2), rows, classes, streaming, like)
+    return held
+
+
+@inline
+def end(out: Any, stage: Any, held: int, a: int, b: int, like: Any) -> int:
+    """Write what stays in the stage; row (a, b) would be the next.  What stays then: nothing."""
+    if out is not None:
+        release(stage, held, row_pointer(out, a, b), like)
+    return 0

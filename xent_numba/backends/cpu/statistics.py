@@ -18,6 +18,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import Row
+from xent_numba.backends.cpu.gradient import work
 from xent_numba.backends.cpu.lanes import any_lane, lane, largest, total
 from xent_numba.backends.cpu.memory import (
     keep,
@@ -142,8 +143,11 @@ def _rescale_one(rest: float, old: float, new: float, s: Any, like: Any) -> Any:
 
 
 @inline
-def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
-    """The `Row` of classes start … stop as float64 scalars; class y, if it is there, is left out of `rest`."""
+def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, behind: Any, like: Any) -> Any:
+    """The `Row` of classes start … stop as float64 scalars; class y, if it is there, is left out of `rest`.
+
+    `behind`: the gradient to be written meanwhile, or None.
+    """
     step = lanes_of(like)
     zero, lowest = splat(0.0, like), splat(-math.inf, like)
     rest, lost, dot, mass = widen(zero), widen(zero), widen(zero), widen(zero)
@@ -177,6 +181,7 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, like:
             if not nothing_yet:
                 rest, lost = _rescale(rest, old, shift_value(shift), s), _rescale(lost, old, shift_value(shift), s)
             continue
+        work(behind, BLOCK, f, s, like)
         more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
         lost = lost + (lost_there + rounding(rest, block))
         rest, dot, mass, top = rest + block, dot + more_dot, mass + more_mass, maximum(here, top)
@@ -222,10 +227,10 @@ def merge(a: Any, b: Any, s: Any, like: Any) -> Any:
 
 
 @inline
-def statistics(p: Any, n: int, y: int, f: Any, s: Any, t: Any, like: Any) -> Any:
+def statistics(p: Any, n: int, y: int, f: Any, s: Any, t: Any, behind: Any, like: Any) -> Any:
     """The `Row` of a whole row of n classes."""
     row = Row(-math.inf, 0.0, 0.0, 0.0)
     for start in range(0, n, SEGMENT):
-        part = segment(p, start, min(n, start + SEGMENT), y, f, s, t, like)
+        part = segment(p, start, min(n, start + SEGMENT), y, f, s, t, behind, like)
         row = part if start == 0 else merge(row, part, s, like)
     return row

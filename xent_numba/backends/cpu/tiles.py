@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from xent_numba.backends.cpu.memory import advance, get, load, load_part, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lanes_of, splat
-from xent_numba.backends.cpu.transposition import load_transposed, store_transposed
+from xent_numba.backends.cpu.transposition import load_four, load_transposed, store_four, store_transposed
 
 TILE = 256  # classes
 
@@ -17,7 +17,11 @@ def fill(p: Any, row_stride: int, class_stride: int, rows: int, classes: int, ti
     """tile[j·lanes + r] = p[r·row_stride + j·class_stride]; lanes beyond `rows` hold anything finite or of a row."""
     lanes = lanes_of(like)
     zero = splat(0.0, like)
-    if class_stride == 1:
+    if class_stride == 1 and classes >= 4 and rows == lanes:
+        for k in range(0, classes, 4):
+            j = min(k, classes - 4)  # the last four begin among those before: nothing past the row is read
+            load_four(advance(p, j), row_stride, advance(tile, j * lanes), like)
+    elif class_stride == 1:
         for j in range(0, classes, lanes):
             width = min(lanes, classes - j)
             load_transposed(advance(p, j), row_stride, rows, width, advance(tile, j * lanes), like)
@@ -38,7 +42,11 @@ def flush(
 ) -> None:
     """p[r·row_stride + j·class_stride] = tile[j·lanes + r]."""
     lanes = lanes_of(like)
-    if class_stride == 1:
+    if class_stride == 1 and classes >= 4 and rows == lanes:
+        for k in range(0, classes, 4):
+            j = min(k, classes - 4)
+            store_four(advance(tile, j * lanes), advance(p, j), row_stride, like)
+    elif class_stride == 1:
         for j in range(0, classes, lanes):
             width = min(lanes, classes - j)
             store_transposed(advance(tile, j * lanes), advance(p, j), row_stride, rows, width, like)

@@ -9,7 +9,7 @@ from numba import types
 from numba.core.extending import intrinsic
 
 from xent_numba.backends.cpu.simd import LINE, ir_vector
-from xent_numba.backends.cpu.storage import encode, first_lanes, masked_load, masked_store, raw_vector, size_of
+from xent_numba.backends.cpu.storage import decode, encode, first_lanes, masked_load, masked_store, raw_vector, size_of
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
@@ -80,3 +80,77 @@ def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, 
         return context.get_dummy_value()
 
     return types.void(tile, p, types.int64, types.int64, types.int64, like), codegen
+
+
+# ------------------------------------------------------------------------------------------------ four columns
+def _fours(builder: Any, vectors: list[Any]) -> list[Any]:
+    """Squares of four lanes transposed, those at the same place of four vectors: without crossing 128 bits."""
+    lanes = vectors[0].type.count
+    index = ir.VectorType(ir.IntType(32), lanes)
+
+    def pick(a: Any, b: Any, places: tuple[int, int, int, int]) -> Any:
+        chosen = [4 * g + k % 4 + (lanes if k > 3 else 0) for g in range(lanes // 4) for k in places]
+        return builder.shuffle_vector(a, b, ir.Constant(index, chosen))
+
+    v0, v1, v2, v3 = vectors
+    low01, low23 = pick(v0, v1, (0, 4, 1, 5)), pick(v2, v3, (0, 4, 1, 5))
+    high01, high23 = pick(v0, v1, (2, 6, 3, 7)), pick(v2, v3, (2, 6, 3, 7))
+    return [
+        pick(low01, low23, (0, 1, 4, 5)),
+        pick(low01, low23, (2, 3, 6, 7)),
+        pick(high01, high23, (0, 1, 4, 5)),
+        pick(high01, high23, (2, 3, 6, 7)),
+    ]
+
+
+@intrinsic
+def load_four(typingctx: Any, p: Any, stride: Any, tile: Any, like: Any) -> Any:
+    """Put p[r·stride + c], c < 4, at tile[c·lanes + r], for as many rows as there are lanes.
+
+    Half the shuffles of a larger square: loads bring four columns of a row to where they are wanted in a vector.
+    """
+    raw, lanes = raw_vector(p, like), like.lanes
+    four = ir.VectorType(raw.element, 4)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        base, step, out, _ = args
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [k % 4 for k in range(lanes)])
+        vectors = []
+        for i in range(4):
+            value = ir.Constant(raw, ir.Undefined)
+            for g in range(lanes // 4):
+                where = builder.gep(base, [builder.mul(step, ir.IntType(64)(i + 4 * g))])
+                part = builder.load(builder.bitcast(where, four.as_pointer()), align=size_of(p.dtype))
+                here = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [k // 4 == g for k in range(lanes)])
+                value = builder.select(here, builder.shuffle_vector(part, part, everywhere), value)
+            vectors.append(decode(builder, value, p.dtype, like))
+        for c, column in enumerate(_fours(builder, vectors)):
+            where = builder.gep(out, [ir.IntType(64)(c * lanes)])
+            builder.store(column, builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE)
+        return context.get_dummy_value()
+
+    return types.void(p, types.int64, tile, like), codegen
+
+
+@intrinsic
+def store_four(typingctx: Any, tile: Any, p: Any, stride: Any, like: Any) -> Any:
+    """Write tile[c·lanes + r] to p[r·stride + c] for c < 4, in as many rows as there are lanes."""
+    raw, lanes = raw_vector(p, like), like.lanes
+    four = ir.VectorType(raw.element, 4)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        source, base, step, _ = args
+        columns = []
+        for c in range(4):
+            where = builder.gep(source, [ir.IntType(64)(c * lanes)])
+            columns.append(builder.load(builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE))
+        for i, value in enumerate(_fours(builder, columns)):
+            stored = encode(builder, value, p.dtype)
+            for g in range(lanes // 4):
+                places = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(range(4 * g, 4 * g + 4)))
+                where = builder.gep(base, [builder.mul(step, ir.IntType(64)(i + 4 * g))])
+                part = builder.shuffle_vector(stored, stored, places)
+                builder.store(part, builder.bitcast(where, four.as_pointer()), align=size_of(p.dtype))
+        return context.get_dummy_value()
+
+    return types.void(tile, p, types.int64, like), codegen

@@ -20,9 +20,9 @@ from xent_numba.backends.cpu.lanes import total as sum_of
 from xent_numba.backends.cpu.memory import advance, gather, keep, load, load_part, pointer, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
-from xent_numba.backends.cpu.stage import drain, release
+from xent_numba.backends.cpu.stage import deliver, end, stage_for
 from xent_numba.backends.cpu.terms import factor, transformed
-from xent_numba.backends.cpu.tiles import TILE, fill, flush, soon
+from xent_numba.backends.cpu.tiles import TILE, fill, soon
 from xent_numba.backends.cpu.vmath import divided, scaled
 
 
@@ -136,25 +136,6 @@ def _kept(loss: Any, y: Any, rows: int) -> Any:
 
 
 @inline
-def _staged(grad: Any, streaming: bool) -> bool:
-    """Whether the rows of the gradient lie side by side, and are to be streamed."""
-    if grad is None:
-        return False
-    return streaming and stride(grad, 2) == 1 and stride(grad, 1) == grad.shape[2] <= TILE
-
-
-@inline
-def _release(grad: Any, stage: Any, held: int, a: int, b: int, like: Any) -> None:
-    if grad is not None:
-        release(stage, held, row_pointer(grad, a, b), like)
-
-
-@unless_none
-def _stage(grad: Any, like: Any) -> Any:
-    return scratch(like, 258)
-
-
-@inline
 def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int, rows: int, like: Any) -> Any:
     """The losses of rows (a, b) … (a, b + rows − 1), whose gradient is written, and what of it stays in the stage."""
     classes = call.logits.shape[2]
@@ -189,12 +170,10 @@ def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int
     log_s = log_sum(row, hard, x_y, total)
     scale = _row_values(call.sample_weight, i, rows, wide)
     if grad is not None:
-        out = row_pointer(grad, a, b)
         inverse = _inverse(lse, row, total, i, rows, s, like)
         slope = factors(row, hard, e_y, inverse, _lse(lse, row, log_s, i, rows, s), z)
         k = scale * _row_values(call.upstream, i, rows, wide) * splat(call.grad_scale, wide)
         u_factor, y_value = narrow(k, like), narrow(slope.at_target * k, like)
-        grad_row, grad_class = stride(grad, 1), stride(grad, 2)
         for first in range(0, classes, TILE):
             count = min(classes - first, TILE)
             if classes > TILE:
@@ -203,11 +182,7 @@ def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int
                 by = tile_exponentials(tile, e_tile, count, finite(top), saved, f, s)
             p_factor = narrow(slope.of_p * k * by, like)
             tile_gradient(tile, e_tile, first, count, y, p_factor, u_factor, y_value, f, t, like)
-            if _staged(grad, call.streaming):
-                flush(e_tile, advance(stage, held), count, 1, rows, count, False, like)
-                held = drain(stage, held, rows * count, out, like)
-            else:
-                flush(e_tile, advance(out, first * grad_class), grad_row, grad_class, rows, count, call.streaming, like)
+            held = deliver(e_tile, grad, a, b, first, rows, count, call.streaming, stage, held, like)
     return _kept(times(loss(row, hard, x_y, log_s, s, z), scale), y, rows), held
 
 
@@ -219,15 +194,14 @@ def wide_rows(call: Any, start: int, stop: int) -> float:
     width = call.logits.shape[1]
     per_a = (width + lanes - 1) // lanes
     sum_of_losses = 0.0
-    stage, held = _stage(call.grad, like), 0
+    stage, held = stage_for(call.grad, like), 0
     for g in range(start, stop):
         a = g // per_a
         b = (g - a * per_a) * lanes
         rows = min(lanes, width - b)
         losses, held = _group(call, call.lse, call.grad, stage, held, a, b, rows, like)
         if b + rows == width or g + 1 == stop:
-            _release(call.grad, stage, held, a, b + rows, like)
-            held = 0
+            held = end(call.grad, stage, held, a, b + rows, like)
         _put_rows(call.rows, a * width + b, rows, losses)
         sum_of_losses += sum_of(losses)
     return sum_of_losses

@@ -1,0 +1,110 @@
+"""softmax, log_softmax and logsumexp of one long row whose classes lie side by side, from its statistics.
+
+log S of a confident row is log1p of the sum over the classes but the largest.  Where that sum is small, the row is
+summed once more with the place of its maximum left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from xent_numba.backends.cpu.conversions import narrow, widen
+from xent_numba.backends.cpu.finish import log_of
+from xent_numba.backends.cpu.gradient import Slope, store_gradient, stream_gradient
+from xent_numba.backends.cpu.lanes import any_lane, lane
+from xent_numba.backends.cpu.memory import advance, blank, load_part, scratch, store_part, stream, to_line
+from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.simd import lanes_of, single, splat
+from xent_numba.backends.cpu.stage import release
+from xent_numba.backends.cpu.statistics import statistics
+
+
+@inline
+def _place_of(p: Any, n: int, value: float) -> Any:
+    """The first class with this logit, or −1."""
+    like = blank(p)
+    wanted, step = splat(value, like), lanes_of(like)
+    for i in range(0, n, step):
+        count = min(step, n - i)
+        if any_lane(load_part(p, i, count, splat(math.nan, like)) == wanted):
+            for k in range(count):
+                if np.float64(_one(p, i + k)) == value:
+                    return i + k
+    return -1
+
+
+@inline
+def _one(p: Any, i: int) -> Any:
+    return lane(load_part(p, i, 1, blank(p)), 0)
+
+
+@inline
+def _has_nan(p: Any, n: int) -> bool:
+    for i in range(n):
+        x = _one(p, i)
+        if x != x:
+            return True
+    return False
+
+
+@inline
+def _log_sum(p: Any, n: int, row: Any, like: Any) -> Any:
+    """log S."""
+    q = row.rest - 1.0
+    if q < 0.5:
+        place = _place_of(p, n, row.top)
+        if place >= 0:
+            q = statistics(p, n, place, None, None, None, None, like).rest
+    wide = widen(like)
+    return lane(log_of(single(q, wide), single(row.rest, wide)), 0)
+
+
+@inline
+def _write_logs(p: Any, out: Any, n: int, top: float, log_s: float, streaming: bool, like: Any) -> None:
+    step = lanes_of(like)
+    wide = widen(like)
+    shift, log_sums = splat(top, wide), splat(log_s, wide)
+    head = to_line(out, 0, like) if streaming else -1
+    i = 0
+    while i < n:
+        first = head if head > 0 and i == 0 else step
+        count = min(first, n - i)
+        y = narrow((widen(load_part(p, i, count, splat(0.0, like))) - shift) - log_sums, like)
+        if count == step and head >= 0:
+            stream(out, i, y)
+        else:
+            store_part(out, i, count, y)
+        i += count
+
+
+@inline
+def write_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> None:
+    if out is not None:
+        c = row.top if row.top > -np.inf else 0.0
+        slope = Slope(c, 1.0 / row.rest, 0.0)
+        if rows.streaming:
+            stage = scratch(like, 2)
+            held = stream_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, stage, 0, like)
+            release(stage, held, advance(out, n), like)
+        else:
+            store_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, like)
+
+
+@inline
+def write_log_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> None:
+    if out is not None:
+        _write_logs(p, out, n, row.top, _log_sum(p, n, row, like), rows.streaming, like)
+
+
+@inline
+def write_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, like: Any) -> None:
+    if out is not None:
+        if row.top == math.inf:
+            out[i] = math.nan if _has_nan(p, n) else math.inf
+        elif row.top == -math.inf:
+            out[i] = row.top + row.rest  # rest is 0, or nan
+        else:
+            out[i] = row.top + _log_sum(p, n, row, like)
