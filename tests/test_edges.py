@@ -302,3 +302,74 @@ def test_a_saved_lse_far_beyond_its_own_digits(dtype, classes, backend):
     grad = xn.cross_entropy_grad(x, [0], lse=[3.0 * 1e30], logit_scale=1e30)
     np.testing.assert_allclose(grad[0, :2], [-1e30, 1e30], rtol=1e-6)
     assert not grad[0, 2:].any()
+
+
+@pytest.mark.parametrize("mask", [-1e50, -1e100, np.finfo(np.float64).min])
+@pytest.mark.parametrize("scale", [0.37, 1.5, 2.0])
+def test_finite_masks_and_a_scale(mask, scale, classes, backend):
+    x = np.zeros((1, classes))
+    x[0, 2:] = mask
+    loss, grad = both(x, [0], logit_scale=scale)
+    np.testing.assert_allclose(loss, math.log(2), rtol=1e-15)
+    np.testing.assert_allclose(grad[0, :2], [-scale / 2, scale / 2], rtol=1e-15)
+    assert not grad[0, 2:].any()
+
+
+def test_no_rows_into_an_array(dtype, backend):
+    x, y, out = np.zeros((0, 3), dtype), np.zeros(0, np.int64), np.zeros((0, 3), dtype)
+    assert xn.cross_entropy_and_grad(x, y, grad_out=out)[1] is out
+    assert xn.cross_entropy_and_grad(x, y, grad_out=x)[1] is x
+    assert xn.cross_entropy_grad(x, y, out=out) is out
+    assert xn.softmax(x, out=out) is out
+    assert xn.logsumexp(np.zeros((0, 4, 3)), out=np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_one_class_as_a_distribution(dtype, backend):
+    x = np.array([[0.3], [-7.0], [100.0]], dtype)
+    for q in (np.ones((3, 1), dtype), np.ones((3, 1), np.bool)):
+        for options in ({}, {"softcap": 5.0}, {"logit_scale": 0.7}, {"weight": [0.3], "label_smoothing": 0.1}):
+            loss, grad = both(x, q, reduction="none", **options)
+            np.testing.assert_array_equal(loss, 0.0)
+            np.testing.assert_array_equal(grad, 0.0)
+
+
+def test_a_confident_distribution_is_no_gain(dtype, classes, backend):
+    """A loss of almost nothing may be rounded to 0, but not to less."""
+    for top in (9.0, 12.0, 20.0, 40.0):
+        x, q = np.zeros((1, classes), dtype), np.zeros((1, classes), dtype)
+        x[0, 2], q[0, 2] = top, 1.0
+        loss = xn.cross_entropy(x, q)
+        assert loss >= 0
+        np.testing.assert_allclose(loss, math.log1p((classes - 1) * math.exp(-top)), rtol=1e-6, atol=6e-8)
+
+
+def test_factors_that_would_leave_no_digits(backend):
+    x = np.array([[0.5, -0.3]], np.float32)
+    p = 1 / (1 + math.exp(float(x[0, 0]) - float(x[0, 1])))
+    for options in ({"sample_weight": [1e-33], "reduction": "sum"}, {"logit_scale": 1e-33}):
+        grad = xn.cross_entropy_and_grad(x, [0], **options)[1]
+        np.testing.assert_allclose(grad[0] / (0.5 if "logit_scale" in options else p), [-1e-33, 1e-33], rtol=1e-6)
+    grad = xn.cross_entropy_grad(x, [0], grad_output=[1e-33], reduction="none")
+    np.testing.assert_allclose(grad[0] / p, [-1e-33, 1e-33], rtol=1e-6)
+
+
+def test_distances_beyond_float32(backend):
+    x, q = np.array([[3e38, -3e38]], np.float32), np.full((1, 2), 0.5, np.float32)
+    np.testing.assert_allclose(xn.cross_entropy(x, q), 3e38, rtol=1e-6)
+    np.testing.assert_allclose(xn.cross_entropy(x, q, logit_scale=1e-30), 3e8, rtol=1e-6)
+
+
+def test_weights_far_below_the_largest(backend):
+    for x, y, options in (
+        ([[0.0, 1.0]], [1], {"weight": [1.0, 1e-310]}),
+        ([[0.0, 1.0]] * 2, [-100, 1], {"sample_weight": [1.0, 1e-310]}),
+        ([[0.0, 1.0]] * 2, [-100, 1], {"weight": [1.0, 1e-200], "sample_weight": [1.0, 1e-200]}),
+    ):
+        loss, grad = xn.cross_entropy_and_grad(x, y, **options)
+        np.testing.assert_allclose(loss, 0.31326168751822286, rtol=1e-13)
+        np.testing.assert_allclose(grad[-1], [0.2689414213699951, -0.2689414213699951], rtol=1e-13)
+
+
+@pytest.mark.parametrize("options", [{"softcap": 1e-310}, {"softcap": 1e-200, "logit_scale": 1e200}])
+def test_a_cap_of_almost_nothing(options, backend):
+    np.testing.assert_allclose(xn.cross_entropy(np.array([[0.0, 1.0]]), [1], **options), math.log(2), rtol=1e-15)

@@ -189,7 +189,7 @@ def cross_entropy_and_grad(
 
     Returns
     -------
-    loss : as from `cross_entropy`, bit for bit
+    loss : as from `cross_entropy`, bit for bit if the gradient is laid out as the logits, as it is without `grad_out`
     grad : ndarray of the logits' shape and dtype
         Of the loss; for reduction="none", of the sum of the rows.  0 in ignored rows, and everywhere if the
         denominator of a mean is 0.

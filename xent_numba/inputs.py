@@ -143,6 +143,12 @@ def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.ldexp(weights, -math.frexp(top)[1])
 
 
+def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weights times 2^600, or as large as that lets them be."""
+    with np.errstate(over="ignore"):
+        return np.minimum(np.ldexp(weights, 600), 1e300)
+
+
 def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
     """Any real numbers of a given shape as contiguous float64."""
     array = as_array(value, name)

@@ -95,6 +95,8 @@ def overlaps(one: Array, other: Array) -> bool:
 
 def overlaps_itself(array: Array) -> bool:
     """Whether two elements may share memory, as in broadcast or sliding-window views."""
+    if array.size == 0:
+        return False
     reach = array.itemsize
     for stride, size in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
         if stride < reach:

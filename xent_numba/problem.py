@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba.inputs import as_factors, as_labels, as_logits, as_target, as_weights, check_out, without_extremes
+from xent_numba.inputs import (
+    as_factors,
+    as_labels,
+    as_logits,
+    as_target,
+    as_weights,
+    check_out,
+    raised,
+    without_extremes,
+)
 from xent_numba.layout import canonical, count, place, row_shape
 from xent_numba.options import DEFAULT_IGNORE_INDEX
 from xent_numba.reduction import loss_dtype
@@ -73,6 +82,7 @@ class Prepared(NamedTuple):
     is_straight: bool  # whether a backend can take the slabs as they are; else see `straight`
 
 
+TINY = 1e-290  # a denominator that may have lost digits, and whose inverse may overflow
 _PLAIN_LABELS = (np.dtype(np.int64), np.dtype(np.int32))
 _LAST_OF_TWO = (-1, 1)
 _ndarray = np.ndarray
@@ -148,6 +158,9 @@ def prepare(
         d1 = 0.0 if mean else 1.0
     elif labels is not None:
         found = _scan(backend, options, ignore, given, labels, classes, w, s)
+        if mean and found.weight_sum < TINY and not (w is None and s is None):  # what counts is far below the largest
+            w, s = (None if weights is None else raised(weights) for weights in (w, s))
+            found = _scan(backend, options, ignore, given, labels, classes, w, s)
         if mean:
             d1, d2 = found.weight_sum, found.sample_sum
     elif mean:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xent_numba.backends import LabelScan
+from xent_numba.backends.exactly import exp_of_difference, product, sum_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ class Stats(NamedTuple):
     exps: Float64s  # (R, C) exp(z − max), or exp(z − lse) with a saved lse
     sums: Float64s  # (R, 1) their sum
     top: Float64s  # (R, 1) max z
+    lost_at_top: Float64s  # (R, 1) what rounding took from it
     log_sums: Float64s  # (R, 1) lse − max
     lse: Float64s  # (R, 1)
 
@@ -95,11 +97,13 @@ class Reference:
         partials = []
         with np.errstate(all="ignore"):
             for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
-                z, slope = _transform(_rows(problem.logits, block), problem)
+                z, lost, slope = _transform(_rows(problem.logits, block), problem)
                 target = _effective_target(problem, block)
-                stats = _stats(z)
+                stats = _stats(z, lost)
                 factor = _per_row(problem.sample_weight, block)
-                losses = np.where(target.kept, _times(factor, _losses(z, stats, target, problem.z_coefficient)), 0.0)
+                losses = np.where(
+                    target.kept, _times(factor, _losses(z, lost, stats, target, problem.z_coefficient)), 0.0
+                )
                 partials.append(float(np.sum(losses)))
                 if rows is not None:
                     rows[block] = losses.reshape(rows[block].shape)
@@ -113,9 +117,9 @@ class Reference:
         """Gradient alone."""
         with np.errstate(all="ignore"):
             for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
-                z, slope = _transform(_rows(problem.logits, block), problem)
+                z, lost, slope = _transform(_rows(problem.logits, block), problem)
                 target = _effective_target(problem, block)
-                stats = _stats(z) if lse is None else _stats_from(z, _rows(lse[..., None], block))
+                stats = _stats(z, lost) if lse is None else _stats_from(z, _rows(lse[..., None], block))
                 factor = _per_row(problem.sample_weight, block) * _per_row(grad_output, block) * problem.grad_scale
                 _store_gradient(grad, block, stats, target, problem, slope * factor)
 
@@ -187,57 +191,36 @@ def _kept(labels: Array, ignore: tuple[int, ...]) -> NDArray[np.bool]:
     return kept
 
 
-def _transform(x: Float64s, problem: Problem) -> tuple[Float64s, Float64s]:
-    """z = f(x) and f'(x)."""
-    scaled = x if problem.logit_scale == 1.0 else problem.logit_scale * x
+def _transform(x: Float64s, problem: Problem) -> tuple[Float64s, Float64s, Float64s]:
+    """z = f(x), what rounding took from it where it is a product, and f'(x)."""
+    nothing = np.zeros((1, 1))
+    scaled, lost = (x, nothing) if problem.logit_scale == 1.0 else product(x, problem.logit_scale)
     if problem.softcap is None:
-        return scaled, np.full((1, 1), problem.logit_scale)
+        return scaled, lost, np.full((1, 1), problem.logit_scale)
     u = scaled / problem.softcap
     a = np.exp(-2.0 * np.abs(u))
     # f' = scale · (1 − tanh² u) = scale · sech² u, without cancellation where tanh is nearly 1
-    return problem.softcap * np.tanh(u), problem.logit_scale * (4.0 * a / (1.0 + a) ** 2)
+    return problem.softcap * np.tanh(u), nothing, problem.logit_scale * (4.0 * a / (1.0 + a) ** 2)
 
 
-def _lost(a: Float64s, b: Float64s, total: Float64s) -> Float64s:
-    """a + b − total, exactly: what rounding took from `total`, after Knuth."""
-    part = total - a
-    return (a - (total - part)) + (b - part)
-
-
-def _exp_of_difference(z: Float64s, shift: Float64s) -> Float64s:
-    """exp(z − shift) of the difference before it was rounded: in a thousand equal terms, that would add up."""
-    d = z - shift
-    lost = _lost(z, -shift, d)
-    return np.exp(d) * np.where(np.isfinite(lost), 1.0 + lost, 1.0)
-
-
-def _sum(terms: Float64s) -> Float64s:
-    """Σ over the classes, (R, 1), by halves and with what rounding takes from each half."""
-    lost = np.zeros((len(terms), 1))
-    while terms.shape[1] > 1:
-        if terms.shape[1] % 2:
-            terms = np.pad(terms, ((0, 0), (0, 1)))
-        half = terms.shape[1] // 2
-        a, b = terms[:, :half], terms[:, half:]
-        terms = a + b
-        lost += np.sum(_lost(a, b, terms), axis=1, keepdims=True)
-    return np.where(np.isfinite(lost), terms + lost, terms)
-
-
-def _stats(z: Float64s) -> Stats:
+def _stats(z: Float64s, lost: Float64s | None = None) -> Stats:
+    lost = np.zeros((1, 1)) if lost is None else lost
+    first = np.argmax(z, axis=1, keepdims=True)
     top = np.max(z, axis=1, keepdims=True)
-    exps = _exp_of_difference(z, top)
+    lost_at_top = np.take_along_axis(np.broadcast_to(lost, z.shape), first, axis=1)
+    exps = exp_of_difference(z, top, lost - lost_at_top)
     others = exps.copy()
-    np.put_along_axis(others, np.argmax(z, axis=1, keepdims=True), 0.0, axis=1)
-    log_sums = np.log1p(_sum(others))
+    np.put_along_axis(others, first, 0.0, axis=1)
+    log_sums = np.log1p(sum_of(others))
     log_sums = np.where(np.isfinite(top), log_sums, np.nan)  # an infinite or nan maximum spoils the row
-    return Stats(exps, _sum(exps), top, log_sums, top + log_sums)
+    return Stats(exps, sum_of(exps), top, lost_at_top, log_sums, top + log_sums)
 
 
 def _stats_from(z: Float64s, lse: Float64s) -> Stats:
     """The same from a saved lse, which is infinite or nan exactly where a maximum spoils the row."""
     lse = np.where(np.isfinite(lse), lse, np.nan)
-    return Stats(np.exp(z - lse), np.where(np.isnan(lse), np.nan, 1.0), lse, np.zeros_like(lse), lse)
+    zero = np.zeros_like(lse)
+    return Stats(np.exp(z - lse), np.where(np.isnan(lse), np.nan, 1.0), lse, zero, zero, lse)
 
 
 def _effective_target(problem: Problem, block: Block) -> Target:
@@ -260,13 +243,13 @@ def _effective_target(problem: Problem, block: Block) -> Target:
     return Target(t, y, w[y], kept)
 
 
-def _losses(z: Float64s, stats: Stats, target: Target, z_coefficient: float) -> Float64s:
+def _losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, z_coefficient: float) -> Float64s:
     """Σ_j t_j (lse − z_j) + λ lse² as (R, 1); lse − z = (max − z) + log Σ exp(z − max), two terms ≥ 0."""
+    below = (stats.top - z) + (stats.lost_at_top - lost)
     if target.t is None:
-        z_y = np.take_along_axis(z, target.y, axis=1)
-        losses = _times(target.w, (stats.top - z_y) + stats.log_sums)
+        losses = _times(target.w, np.take_along_axis(below, target.y, axis=1) + stats.log_sums)
     else:
-        losses = _sum(_times(target.t, (stats.top - z) + stats.log_sums))
+        losses = sum_of(_times(target.t, below + stats.log_sums))
     if z_coefficient:
         losses = losses + z_coefficient * stats.lse**2
     return losses
@@ -281,7 +264,7 @@ def _store_gradient(
         others = stats.exps.copy()
         np.put_along_axis(others, target.y, 0.0, axis=1)
         g = target.w * p
-        at_target = 0.0 - target.w * (_sum(others) / stats.sums)
+        at_target = 0.0 - target.w * (sum_of(others) / stats.sums)
         np.put_along_axis(g, target.y, at_target, axis=1)
     else:
         g = np.sum(target.t, axis=1, keepdims=True) * p - target.t

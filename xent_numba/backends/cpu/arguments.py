@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ _NONE = np.empty(0)
 _NONE.flags.writeable = False
 _NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
 _NO_LABELS = np.empty(0, np.int64)
+_LEAST = 1e-22  # factor of a gradient: 2^32 less is still a normal float32
 
 
 def native(array: Array) -> Array:
@@ -112,25 +114,40 @@ def _is_plain(problem: Problem) -> bool:
 def is_wide(problem: Problem) -> bool:
     """Whether the arithmetic is float64."""
     q = problem.distribution
-    return problem.logits.dtype.char == "d" or (q is not None and q.dtype.char == "d")
+    return problem.logits.dtype.char == "d" or problem.softcap is not None or (q is not None and q.dtype.char == "d")
 
 
-def fits(problem: Problem, lse: Array | None = None) -> bool:
-    """Whether the kernels can hold the options in their arithmetic, and 1 / logit_scale and lse / logit_scale too."""
-    scale, weight = abs(problem.logit_scale), problem.weight
-    if scale == 1.0 and weight is None:
+def fits(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> bool:
+    """Whether the kernels can hold the options and what is made of them in their arithmetic."""
+    if _is_plain(problem) and upstream is None and problem.grad_scale > _LEAST:
         return True
+    scale, cap, weight = abs(problem.logit_scale), problem.softcap, problem.weight
     is_float64 = is_wide(problem)
     if not (1e-300 if is_float64 else 1e-37) < scale < (1e300 if is_float64 else 1e37):
         return False
+    if cap is not None and not 1e-300 < scale / cap < 1e300:
+        return False
+    if problem.labels is None and problem.logits.shape[2] == 1:
+        return False  # where p is 1 exactly
+    if not is_float64:
+        factors = (weight, problem.sample_weight, upstream)
+        if 0.0 < scale * abs(problem.grad_scale) * math.prod(map(_least, factors)) < _LEAST:
+            return False
     if lse is not None and scale != 1.0:
         most = float(np.abs(lse).max(where=np.isfinite(lse), initial=0.0))
         if most > (1e14 if is_float64 else 1e6):  # whose last digit is more than 1 / 8
             return False
     if weight is None or is_float64:
         return True
-    largest, least = float(weight.max()), float(weight.min(where=weight > 0.0, initial=1.0))
-    return least > 1e-30 and largest < 1e30
+    return _least(weight) > 1e-30 and float(weight.max()) < 1e30
+
+
+def _least(factors: Array | None) -> float:
+    """The smallest of these factors that is not 0, and 1 at most."""
+    if factors is None:
+        return 1.0
+    sizes = np.abs(factors)
+    return float(sizes.min(where=sizes > 0.0, initial=1.0))
 
 
 def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:

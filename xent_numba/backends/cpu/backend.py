@@ -92,7 +92,7 @@ class Cpu:
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        if fits(problem, lse):
+        if fits(problem, lse, grad_output):
             _run(problem, *arguments(problem, None, grad, lse, grad_output), grad, lse)
         else:
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
+from xent_numba.backends.cpu.conversions import widest
 from xent_numba.backends.cpu.memory import advance, blank, pointer, stride
 from xent_numba.backends.cpu.pieces import by_type, inline, unless_none
 from xent_numba.backends.cpu.simd import select, splat
-from xent_numba.backends.cpu.terms import Cap, Dense, Sign
+from xent_numba.backends.cpu.terms import Cap, Dense, Sign, is_a
 
 
 class Call(NamedTuple):
@@ -76,15 +77,21 @@ def call_of(fields: Any) -> Any:
 
 @inline
 def zero_vector(call: Any) -> Any:
-    """A vector of the arithmetic of a call: float64 where the logits or the distribution are."""
-    return _wider(pointer(call.logits), pointer(call.q))
+    """A vector of the arithmetic of a call.
+
+    float64 where the logits or the distribution are, and with a softcap, of which float32 would take digits that a
+    small loss has.
+    """
+    return _widest(pointer(call.logits), pointer(call.q), call.f)
 
 
 @by_type
-def _wider(p: Any, q: Any) -> Any:
+def _widest(p: Any, q: Any, f: Any) -> Any:
     if not isinstance(q, types.NoneType) and q.dtype == types.float64:
-        return lambda p, q: blank(q)
-    return lambda p, q: blank(p)
+        return lambda p, q, f: blank(q)
+    if is_a(f, Cap):
+        return lambda p, q, f: widest(blank(p))
+    return lambda p, q, f: blank(p)
 
 
 @inline

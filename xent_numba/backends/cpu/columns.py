@@ -25,7 +25,15 @@ from xent_numba.backends.cpu.memory import (
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.shifted import Shift, exp_between, exp_shifted, shift_of, to_top
 from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat
-from xent_numba.backends.cpu.terms import dense_term_lanes, others_lanes, sloped, transformed, without_zero
+from xent_numba.backends.cpu.terms import (
+    dense_term_lanes,
+    four_times,
+    others_lanes,
+    quarter,
+    sloped,
+    transformed,
+    without_zero,
+)
 from xent_numba.backends.cpu.vmath import bounded, digits_to_spare, down, exp, rounding, scaled
 
 _RUN = 4  # classes summed in the arithmetic of the logits
@@ -44,7 +52,7 @@ def _dense_sums(x: Any, dot: Any, mass: Any, c: Any, j: int, j_tile: int, t: Any
     if t is None:
         return dot, mass
     u = dense_term_lanes(t, j, j_tile, x)
-    return dot + without_zero(u, c - x), mass + u
+    return dot + without_zero(u, quarter(c, x)), mass + u
 
 
 @inline
@@ -158,10 +166,20 @@ def tile_statistics(
             lost = lost + rounding(rest, widen(sums[0]))
         rest = rest + widen(sums[0])
         if t is not None:
-            dot, mass = dot + widen(sums[1]), mass + widen(sums[2])
+            dot, mass = dot + four_times(sums[1]), mass + widen(sums[2])
         run += _RUN
     by = lowered(shift, c, saved, s)
-    return Row(top, (rest + lost) * by, dot, mass), by
+    return Row(top, _with_maximum(rest + lost, top, shift, by, y, saved, s), dot, mass), by
+
+
+@inline
+def _with_maximum(rest: Any, top: Any, shift: Any, by: Any, y: Any, saved: Any, s: Any) -> Any:
+    """The sum times `by`; where no target is left out, the term of the maximum is 1, not what rounding made of it."""
+    if y is not None or saved is not None:
+        return rest * by
+    others = (rest - widen(exp_shifted(top, shift, s))) * by
+    wide = widen(top)
+    return select(wide > splat(-math.inf, wide), others + splat(1.0, others), rest * by)
 
 
 @inline

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
-from xent_numba.backends.cpu.simd import Vector, integers, ir_vector
+from xent_numba.backends.cpu.simd import LINE, Vector, integers, ir_vector
 
 
 @intrinsic
@@ -20,6 +20,17 @@ def widen(typingctx: Any, a: Any) -> Any:
         return args[0] if a == wide else builder.fpext(args[0], ir_vector(wide))
 
     return wide(a), codegen
+
+
+@intrinsic
+def widest(typingctx: Any, like: Any) -> Any:
+    """The zero vector of as many float64 as a line holds."""
+    result = Vector(types.float64, LINE // 8)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir_vector(result), None)
+
+    return result(like), codegen
 
 
 @intrinsic

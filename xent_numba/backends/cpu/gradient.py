@@ -13,6 +13,7 @@ from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.lanes import lane, total
 from xent_numba.backends.cpu.memory import get, keep, load, load_part, put, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
+from xent_numba.backends.cpu.shifted import exp_below
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp, scaled
@@ -44,14 +45,14 @@ def _less_dense_part(g: Any, k: Any, t: Any, i: Any, count: Any) -> Any:
 @inline
 def _slope(p: Any, i: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> Any:
     x = load(p, i, c)
-    e = exp(scaled(transformed(x, f) - c, s))
+    e = exp_below(transformed(x, f), c, s)
     return sloped(_less_dense(e * splat(a.p_factor, c), a.u_factor, t, i), x, f)
 
 
 @inline
 def _slope_part(p: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> Any:
     x = load_part(p, i, count, splat(0.0, c))
-    e = exp(scaled(transformed(x, f) - c, s))
+    e = exp_below(transformed(x, f), c, s)
     return sloped(_less_dense_part(e * splat(a.p_factor, c), a.u_factor, t, i, count), x, f)
 
 

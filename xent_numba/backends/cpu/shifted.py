@@ -16,33 +16,63 @@ from xent_numba.backends.cpu.avx512 import LN2
 from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.pieces import by_type, inline
 from xent_numba.backends.cpu.simd import fma, select, splat
-from xent_numba.backends.cpu.vmath import FLOAT32_LANES, exp, exp_up, exp_up_by, scaled
+from xent_numba.backends.cpu.vmath import FLOAT32_LANES, exp, exp_up, exp_up_by
 
 REACH = 2048.0  # |c| from which on x − c is exact where it matters
 
 
 @inline
 def _or_nothing(lost: Any) -> Any:
-    """What rounding took, 0 where it is NaN: as from −inf."""
-    return select(lost == lost, lost, splat(0.0, lost))
+    """What rounding took, 0 where it is NaN, as from −inf, or so large that exp of the rest is 0."""
+    return select(lost * lost < splat(1.0, lost), lost, splat(0.0, lost))
+
+
+@inline
+def _difference(a: Any, b: Any, s: Any) -> Any:
+    """s · (a − b), and what rounding took from it."""
+    d = a - b
+    back = a - d
+    lost = (a - (d + back)) + (back - b)  # Knuth's
+    if s is None:
+        return d, _or_nothing(lost)
+    by = splat(s, d)
+    product = d * by
+    return product, _or_nothing(fma(d, by, splat(0.0, d) - product) + lost * by)
 
 
 @by_type
 def exp_between(a: Any, b: Any, s: Any) -> Any:
-    """`exp_up` of s · (a − b), as if the difference were not rounded where that counts."""
+    """`exp_up` of s · (a − b), as if it were not rounded where that counts."""
     if a.dtype == types.float32 or a.lanes == FLOAT32_LANES:
-        return lambda a, b, s: exp_up(scaled(a - b, s))
+        if isinstance(s, types.NoneType):
+            return lambda a, b, s: exp_up(a - b)
+
+        def of_product(a: Any, b: Any, s: Any) -> Any:
+            d, lost = _difference(a, b, s)
+            e = exp_up(d)
+            return fma(e, lost, e)
+
+        return of_product
 
     def in_float64(a: Any, b: Any, s: Any) -> Any:
-        d = a - b
-        back = a - d
-        lost = (a - (d + back)) + (back - b)  # Knuth's
-        if s is None:
-            return exp_up_by(d, _or_nothing(lost))
-        by = splat(s, d)
-        return exp_up_by(d * by, _or_nothing(fma(d, by, splat(0.0, d) - d * by) + lost * by))
+        d, lost = _difference(a, b, s)
+        return exp_up_by(d, lost)
 
     return in_float64
+
+
+@by_type
+def exp_below(x: Any, c: Any, s: Any) -> Any:
+    """exp(s · (x − c)), rounded before exp once and not twice."""
+    if isinstance(s, types.NoneType):
+        return lambda x, c, s: exp(x - c)
+
+    def of_product(x: Any, c: Any, s: Any) -> Any:
+        d, lost = _difference(x, c, s)
+        e = exp(d)
+        return fma(e, lost, e)
+
+    return of_product
 
 
 class Shift(NamedTuple):

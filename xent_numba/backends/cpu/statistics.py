@@ -32,9 +32,11 @@ from xent_numba.backends.cpu.terms import (
     dense_term,
     dense_term_part,
     factor,
+    four_times,
     logits,
     logits_part,
     others,
+    quarter,
     without_zero,
 )
 from xent_numba.backends.cpu.vmath import digits_to_spare, down, rounding
@@ -112,14 +114,14 @@ def _dense_sums(p: Any, i: int, vectors: int, part: int, c: Any, f: Any, t: Any)
     for k in range(vectors):
         at = i + k * step
         u = dense_term(t, at, c)
-        dot = dot + without_zero(u, c - logits(p, at, f, c))
+        dot = dot + without_zero(u, quarter(c, logits(p, at, f, c)))
         mass = mass + u
     if part > 0:
         at = i + vectors * step
         u = dense_term_part(t, at, part, c)
-        dot = dot + without_zero(u, c - logits_part(p, at, part, f, c))
+        dot = dot + without_zero(u, quarter(c, logits_part(p, at, part, f, c)))
         mass = mass + u
-    return widen(dot), widen(mass)
+    return four_times(dot), widen(mass)
 
 
 @inline
@@ -189,8 +191,11 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, behin
     top = splat(largest(top), like)
     end = select(top > lowest, top, zero)
     dot = _moved(dot, mass, end, c, t)
-    sum_at_top = _rescale_one(total(rest + lost), lane(shift_value(shift), 0), np.float64(lane(end, 0)), s, like)
-    return Row(np.float64(lane(top, 0)), sum_at_top * down(like), total(dot), total(mass))
+    sum_there, itself = total(rest + lost), 0.0
+    if y < 0 and lane(top, 0) > -math.inf:  # the term of the maximum is 1, and not what rounding made of it
+        sum_there, itself = sum_there - np.float64(lane(exp_shifted(top, shift, s), 0)), 1.0
+    sum_at_top = _rescale_one(sum_there, lane(shift_value(shift), 0), np.float64(lane(end, 0)), s, like)
+    return Row(np.float64(lane(top, 0)), sum_at_top * down(like) + itself, total(dot), total(mass))
 
 
 @inline

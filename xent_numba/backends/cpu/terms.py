@@ -50,9 +50,9 @@ class Dense(NamedTuple):
 @by_type
 def transformed(x: Any, f: Any) -> Any:
     """f(x) of each lane."""
-    if _is(f, Sign):
+    if is_a(f, Sign):
         return lambda x, f: x * splat(f.sign, x)
-    if _is(f, Cap):
+    if is_a(f, Cap):
         return lambda x, f: _capped(x, f)
     return lambda x, f: x
 
@@ -60,12 +60,13 @@ def transformed(x: Any, f: Any) -> Any:
 @by_type
 def sloped(g: Any, x: Any, f: Any) -> Any:
     """g · f'(x), for the logits x as given.  A logit_scale without softcap is in the factors of g already."""
-    if _is(f, Cap):
+    if is_a(f, Cap):
         return lambda g, x, f: g * _cap_slope(x, f)
     return lambda g, x, f: g
 
 
-def _is(value: Any, kind: type) -> bool:
+def is_a(value: Any, kind: type) -> bool:
+    """Whether the type of an argument is this named tuple."""
     return isinstance(value, types.NamedTuple | types.NamedUniTuple) and value.instance_class is kind
 
 
@@ -154,6 +155,20 @@ def dense_term_part(t: Any, i: Any, count: Any, like: Any) -> Any:
 def dense_term_lanes(t: Any, j: Any, j_tile: Any, like: Any) -> Any:
     """u of class j in every row of a tile, where it is class j_tile."""
     return _mixed(_load(t.q, j_tile * lanes_of(like), like), _class_weight(t.weight, j, like), t.alpha, t.beta, like)
+
+
+@inline
+def quarter(c: Any, x: Any) -> Any:
+    """(c − x) / 4, which is finite where both are: for sums of distances, see `four_times`."""
+    fourth = splat(0.25, c)
+    return fma(x, splat(-0.25, c), c * fourth)
+
+
+@inline
+def four_times(total: Any) -> Any:
+    """Four times that, in float64."""
+    wide = widen(total)
+    return wide * splat(4.0, wide)
 
 
 @inline
