@@ -54,6 +54,10 @@ def check(shape, dtype, end, kind, axis, rng):
         target = guarded(rng.random(shape).astype(dtype), end)[0]
     elif kind == "smoothed":
         options |= {"label_smoothing": 0.1, "weight": guarded(rng.random(c), end)[0]}
+    elif kind == "transformed":
+        options |= {"softcap": 9.0, "logit_scale": -0.7, "z_loss": 0.1}
+    elif kind == "scaled":
+        options |= {"logit_scale": 0.7, "sample_weight": guarded(rng.random(rows), end)[0]}
     xn.cross_entropy(x, target, **options)
     _, grad = xn.cross_entropy_and_grad(x, target, grad_out=out, **options)
     same = target.astype(float) if kind == "distribution" else target
@@ -66,6 +70,9 @@ def check(shape, dtype, end, kind, axis, rng):
         xn.cross_entropy_grad(x, target, lse=lse, out=out, **options)
         for function in (xn.softmax, xn.log_softmax):
             function(x, axis=axis, out=out)
+        few, around_few = guarded(np.zeros(rows, lse.dtype if x.itemsize == 8 else np.float32), end)
+        xn.logsumexp(x, axis=axis, out=few)
+        assert (around_few == 0xA5).all(), (shape, dtype, end, "logsumexp written outside")
     assert (around == 0xA5).all() and (around_x == 0xA5).all(), (shape, dtype, end, kind, "written outside")
     xn.cross_entropy_and_grad(x, target, grad_out=x, **options)
 
@@ -79,6 +86,12 @@ for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
             check((c, 19), dtype, end, "index", 0, rng)
 for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (3, 16, 17, 257, 1030)):
     check((5, c), np.float32, end, kind, 1, rng)
+for kind, end, c in itertools.product(("transformed", "scaled"), (False, True), (3, 17, 257)):
+    check((19, c), np.float32, end, kind, 1, rng)
+for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (17, 1030)):
+    check((19, c), np.float16, end, kind, 1, rng)
+for end in (False, True):
+    check((2, 65540), np.float32, end, "distribution", 1, rng)
 for end, c in itertools.product((False, True), (65537, 131_090)):
     check((2, c), np.float32, end, "index", 1, rng)
     check((3, 2_100_000 + c), np.float32, end, "index", 1, rng)  # streamed, from 16 MiB on
