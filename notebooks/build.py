@@ -25,7 +25,10 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 FIGURE = re.compile(r"\*(Figure \d+\. .+?)\*$", re.DOTALL)  # a figure's sentence: the cell below it, in italics
-MATHJAX = "https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/latest.js?config=TeX-AMS_CHTML-full,Safe"
+# TeX sets thin spaces around these; MathML, as it is made here, none.
+BEFORE = re.compile(r"(?<=[\w})])\s*(?=\\(?:ln|log|tanh)\b)")
+AFTER = re.compile(r"(\\(?:ln|log|tanh)\b)\s*(?!\s*(?:[(^_]|\\left|\\sum))")
+SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL)
 INDEX = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -41,6 +44,8 @@ beside it.</p>
 </html>
 """
 STYLE = """<style>
+math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "DejaVu Math TeX Gyre", math }
+math[display="block"] { margin: 0.8em 0 }
 .highlight pre { font-size: 12px }
 .rendered_html table { font-size: inherit; margin-left: 0 }
 .rendered_html th, .rendered_html td { text-align: left; padding: 0.3em 1em 0.3em 0 }
@@ -97,12 +102,27 @@ def execute(path: Path) -> None:
     path.write_text(nbformat.writes(normalise(notebook)) + "\n", encoding="utf-8")
 
 
-def pages(folder: Path, mathjax: str = MATHJAX) -> None:
-    """One page for each notebook and an index of them.  Formulas are set by MathJax, which the browser loads."""
+def spaced(formula: str) -> str:
+    """A formula with the thin spaces that TeX sets around the names of functions."""
+    return AFTER.sub(r"\1\,", BEFORE.sub(r"\,", formula))
+
+
+def pages(folder: Path) -> None:
+    """One page for each notebook and an index of them.  They load nothing and run nothing: formulas are MathML."""
+    from latex2mathml.converter import convert
     from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    class Renderer(IPythonRenderer):
+        def block_math(self, body: str) -> str:
+            return convert(spaced(body), display="block")
+
+        def inline_math(self, body: str) -> str:
+            return convert(spaced(body))
 
     folder.mkdir(parents=True, exist_ok=True)
-    exporter = HTMLExporter(template_name="classic", mathjax_url=mathjax)  # of its templates, the one with alt texts
+    exporter = HTMLExporter(template_name="classic")  # of its templates, the one with alt texts
+    exporter.register_filter("markdown2html", lambda text: MarkdownWithMath(Renderer(escape=False)).render(text))
     entries = []
     for path in names():
         notebook = nbformat.read(path, as_version=4)
@@ -111,8 +131,7 @@ def pages(folder: Path, mathjax: str = MATHJAX) -> None:
                 cell.source = cell.source.replace(".ipynb)", ".html)")
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-        # Formulas in tables are not to be broken, nor tables set flush right.
-        body = body.replace("automatic: true", "automatic: false").replace("</head>", f"{STYLE}</head>", 1)
+        body = SCRIPT.sub("", body).replace("</head>", f"{STYLE}</head>", 1)  # the scripts are for widgets and MathJax
         (folder / f"{path.stem}.html").write_text(body, encoding="utf-8")
         entries.append(f'<li><a href="{path.stem}.html">{html.escape(title)}</a></li>')
     (folder / "index.html").write_text(INDEX.format(entries="\n".join(entries)), encoding="utf-8")
@@ -123,12 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("beginning", nargs="*", help="notebooks to run, by the beginning of their names; all if none")
     parser.add_argument("--html", type=Path, metavar="FOLDER", help="write pages to FOLDER instead of running anything")
-    parser.add_argument(
-        "--mathjax", default=MATHJAX, metavar="URL", help="where pages find MathJax 2 (default: %(default)s)"
-    )
     options = parser.parse_args(arguments)
     if options.html:
-        pages(options.html, options.mathjax)
+        pages(options.html)
         return
     chosen = [path for path in names() if not options.beginning or path.name.startswith(tuple(options.beginning))]
     if not chosen:

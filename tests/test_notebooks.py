@@ -162,10 +162,27 @@ def test_mathematics_is_closed_and_links_lead_somewhere(notebook):
 
 
 def test_pages(build, tmp_path):
+    """Figures and formulas are in them, and nothing is left to load or to run."""
     pytest.importorskip("nbconvert", reason="pages need what pip install '.[notebooks]' installs")
+    pytest.importorskip("latex2mathml", reason="pages need what pip install '.[notebooks]' installs")
     build.pages(tmp_path)
     index = (tmp_path / "index.html").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         page = (tmp_path / f"{path.stem}.html").read_text(encoding="utf-8")
         assert f'href="{path.stem}.html"' in index
-        assert page.count("<img") == page.count('alt="Figure')
+        assert page.count("<img") == page.count('alt="Figure') > 0
+        text = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+        assert page.count("<math") == len(re.findall(r"\$\$.+?\$\$|\$.+?\$", text, re.DOTALL)) > 0
+        assert not re.search(r"<script|(?:src|href)=\"https?:", page)
+
+
+@pytest.mark.parametrize(
+    ("formula", "spaced"),
+    [
+        (r"-\sum_j Y_{ij} \ln \sigma(A)", r"-\sum_j Y_{ij}\,\ln\,\sigma(A)"),
+        (r"\ln(1 + r) = \ln \sum_k p_k", r"\ln(1 + r) = \ln \sum_k p_k"),
+        (r"\tanh^2 \frac{a}{c} - \log_2 e", r"\tanh^2 \frac{a}{c} - \log_2 e"),
+    ],
+)
+def test_spaces_around_functions(build, formula, spaced):
+    assert build.spaced(formula) == spaced
