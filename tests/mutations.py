@@ -1,12 +1,13 @@
 """How much escapes the notebooks?  Break the library, or a number they show, and see whether they notice.
 
-    python tests/mutations.py                    # everything; a quarter of an hour on two cores
+    python tests/mutations.py                    # everything; half an hour on two cores
     python tests/mutations.py numbers            # only the numbers in the outputs
     python tests/mutations.py "numpy: sign"      # only the mutants whose names begin so
     python tests/mutations.py --list
 
 A mutant is a copy of the package with a small change, put before the real one on the path of the notebooks' kernels.
-It is caught when nbval fails in at least one notebook.  A number is caught when nbval, holding the outputs that a
+It is caught when nbval fails in at least one notebook; which is tried first is a matter of speed.  CUDA kernels are run
+in Numba's simulator, as notebook 05 does.  A number is caught when nbval, holding the outputs that a
 notebook has just produced against the committed ones with a digit of that number changed, finds a difference.
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NONSENSE = re.compile(r"NameError|SyntaxError|ImportError|TypingError|LoweringError|UnsupportedError")
 
 Edits = tuple[tuple[str, str, str], ...]  # file, what stands there (once), what shall
 
@@ -37,7 +39,8 @@ class Mutant:
     name: str
     edits: Edits = ()
     appended: str = ""  # to xent_numba/__init__.py
-    backend: str = "numpy"
+    backend: str = "numpy"  # the notebooks' default; "cuda" is what notebook 05 asks for by itself
+    first: str = "01"  # notebook to try first
 
 
 # ---------------------------------------------------------------- every public result × 1.001
@@ -124,16 +127,26 @@ NUMPY = (
     reference("softcap's slope forgotten", ("4.0 * a / (1.0 + a) ** 2", "1.0 + 0.0 * a")),
     reference("scale's slope forgotten", ("np.full((1, 1), problem.logit_scale)", "np.ones((1, 1))")),
     reference("ignored rows count", ("kept &= labels != value", "pass")),
+    reference("gradient with the loss without 1/N", ("factor * problem.grad_scale", "factor")),
+    reference("gradient alone without 1/N", ("(grad_output, block) * problem.grad_scale", "(grad_output, block)")),
+    reference("loss × 1.001", ("factor, _losses(", "1.001 * factor, _losses(")),
+    reference("gradient × 1.001", ("np.where(target.kept, g * factor", "np.where(target.kept, 1.001 * g * factor")),
+    reference("softmax × 1.001", ("(stats.exps / stats.sums).reshape", "(1.001 * stats.exps / stats.sums).reshape")),
+    reference("log_softmax × 1.001", ("((x - stats.top) -", "1.001 * ((x - stats.top) -")),
+    reference("logsumexp × 1.001", ("stats.lse, stats.top).reshape", "1.001 * stats.lse, stats.top).reshape")),
     reference("T forgotten", ("np.sum(target.t, axis=1, keepdims=True) * p - target.t", "p - target.t")),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cpu backend
 FINISH, COLUMNS = "backends/cpu/finish.py", "backends/cpu/columns.py"
+LONG, WIDE, GRADIENT = "backends/cpu/long.py", "backends/cpu/wide.py", "backends/cpu/gradient.py"
+SPLIT, STATISTICS = "backends/cpu/split.py", "backends/cpu/statistics.py"
+VMATH, ROWWISE = "backends/cpu/vmath.py", "backends/cpu/probabilities.py"
 
 
-def compiled(name: str, *edits: tuple[str, str, str]) -> Mutant:
+def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Mutant:
     """A mutant of the cpu backend."""
-    return Mutant(f"cpu: {name}", edits, backend="cpu")
+    return Mutant(f"cpu: {name}", edits, backend="cpu", first=first)
 
 
 CPU = (
@@ -146,9 +159,90 @@ CPU = (
     compiled("no subtraction of the maximum", (COLUMNS, "return maximum(even, odd)", "return splat(0.0, even)")),
     compiled("no log1p", (FINISH, "q = select(x_y == row.top, row.rest, q)", "pass")),
     compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z, lse)", "splat(z, lse)")),
+    compiled("loss × 1.001", (FINISH, "return value + splat(z", "return splat(1.001, value) * value + splat(z")),
+    compiled("gradient × 1.001", (FINISH, "Factors((hard + slope)", "Factors(splat(1.001, slope) * (hard + slope)")),
+    compiled("softmax × 1.001", (ROWWISE, "narrow(by / total", "narrow(splat(1.001, by) * by / total")),
+    compiled("log_softmax × 1.001", (ROWWISE, "like)) - top) - log_s, like)",
+                                     "like)) - top) - splat(1.001, log_s) * log_s, like)")),
+    compiled("logsumexp × 1.001", (ROWWISE, "t + lane(log_s, r)", "1.001 * (t + lane(log_s, r))")),
+    compiled("gradient without 1/N", (WIDE, "rows, wide) * splat(call.grad_scale, wide)", "rows, wide)")),
+    compiled("float32: no subtraction of the maximum",
+             (VMATH, "Shift(select(inside, zero, c), select(inside, m, zero))", "Shift(zero, zero)"), first="02"),
+    compiled("float64: no subtraction of the maximum",
+             (VMATH, "lambda c, s: Shift(c, splat(0.0, c))", "lambda c, s: Shift(splat(0.0, c), splat(0.0, c))"),
+             first="02"),
+    compiled("exp of fewer digits", (VMATH, "    0.0013814598646664403656,", "    0.0013814,"), first="04"),
+    compiled("long rows: sign of a distribution in the gradient",
+             (GRADIENT, "return g - splat(k, g) * dense_term(t, i, g)", "return g + splat(k, g) * dense_term(t, i, g)"),
+             first="04"),
+    compiled("long rows: gradient without 1/N", (LONG, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),
+             first="04"),
+    compiled("long rows: softmax × 1.001", (ROWWISE, "1.0 / row.rest", "1.001 / row.rest"), first="04"),
+    compiled("long rows: log_softmax × 1.001",
+             (ROWWISE, "- shift) - log_sums, like)", "- shift) - splat(1.001, wide) * log_sums, like)"), first="04"),
+    compiled("long rows: logsumexp × 1.001", (ROWWISE, "row.top + _log_sum(", "1.001 * row.top + _log_sum("),
+             first="04"),
+    compiled("long rows: no rescaling", (STATISTICS, "if not nothing_yet:", "if False:"), first="04"),
+    compiled("segments: no rescaling",
+             (STATISTICS, "_rescale_one(a.rest, a.top, b.top, s, like) + b.rest", "a.rest + b.rest"), first="04"),
+    compiled("segments: gradient without 1/N", (SPLIT, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),
+             first="04"),
 )  # fmt: skip
 
-MUTANTS = (*SCALED, *SHARED, *NUMPY, *CPU)
+# ---------------------------------------------------------------- the cuda backend, simulated
+CLOSING, ROWMATH = "backends/cuda/closing.py", "backends/cuda/rowmath.py"
+REGISTERS, TILE, ONLINE = "backends/cuda/registers.py", "backends/cuda/tile.py", "backends/cuda/online.py"
+PARTS, REDUCE = "backends/cuda/split.py", "backends/cuda/reduce.py"
+
+
+def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:
+    """A mutant of the cuda backend."""
+    return Mutant(f"cuda: {name}", edits, backend="cuda", first="05")
+
+
+CUDA = (
+    simulated("sign of the target in the loss", (CLOSING, "w * ((m - z) + log_total)", "w * ((z - m) + log_total)")),
+    simulated("sign of the target in the gradient", (CLOSING, "inverse, -(w * others)", "inverse, (w * others)")),
+    *(simulated(f"{file.split('/')[-1]}: sign of a distribution in the loss",
+                (file, "d += t_j * (m - z)", "d += t_j * (z - m)")) for file in (TILE, REGISTERS)),
+    simulated("online.py: sign of a distribution in the loss",
+              (ONLINE, "batch_d += t_j * (m - z)", "batch_d += t_j * (z - m)")),
+    simulated("sign of a distribution in the gradient", (ROWMATH, "* k - t) * scale", "* k + t) * scale")),
+    simulated("tile: no subtraction of the maximum",
+              (TILE, "m = hw.fmax(m, transform(a, tile[slot(at + j)]))", "m = zero")),
+    simulated("warp, block: no subtraction of the maximum", (REGISTERS, "m = maximum(m)", "m = zero")),
+    simulated("online, split: no subtraction of the maximum", (ONLINE, "top = hw.fmax(top, z)", "top = zero")),
+    simulated("no log1p", (CLOSING, "hw.log1p(others) if z >= m_others else hw.log(total)", "hw.log(total)")),
+    simulated("gradient without 1/N",
+              (CLOSING, 'hw.device(lambda a: real(a.grad_scale)) if spec.store == "grad" else', "")),
+    simulated("loss × 1.001", (CLOSING, "loss = w * ((m - z) + log_total)",
+                               "loss = real(1.001) * w * ((m - z) + log_total)")),
+    simulated("loss of a distribution × 1.001", (CLOSING, "loss = t * log_total + d",
+                                                 "loss = real(1.001) * (t * log_total + d)")),
+    simulated("gradient × 1.001", (CLOSING, "k, k_y = w * inverse,", "k, k_y = real(1.001) * w * inverse,")),
+    simulated("gradient from a saved lse × 1.001",
+              (CLOSING, "(w + push) * fine * scale", "real(1.001) * (w + push) * fine * scale")),
+    simulated("softmax × 1.001", (ROWMATH, "own: exp(transform(a, x) - m) * k)",
+                                  "own: real(1.001) * exp(transform(a, x) - m) * k)")),
+    simulated("log_softmax × 1.001", (ROWMATH, "own: (transform(a, x) - m) - k)",
+                                      "own: real(1.001) * ((transform(a, x) - m) - k))")),
+    simulated("logsumexp × 1.001", (CLOSING, "return zero, m + hw.log(s) if",
+                                    "return zero, real(1.001) * (m + hw.log(s)) if")),
+    simulated("z-loss gradient without 2", (CLOSING, "push = two * lse2 * lse\n", "push = lse2 * lse\n")),
+    simulated("smoothing keeps the target whole", (ROWMATH, "(real(a.keep) if j == y", "(real(1) if j == y")),
+    simulated("softcap's slope forgotten", (ROWMATH, "* four * u / ((one + u) * (one + u))", "* one")),
+    simulated("2^x for e^x", (ROWMATH, "hw.ex2(d * _LOG2_E)", "hw.ex2(d)")),
+    simulated("a butterfly that meets one neighbour only",
+              (REDUCE, "value += hw.shfl_xor(value, mask)", "value += hw.shfl_xor(value, 1)")),
+    simulated("a block that forgets all warps but one", (REDUCE, "s = partial[lane] if lane < warps else zero",
+                                                         "s = partial[lane] if lane < 1 else zero")),
+    simulated("online: no rescaling", (ONLINE, "s *= shrink", "s *= real(1)")),
+    simulated("online: threads merged without rescaling", (ONLINE, "s *= term(m, top)", "s *= rowmath(spec).real(1)")),
+    simulated("split: slices merged without rescaling",
+              (PARTS, "s += get(at + size) * term(m_i, top)", "s += get(at + size)")),
+)  # fmt: skip
+
+MUTANTS = (*SCALED, *SHARED, *NUMPY, *CPU, *CUDA)
 
 
 def plant(mutant: Mutant, folder: Path) -> None:
@@ -177,8 +271,12 @@ def catcher(mutant: Mutant) -> str | None:
     """The first notebook that fails on a mutant, or None where it escapes."""
     with tempfile.TemporaryDirectory() as folder:
         plant(mutant, Path(folder))
-        for notebook in NOTEBOOKS:
-            if nbval(notebook, path=Path(folder), XENT_NUMBA_BACKEND=mutant.backend).returncode == 1:
+        backend = "auto" if mutant.backend == "cuda" else mutant.backend
+        for notebook in sorted(NOTEBOOKS, key=lambda path: not path.name.startswith(mutant.first)):
+            run = nbval(notebook, path=Path(folder), XENT_NUMBA_BACKEND=backend)
+            if run.returncode == 1:
+                if NONSENSE.search(run.stdout):
+                    raise SystemExit(f"{mutant.name}: this is no program, and proves nothing\n{run.stdout}")
                 return notebook.stem
     return None
 
