@@ -25,9 +25,18 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 FIGURE = re.compile(r"\*(Figure \d+\. .+?)\*$", re.DOTALL)  # a figure's sentence: the cell below it, in italics
-# TeX sets thin spaces around these; MathML, as it is made here, none.
-BEFORE = re.compile(r"(?<=[\w})])\s*(?=\\(?:ln|log|tanh)\b)")
-AFTER = re.compile(r"(\\(?:ln|log|tanh)\b)\s*(?!\s*(?:[(^_]|\\left|\\sum))")
+# How TeX sets a formula, where the converter to MathML does not do it by itself.
+TEX = (
+    (re.compile(r"(?<!\\left)\\(lvert|lVert)\b"), r"\\left\\\1"),  # bars as high as what they hold
+    (re.compile(r"(?<!\\right)\\(rvert|rVert)\b"), r"\\right\\\1"),
+    (re.compile(r"(?<=[\w})])\s*(?=\\(?:ln|log|tanh)\b)"), r"\\,"),  # thin spaces around a function
+    (re.compile(r"(\\(?:ln|log|tanh)\b)\s*(?!\s*(?:[(^_]|\\left|\\sum))"), r"\1\\,"),
+)
+MATHML = (
+    (re.compile(r"<mo>(&#x0221E;|&#x02202;)</mo>"), r"<mi>\1</mi>"),  # ∞ and ∂ are no operators
+    (re.compile(r"<msup>(<mi>\w</mi><mi>&#x02032;</mi>)</msup>"), r"<mrow>\1</mrow>"),  # a prime is raised by itself
+    (re.compile(r"<msub>(<mo>(?:max|min)</mo><mi>\w</mi>)</msub>"), r"<munder>\1</munder>"),
+)
 SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL)
 INDEX = """<!doctype html>
 <html lang="en">
@@ -102,23 +111,29 @@ def execute(path: Path) -> None:
     path.write_text(nbformat.writes(normalise(notebook)) + "\n", encoding="utf-8")
 
 
-def spaced(formula: str) -> str:
-    """A formula with the thin spaces that TeX sets around the names of functions."""
-    return AFTER.sub(r"\1\,", BEFORE.sub(r"\,", formula))
+def mathml(formula: str, display: str = "inline") -> str:
+    """A TeX formula for browsers."""
+    from latex2mathml.converter import convert
+
+    for pattern, better in TEX:
+        formula = pattern.sub(better, formula)
+    markup = convert(formula, display=display)
+    for pattern, better in MATHML:
+        markup = pattern.sub(better, markup)
+    return markup
 
 
 def pages(folder: Path) -> None:
     """One page for each notebook and an index of them.  They load nothing and run nothing: formulas are MathML."""
-    from latex2mathml.converter import convert
     from nbconvert import HTMLExporter
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
         def block_math(self, body: str) -> str:
-            return convert(spaced(body), display="block")
+            return mathml(body, "block")
 
         def inline_math(self, body: str) -> str:
-            return convert(spaced(body))
+            return mathml(body)
 
     folder.mkdir(parents=True, exist_ok=True)
     exporter = HTMLExporter(template_name="classic")  # of its templates, the one with alt texts
