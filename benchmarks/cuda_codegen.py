@@ -1,10 +1,12 @@
 """What the compiler makes of the CUDA kernels, without a GPU: registers, spills, 128-bit accesses.
 
-    python benchmarks/cuda_codegen.py [--json] [--arch sm_90] [--dtype bfloat16] [--kernel warp]
+    python benchmarks/cuda_codegen.py [--json | --ptx] [--arch sm_90] [--dtype bfloat16] [--kernel warp]
 
 Needs `pip install "numba-cuda[cu13]"`: its wheels hold the whole compiler, from NVVM to the assembler.  Each kernel
 is compiled for each architecture as it would be at its first launch, and assembled to a cubin.  `spill_bytes` counts
 everything a thread keeps in local memory: spilled registers, and arrays that did not become registers.
+
+results/warp_float32_sm_90.ptx, which notebook 05 reads, is `--ptx --arch sm_90 --dtype float32 --kernel warp`.
 """
 
 from __future__ import annotations
@@ -178,6 +180,12 @@ def compile_kernel(kernel: Kernel, arch: str) -> tuple[dict[str, Any], str]:
     return row, ptx
 
 
+def readable(ptx: str) -> str:
+    """PTX without what Numba declares for Python's sake, and without its names."""
+    lines = [line.rstrip() for line in ptx.splitlines() if not line.startswith(".common")]
+    return re.sub(r"_Z\w{40,}?(_param_\d+)?\b", r"kernel\1", "\n".join(lines)).strip()
+
+
 def _sum(pattern: str, text: str) -> int:
     return sum(int(number) for number in re.findall(pattern, text))
 
@@ -186,6 +194,7 @@ def main() -> int:
     """Print the table, or a list of objects."""
     parser = argparse.ArgumentParser(description="Compile the CUDA kernels and print what became of them.")
     parser.add_argument("--json", action="store_true", help="a list of objects instead of the table")
+    parser.add_argument("--ptx", action="store_true", help="the PTX of the first kernel chosen instead of the table")
     parser.add_argument("--arch", action="append", help="only this architecture, like sm_90")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="only this dtype")
     parser.add_argument("--kernel", action="append", help="only kernels whose name starts with this")
@@ -197,6 +206,9 @@ def main() -> int:
             if kernel.dtype in (chosen.dtype or DTYPES)
             and any(kernel.name.startswith(start) for start in chosen.kernel or [""])
         ]
+        if chosen.ptx:
+            print(readable(compile_kernel(selected[0], (chosen.arch or ARCHITECTURES)[0])[1]))
+            return 0
         rows = []
         for kernel in selected:
             for arch in chosen.arch or kernel.architectures:
