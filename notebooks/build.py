@@ -55,7 +55,7 @@ beside it.</p>
 STYLE = """<style>
 math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math", "DejaVu Math TeX Gyre", math }
 math[display="block"] { margin: 0.8em 0 }
-.highlight pre { font-size: 12px }
+.highlight pre, div.output_area pre { font-size: 12px }
 .rendered_html table { font-size: inherit; margin-left: 0 }
 .rendered_html th, .rendered_html td { text-align: left; padding: 0.3em 1em 0.3em 0 }
 </style>
