@@ -164,8 +164,8 @@ def test_mathematics_is_closed_and_links_lead_somewhere(notebook):
 
 def test_pages(build, tmp_path):
     """Figures and formulas are in them, and nothing is left to load or to run."""
-    pytest.importorskip("nbconvert", reason="pages need what pip install '.[notebooks]' installs")
-    pytest.importorskip("latex2mathml", reason="pages need what pip install '.[notebooks]' installs")
+    pytest.importorskip("nbconvert", reason="pages need what pip install '.[test]' installs")
+    pytest.importorskip("latex2mathml", reason="pages need what pip install '.[test]' installs")
     build.pages(tmp_path)
     index = (tmp_path / "index.html").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
@@ -189,5 +189,5 @@ def test_pages(build, tmp_path):
     ],
 )
 def test_formulas_as_tex_sets_them(build, formula, markup):
-    pytest.importorskip("latex2mathml", reason="pages need what pip install '.[notebooks]' installs")
+    pytest.importorskip("latex2mathml", reason="pages need what pip install '.[test]' installs")
     assert markup in build.mathml(formula)
