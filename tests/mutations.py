@@ -131,8 +131,8 @@ NUMPY = (
     reference("gradient alone without 1/N", ("(grad_output, block) * problem.grad_scale", "(grad_output, block)")),
     reference("loss × 1.001", ("factor, _losses(", "1.001 * factor, _losses(")),
     reference("gradient × 1.001", ("np.where(target.kept, g * factor", "np.where(target.kept, 1.001 * g * factor")),
-    reference("softmax × 1.001", ("(stats.exps / stats.sums).reshape", "(1.001 * stats.exps / stats.sums).reshape")),
-    reference("log_softmax × 1.001", ("((x - stats.top) -", "1.001 * ((x - stats.top) -")),
+    reference("softmax × 1.001", ("block, stats.exps / stats.sums", "block, 1.001 * stats.exps / stats.sums")),
+    reference("log_softmax × 1.001", ("block, (x - stats.top) -", "block, 1.001 * (x - stats.top) -")),
     reference("logsumexp × 1.001", ("stats.lse, stats.top).reshape", "1.001 * stats.lse, stats.top).reshape")),
     reference("T forgotten", ("np.sum(target.t, axis=1, keepdims=True) * p - target.t", "p - target.t")),
 )  # fmt: skip
@@ -141,7 +141,7 @@ NUMPY = (
 FINISH, COLUMNS = "backends/cpu/finish.py", "backends/cpu/columns.py"
 LONG, WIDE, GRADIENT = "backends/cpu/long.py", "backends/cpu/wide.py", "backends/cpu/gradient.py"
 SPLIT, STATISTICS = "backends/cpu/split.py", "backends/cpu/statistics.py"
-VMATH, ROWWISE = "backends/cpu/vmath.py", "backends/cpu/probabilities.py"
+VMATH, SHIFTED, ROWWISE = "backends/cpu/vmath.py", "backends/cpu/shifted.py", "backends/cpu/probabilities.py"
 
 
 def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Mutant:
@@ -167,9 +167,9 @@ CPU = (
     compiled("logsumexp × 1.001", (ROWWISE, "t + lane(log_s, r)", "1.001 * (t + lane(log_s, r))")),
     compiled("gradient without 1/N", (WIDE, "rows, wide) * splat(call.grad_scale, wide)", "rows, wide)")),
     compiled("float32: no subtraction of the maximum",
-             (VMATH, "Shift(select(inside, zero, c), select(inside, m, zero))", "Shift(zero, zero)"), first="02"),
+             (SHIFTED, "Shift(select(inside, zero, c), select(inside, m, zero))", "Shift(zero, zero)"), first="02"),
     compiled("float64: no subtraction of the maximum",
-             (VMATH, "lambda c, s: Shift(c, splat(0.0, c))", "lambda c, s: Shift(splat(0.0, c), splat(0.0, c))"),
+             (SHIFTED, "lambda c, s: Shift(c, splat(0.0, c))", "lambda c, s: Shift(splat(0.0, c), splat(0.0, c))"),
              first="02"),
     compiled("exp of fewer digits", (VMATH, "    0.0013814598646664403656,", "    0.0013814,"), first="04"),
     compiled("long rows: sign of a distribution in the gradient",
