@@ -141,6 +141,7 @@ NUMPY = (
 FINISH, COLUMNS = "backends/cpu/finish.py", "backends/cpu/columns.py"
 LONG, WIDE, GRADIENT = "backends/cpu/long.py", "backends/cpu/wide.py", "backends/cpu/gradient.py"
 SPLIT, STATISTICS = "backends/cpu/split.py", "backends/cpu/statistics.py"
+LONG_ROWWISE = "backends/cpu/long_probabilities.py"
 VMATH, SHIFTED, ROWWISE = "backends/cpu/vmath.py", "backends/cpu/shifted.py", "backends/cpu/probabilities.py"
 
 
@@ -177,10 +178,11 @@ CPU = (
              first="04"),
     compiled("long rows: gradient without 1/N", (LONG, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),
              first="04"),
-    compiled("long rows: softmax × 1.001", (ROWWISE, "1.0 / row.rest", "1.001 / row.rest"), first="04"),
+    compiled("long rows: softmax × 1.001", (LONG_ROWWISE, "1.0 / row.rest", "1.001 / row.rest"), first="04"),
     compiled("long rows: log_softmax × 1.001",
-             (ROWWISE, "- shift) - log_sums, like)", "- shift) - splat(1.001, wide) * log_sums, like)"), first="04"),
-    compiled("long rows: logsumexp × 1.001", (ROWWISE, "row.top + _log_sum(", "1.001 * row.top + _log_sum("),
+             (LONG_ROWWISE, "- shift) - log_sums, like)", "- shift) - splat(1.001, wide) * log_sums, like)"),
+             first="04"),
+    compiled("long rows: logsumexp × 1.001", (LONG_ROWWISE, "row.top + _log_sum(", "1.001 * row.top + _log_sum("),
              first="04"),
     compiled("long rows: no rescaling", (STATISTICS, "if not nothing_yet:", "if False:"), first="04"),
     compiled("segments: no rescaling",
