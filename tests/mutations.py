@@ -103,19 +103,19 @@ def reference(name: str, *edits: tuple[str, str]) -> Mutant:
 
 
 NUMPY = (
-    reference("sign of the target in the loss", ("target.w, (stats.top - z_y)", "target.w, (z_y - stats.top)")),
+    reference("sign of the target in the loss", ("target.w, np.take_along_axis(below", "target.w, -np.take_along_axis(below")),
     reference("sign of the target in the gradient", ("at_target = 0.0 - target.w", "at_target = target.w")),
-    reference("sign of a distribution in the loss", ("target.t, (stats.top - z)", "target.t, (z - stats.top)")),
+    reference("sign of a distribution in the loss", ("target.t, below", "target.t, -below")),
     reference("sign of a distribution in the gradient", ("* p - target.t", "* p + target.t")),
     reference(
         "no subtraction of the maximum",
         ("top = np.max(z, axis=1, keepdims=True)", "top = np.zeros_like(z[:, :1])"),
-        ("np.log1p(_sum(others))", "np.log(_sum(exps))"),
+        ("np.log1p(sum_of(others))", "np.log(sum_of(exps))"),
     ),
-    reference("no log1p", ("np.log1p(_sum(others))", "np.log(_sum(exps))")),
+    reference("no log1p", ("np.log1p(sum_of(others))", "np.log(sum_of(exps))")),
     reference(
         "p − 1 at the target",
-        ("target.w * (_sum(others) / stats.sums)",
+        ("target.w * (sum_of(others) / stats.sums)",
          "target.w * (1.0 - np.take_along_axis(p, target.y, axis=1))"),
     ),
     reference("0 · inf", ("return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)",
