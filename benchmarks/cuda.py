@@ -5,7 +5,7 @@
 The check compares every regime and dtype with float64 on the host and prints the worst error over its bound.  The
 measurement takes loss and gradient, and the loss alone, for classes from 32 to 262144, and sets their bandwidth
 against a device copy of the same bytes, and against PyTorch (eager and compiled), Liger and quack where they are
-installed.  It writes cuda.csv, and cuda.png where matplotlib is installed.  Needs PyTorch for the arrays.
+installed.  It writes results/cuda.csv, and cuda.png where matplotlib is installed.  Needs PyTorch for the arrays.
 Without a GPU it says so and stops: nothing is estimated.
 """
 
@@ -30,6 +30,7 @@ from xent_numba.options import make_options  # noqa: E402
 
 CLASSES = [32, 100, 256, 1000, 1024, 4096, 16384, 32000, 32768, 50257, 65536, 131072, 262144]
 CHECKED = [1, 2, 10, 32, 33, 127, 512, 1000, 1024, 1025, 4096, 10000, 32000, 50257, 131072]
+RESULTS = Path(__file__).parent / "results"
 LOGITS_BYTES = 1 << 30  # well beyond any L2 cache
 WARM_UP, REPEATS = 5, 30
 # Bytes per logit of an ideal kernel, in units of its size: the loss reads it once, the gradient also writes it once.
@@ -225,7 +226,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="only check, measure nothing")
     parser.add_argument("--classes", type=int, nargs="+", default=CLASSES)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--output", type=Path, default=Path("."), help="where cuda.csv and cuda.png go")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where cuda.csv and cuda.png go")
     chosen = parser.parse_args()
     reason = BACKEND.why_not()
     if reason is None and not importlib.util.find_spec("torch"):

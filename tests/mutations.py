@@ -103,7 +103,10 @@ def reference(name: str, *edits: tuple[str, str]) -> Mutant:
 
 
 NUMPY = (
-    reference("sign of the target in the loss", ("target.w, np.take_along_axis(below", "target.w, -np.take_along_axis(below")),
+    reference(
+        "sign of the target in the loss",
+        ("target.w, np.take_along_axis(below", "target.w, -np.take_along_axis(below"),
+    ),
     reference("sign of the target in the gradient", ("at_target = 0.0 - target.w", "at_target = target.w")),
     reference("sign of a distribution in the loss", ("target.t, below", "target.t, -below")),
     reference("sign of a distribution in the gradient", ("* p - target.t", "* p + target.t")),

@@ -54,10 +54,15 @@ def flat(array: Array | None) -> Array:
 
 
 def arguments(
-    problem: Problem, rows: Array | None, grad: Array | None, lse: Array | None, upstream: Float64s | None
+    problem: Problem,
+    rows: Array | None,
+    grad: Array | None,
+    lse: Array | None = None,
+    upstream: Float64s | None = None,
+    plain: bool = False,
 ) -> tuple[Any, tuple[Any, ...]]:
     """The fields of `drivers.Call`, as a plain tuple: a quarter of the cost of a named one to pass; and their code."""
-    if _is_plain(problem) and lse is None and upstream is None:
+    if plain:
         code = problem.logits.dtype, problem.labels.dtype, grad is None  # type: ignore[union-attr]
         return code, (
             native(problem.logits), flat(problem.labels), None, None, _NONE, _NONE, _NONE, None,
@@ -98,10 +103,11 @@ def arguments(
     return code_of(fields), fields
 
 
-def _is_plain(problem: Problem) -> bool:
+def is_plain(problem: Problem) -> bool:
     """Whether no option is on but those of a whole call: there is little to say then, and it is said quickly."""
     return (
         problem.labels is not None
+        and problem.grad_scale > _LEAST
         and problem.weight is None
         and problem.sample_weight is None
         and problem.label_smoothing == 0.0
@@ -119,8 +125,6 @@ def is_wide(problem: Problem) -> bool:
 
 def fits(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> bool:
     """Whether the kernels can hold the options and what is made of them in their arithmetic."""
-    if _is_plain(problem) and upstream is None and problem.grad_scale > _LEAST:
-        return True
     scale, cap, weight = abs(problem.logit_scale), problem.softcap, problem.weight
     is_float64 = is_wide(problem)
     if not (1e-300 if is_float64 else 1e-37) < scale < (1e300 if is_float64 else 1e37):

@@ -10,7 +10,7 @@ import numpy as np
 
 from xent_numba.backends import LabelScan
 from xent_numba.backends.cpu import cache, drivers, labels, probabilities, split, threads
-from xent_numba.backends.cpu.arguments import STREAM, arguments, fits, flat, is_wide, native, writable
+from xent_numba.backends.cpu.arguments import STREAM, arguments, fits, flat, is_plain, is_wide, native, writable
 from xent_numba.backends.cpu.call import Call
 from xent_numba.backends.cpu.kernel import code_of
 from xent_numba.backends.cpu.simd import LINE
@@ -83,9 +83,10 @@ class Cpu:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        if not fits(problem):
+        plain = is_plain(problem)
+        if not plain and not fits(problem):
             return REFERENCE.cross_entropy(problem, rows, grad)
-        partials = _run(problem, *arguments(problem, rows, grad, None, None), grad, None)
+        partials = _run(problem, *arguments(problem, rows, grad, plain=plain), grad, None)
         return partials if rows is None else None
 
     def cross_entropy_grad(
