@@ -24,6 +24,7 @@ from xent_numba.inputs import (
 from xent_numba.layout import canonical, count, place, row_shape
 from xent_numba.options import DEFAULT_IGNORE_INDEX
 from xent_numba.reduction import loss_dtype
+from xent_numba.results import empty_like
 from xent_numba.straight import is_straight
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def prepare(
     dtype = loss_dtype(x.dtype)
     grad = None
     if want_grad:
-        grad = np.empty_like(x) if out is None else check_out(
+        grad = empty_like(x) if out is None else check_out(
             out, out_name, x.shape, x.dtype, x, labels, q, w, s, saved, upstream
         )  # fmt: skip
     n_rows = count(rows_shape)
@@ -209,7 +210,7 @@ def _prepare_lean(
     if not want_grad:
         grad = None
     elif out is None:
-        grad = np.empty_like(logits)
+        grad = empty_like(logits)
     elif out.__class__ is _ndarray and _plain_out(out, logits, target):
         grad = out
     else:

@@ -9,6 +9,7 @@ import numpy as np
 from xent_numba.inputs import as_logits, check_out
 from xent_numba.layout import canonical, row_shape
 from xent_numba.reduction import loss_dtype
+from xent_numba.results import empty_like
 
 if TYPE_CHECKING:
     from typing import Any
@@ -36,7 +37,7 @@ def prepare_rowwise(options: Options, logits: ArrayLike, out: object, *, reduces
     if out is not None:
         array = check_out(out, "out", shape, dtype, x)
     else:
-        array = np.empty(shape, dtype) if reduces else np.empty_like(x)
+        array = np.empty(shape, dtype) if reduces else empty_like(x)
     result: Array = array if out is None else out  # type: ignore[assignment]
     if array.size == 0:
         return Rowwise((), result)
