@@ -51,10 +51,10 @@ def _has_nan(p: Any, n: int) -> bool:
 
 
 @inline
-def _log_sum(p: Any, n: int, row: Any, like: Any) -> Any:
-    """log S."""
+def _log_sum(p: Any, n: int, row: Any, alone: bool, like: Any) -> Any:
+    """log S, with all digits of its own if it is to stand alone."""
     q = row.rest - 1.0
-    if q < 0.5:
+    if q < 0.5 and alone:
         place = _place_of(p, n, row.top)
         if place >= 0:
             q = statistics(p, n, place, None, None, None, None, like).rest
@@ -96,7 +96,7 @@ def write_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> N
 @inline
 def write_log_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> None:
     if out is not None:
-        _write_logs(p, out, n, row.top, _log_sum(p, n, row, like), rows.streaming, like)
+        _write_logs(p, out, n, row.top, _log_sum(p, n, row, True, like), rows.streaming, like)
 
 
 @inline
@@ -107,4 +107,4 @@ def write_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, like: Any) -> No
         elif row.top == -math.inf:
             out[i] = row.top + row.rest  # rest is 0, or nan
         else:
-            out[i] = row.top + _log_sum(p, n, row, like)
+            out[i] = row.top + _log_sum(p, n, row, abs(row.top) < 4.0, like)  # else the sum has no more digits
