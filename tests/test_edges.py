@@ -373,3 +373,38 @@ def test_weights_far_below_the_largest(backend):
 @pytest.mark.parametrize("options", [{"softcap": 1e-310}, {"softcap": 1e-200, "logit_scale": 1e200}])
 def test_a_cap_of_almost_nothing(options, backend):
     np.testing.assert_allclose(xn.cross_entropy(np.array([[0.0, 1.0]]), [1], **options), math.log(2), rtol=1e-15)
+
+
+def test_factors_beyond_float32(backend):
+    f = np.float32
+    masked, low = np.zeros((1, 300), f), np.full((1, 300), -40, f)
+    masked[0, 2:], low[0, 0] = -INF, 0.0
+    assert not xn.cross_entropy_and_grad(masked[:, 1:], [0], sample_weight=[1e50], reduction="sum")[1].any()
+    assert not xn.cross_entropy_grad(masked, [0], grad_output=1e39, reduction="sum")[0, 2:].any()
+    exact = 1e39 * math.exp(-40)
+    for options in (
+        {"sample_weight": [1e39]},
+        {"grad_output": 1e39},
+        {"weight": np.full(300, 1e20), "grad_output": 1e19},
+    ):
+        grad = xn.cross_entropy_grad(low, [0], reduction="sum", **options)
+        np.testing.assert_allclose(grad[0, 1:], exact, rtol=1e-5)
+    nothing = np.array([[0, 0], [1, 0]], f)
+    grad = xn.cross_entropy_and_grad(np.zeros((2, 2), f), nothing, sample_weight=[1e39, 1], reduction="sum")[1]
+    np.testing.assert_array_equal(grad, [[0, 0], [-0.5, 0.5]])
+    tiny = {"sample_weight": [1e-34, 1e-200], "grad_output": [1.0, 1e-200], "reduction": "none"}
+    grad = xn.cross_entropy_grad(np.array([[0, 1]] * 2, f), [0, 0], **tiny)
+    np.testing.assert_allclose(grad, [[-7.310586e-35, 7.310586e-35], [0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e35, 0.0])
+def test_a_neighbour_with_an_extreme_factor_changes_nothing(factor, classes, backend, rng):
+    x = rng.normal(size=(2, classes)).astype(np.float32)
+    for name, dense in (("sample_weight", False), ("grad_output", True)):
+        y = rng.random((2, classes)).astype(np.float32) if dense else rng.integers(0, classes, 2)
+        both_rows = xn.cross_entropy_grad(x, y, reduction="none", **{name: [1.0, factor]})
+        alone = xn.cross_entropy_grad(x[:1], y[:1], reduction="none", **{name: [1.0]})
+        np.testing.assert_array_equal(both_rows[:1], alone)
+        in_place = x.copy()
+        xn.cross_entropy_grad(in_place, y, reduction="none", out=in_place, **{name: [1.0, factor]})
+        np.testing.assert_array_equal(in_place, both_rows)

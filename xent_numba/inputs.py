@@ -144,7 +144,9 @@ def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights times 2^600, or as large as that lets them be."""
+    """The weights times 2^600, or as large as that lets them be, if there are very small ones among them."""
+    if float(weights.min(where=weights > 0.0, initial=1.0)) > 1e-140:
+        return weights
     with np.errstate(over="ignore"):
         return np.minimum(np.ldexp(weights, 600), 1e300)
 

@@ -123,8 +123,8 @@ def is_wide(problem: Problem) -> bool:
     return problem.logits.dtype.char == "d" or problem.softcap is not None or (q is not None and q.dtype.char == "d")
 
 
-def fits(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> bool:
-    """Whether the kernels can hold the options and what is made of them in their arithmetic."""
+def fits(problem: Problem) -> bool:
+    """Whether the kernels can hold the options in their arithmetic."""
     scale, cap, weight = abs(problem.logit_scale), problem.softcap, problem.weight
     is_float64 = is_wide(problem)
     if not (1e-300 if is_float64 else 1e-37) < scale < (1e300 if is_float64 else 1e37):
@@ -133,25 +133,56 @@ def fits(problem: Problem, lse: Array | None = None, upstream: Array | None = No
         return False
     if problem.labels is None and problem.logits.shape[2] == 1:
         return False  # where p is 1 exactly
-    if not is_float64:
-        factors = (weight, problem.sample_weight, upstream)
-        if 0.0 < scale * abs(problem.grad_scale) * math.prod(map(_least, factors)) < _LEAST:
-            return False
-    if lse is not None and scale != 1.0:
-        most = float(np.abs(lse).max(where=np.isfinite(lse), initial=0.0))
-        if most > (1e14 if is_float64 else 1e6):  # whose last digit is more than 1 / 8
-            return False
     if weight is None or is_float64:
         return True
     return _least(weight) > 1e-30 and float(weight.max()) < 1e30
 
 
-def _least(factors: Array | None) -> float:
-    """The smallest of these factors that is not 0, and 1 at most."""
-    if factors is None:
-        return 1.0
-    sizes = np.abs(factors)
-    return float(sizes.min(where=sizes > 0.0, initial=1.0))
+def _least(weight: Array) -> float:
+    """The smallest weight that is not 0, and 1 at most."""
+    return float(weight.min(where=weight > 0.0, initial=1.0))
+
+
+def beyond(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> tuple[Array, ...] | None:
+    """The indices of rows whose gradient the kernels cannot hold: row factors, or a saved lse, far from 1.
+
+    Which rows these are depends on nothing but the rows and the options.
+    """
+    scale, weight, wide = abs(problem.logit_scale), problem.weight, is_wide(problem)
+    least, most = (1e-270, 1e270) if wide else (_LEAST, 1e30)
+    low, high = (1.0, 1.0) if weight is None else (_least(weight), float(weight.max()))
+    factors = given = np.full((1, 1), scale * abs(problem.grad_scale))
+    per_row = [one for one in (problem.sample_weight, upstream) if one is not None]
+    with np.errstate(all="ignore"):
+        sizes = [(float(one.min()), float(one.max())) for one in per_row]
+        small, large = (math.prod((ends[k] for ends in sizes), start=factors[0, 0]) for k in (0, 1))
+        usual = all(ends[0] > 0.0 for ends in sizes) and small * low >= least and large * high <= most
+        if usual and (lse is None or scale == 1.0):
+            return None
+        for one in per_row:
+            factors, given = factors * np.abs(one), (given != 0.0) & (one != 0.0)  # not 0 by underflow
+        rows = ((factors * low < least) | (factors * high > most)) & (given != 0.0)
+        if lse is not None and scale != 1.0:
+            rows = rows | (np.isfinite(lse) & (np.abs(lse) > (1e14 if wide else 1e6)))  # whose last digit is > 1 / 8
+    if not rows.any():
+        return None
+    return np.nonzero(np.broadcast_to(rows, problem.logits.shape[:2]))
+
+
+def rows_of(problem: Problem, rows: tuple[Array, ...]) -> Problem:
+    """The same problem, of some of its rows."""
+    q = problem.distribution
+    return problem._replace(
+        logits=problem.logits[rows][None],
+        labels=some(problem.labels, rows),
+        distribution=None if q is None else q[rows][None],
+        sample_weight=some(problem.sample_weight, rows),
+    )
+
+
+def some(values: Array | None, rows: tuple[Array, ...]) -> Array | None:
+    """Some rows of (A, B) values, as (1, R)."""
+    return None if values is None else values[rows][None]
 
 
 def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:

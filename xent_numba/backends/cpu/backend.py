@@ -10,7 +10,19 @@ import numpy as np
 
 from xent_numba.backends import LabelScan
 from xent_numba.backends.cpu import cache, drivers, labels, probabilities, split, threads
-from xent_numba.backends.cpu.arguments import STREAM, arguments, fits, flat, is_plain, is_wide, native, writable
+from xent_numba.backends.cpu.arguments import (
+    STREAM,
+    arguments,
+    beyond,
+    fits,
+    flat,
+    is_plain,
+    is_wide,
+    native,
+    rows_of,
+    some,
+    writable,
+)
 from xent_numba.backends.cpu.call import Call
 from xent_numba.backends.cpu.kernel import code_of
 from xent_numba.backends.cpu.simd import LINE
@@ -86,17 +98,26 @@ class Cpu:
         plain = is_plain(problem)
         if not plain and not fits(problem):
             return REFERENCE.cross_entropy(problem, rows, grad)
+        others = None if plain or grad is None else beyond(problem)
+        apart = None if others is None else _reference(rows_of(problem, others))
         partials = _run(problem, *arguments(problem, rows, grad, plain=plain), grad, None)
+        if grad is not None and others is not None and apart is not None:
+            grad[others] = apart
         return partials if rows is None else None
 
     def cross_entropy_grad(
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        if fits(problem, lse, grad_output):
-            _run(problem, *arguments(problem, None, grad, lse, grad_output), grad, lse)
-        else:
+        if not fits(problem):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
+            return
+        others, apart = beyond(problem, lse, grad_output), None
+        if others is not None:
+            apart = _reference(rows_of(problem, others), some(lse, others), some(grad_output, others))
+        _run(problem, *arguments(problem, None, grad, lse, grad_output), grad, lse)
+        if others is not None:
+            grad[others] = apart
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
@@ -114,6 +135,13 @@ class Cpu:
         _run_rowwise(n_threads, logits, (native(logits), None, None, side_by_side, False), None)
         if not out.flags.c_contiguous:
             out[...] = side_by_side.reshape(out.shape)
+
+
+def _reference(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> Array:
+    """The gradient of rows that the kernels cannot hold."""
+    grad = np.empty_like(problem.logits)
+    REFERENCE.cross_entropy_grad(problem, grad, lse, upstream)
+    return grad[0]
 
 
 def _first_bad(labels_: Array, group: int, n_classes: int, ignore: tuple[int, ...]) -> int:
