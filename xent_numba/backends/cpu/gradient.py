@@ -12,7 +12,7 @@ import numpy as np
 from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.lanes import lane, total
 from xent_numba.backends.cpu.memory import get, keep, load, load_part, put, store, store_part, stream, to_line
-from xent_numba.backends.cpu.pieces import apart, inline
+from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.shifted import exp_below
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, sloped, transformed
@@ -139,26 +139,21 @@ class Job(NamedTuple):
 def work(job: Any, vectors: int, f: Any, s: Any, like: Any) -> None:
     """Write some vectors more of a gradient, if there is one to write."""
     if job is not None:
-        _work(job, vectors, f, s, like)
-
-
-@apart
-def _work(job: Any, vectors: int, f: Any, s: Any, like: Any) -> None:
-    start, held = get(job.progress, 0), get(job.progress, 1)
-    if start < job.n:
-        step = lanes_of(like)
-        head = 0
-        if start == 0 and job.streaming:  # the rest of a line, so that what follows begins with one
-            head = step - held if held > 0 else max(0, to_line(job.out, 0, like))
-        stop = min(job.n, start + head + vectors * step)
-        if job.streaming:
-            held = stream_gradient(
-                job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, job.stage, held, like
-            )
-        else:
-            store_gradient(job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, like)
-        put(job.progress, 0, stop)
-        put(job.progress, 1, held)
+        start, held = get(job.progress, 0), get(job.progress, 1)
+        if start < job.n:
+            step = lanes_of(like)
+            head = 0
+            if start == 0 and job.streaming:  # the rest of a line, so that what follows begins with one
+                head = step - held if held > 0 else max(0, to_line(job.out, 0, like))
+            stop = min(job.n, start + head + vectors * step)
+            if job.streaming:
+                held = stream_gradient(
+                    job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, job.stage, held, like
+                )
+            else:
+                store_gradient(job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, like)
+            put(job.progress, 0, stop)
+            put(job.progress, 1, held)
 
 
 @inline

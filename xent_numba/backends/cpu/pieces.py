@@ -41,7 +41,7 @@ from numba.core.untyped_passes import (
 
 from xent_numba.backends.cpu.kernel import OPTIONS as OF_KERNELS
 
-OPTIONS = {**OF_KERNELS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+OPTIONS = {**OF_KERNELS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 class _Library(JITCodeLibrary):
@@ -136,8 +136,8 @@ class _Compiler(CompilerBase):
 class Piece(CPUDispatcher):
     """A function that compiled code can call, and Python cannot."""
 
-    def __init__(self, function: Any, inlined: bool = True) -> None:
-        super().__init__(function, {}, {**OPTIONS, "forceinline": inlined}, _Compiler)
+    def __init__(self, function: Any) -> None:
+        super().__init__(function, {}, dict(OPTIONS), _Compiler)
         self._compiler._customize_flags = _not_to_the_end
 
     def add_overload(self, cres: Any) -> None:
@@ -167,11 +167,6 @@ class _Entry:
 def _not_to_the_end(flags: Any) -> Any:
     flags.no_compile = True
     return flags
-
-
-def apart(function: Any) -> Any:
-    """A piece that stays a function of its own: a large one, wanted in two places."""
-    return Piece(function, inlined=False)
 
 
 def inline(function: Any) -> Any:
