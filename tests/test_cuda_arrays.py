@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,6 +162,44 @@ def test_a_stand_in_has_the_layout_and_not_the_data():
     assert two_bytes.dtype == "bfloat16"
     with pytest.raises(TypeError, match="target is not on the GPU"):
         adopt.adopt(np.ones(3), "target")
+    with pytest.raises(TypeError, match="logits has dtype '>f4', which is not in this machine's byte order"):
+        adopt.adopt(OnDevice(np.ones(3, ">f4")), "logits")
+
+
+def test_jax_bfloat16_comes_by_dlpack(monkeypatch):
+    """JAX has no other interface for it; results are made by the library, and are its arrays."""
+
+    class Array:
+        device, ready = SimpleNamespace(local_hardware_id=0), False
+
+        def __init__(self, shape):
+            self.bits = np.zeros(shape, np.int16)
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+        def __dlpack__(self, stream=None):
+            assert self.ready
+            return self.bits.__dlpack__()
+
+        def block_until_ready(self):
+            self.ready = True
+            return self
+
+        @property
+        def __cuda_array_interface__(self):
+            raise AttributeError("not for bfloat16")
+
+    Array.__module__ = "jaxlib"
+    numpy = SimpleNamespace(empty=lambda shape, dtype, device: Array(shape))
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(numpy=numpy))
+    monkeypatch.setitem(dlpack.NAMES, 0, "bfloat")  # NumPy's own capsules have no bfloat16
+    given = Array((2, 3))
+    found = adopt.adopt(given, "logits")
+    assert (found.dtype, found.library, found.array.ctypes.data) == ("bfloat16", "jax", given.bits.ctypes.data)
+    result = adopt.empty_like(found)
+    monkeypatch.setattr(adopt, "numba_cuda", lambda: SimpleNamespace(synchronize=lambda: None))
+    assert isinstance(adopt.release(result, 0), Array)
 
 
 def test_dlpack_without_the_other_interface():
@@ -174,11 +213,13 @@ def test_dlpack_without_the_other_interface():
             assert stream == 1
             return array.__dlpack__()
 
-    found = adopt.adopt(Tensor(), "target")
+    given = Tensor()
+    found = adopt.adopt(given, "target")
     assert found.dtype == "int32"
     assert found.array.strides == array.strides
     assert np.array_equal(found.array, array)  # the memory is the host's here, so it can be read
-    assert isinstance(found.owner, dlpack.View)
+    assert isinstance(found.view, dlpack.View)
+    assert found.owner is given  # a result goes back as what its library made
 
 
 def test_a_torch_tensor_that_requires_gradients():

@@ -31,6 +31,7 @@ class Adopted:
     dtype: str  # its true dtype
     owner: Any  # the caller's object, which keeps the memory
     library: str  # "torch", "cupy", "jax" or "" for any other
+    view: dlpack.View | None = None  # what keeps the memory where DLPack lent it
 
 
 def library_of(value: object) -> str:
@@ -44,6 +45,8 @@ def adopt(value: Any, name: str) -> Adopted:
     if not on_device(value):
         raise TypeError(f"{name} is not on the GPU as the logits are; move it there first")
     library = library_of(value)
+    if library == "jax":  # it works on streams of its own
+        value.block_until_ready()
     if library == "torch":  # a tensor that requires gradients refuses both interfaces, but not its address
         size = value.element_size()
         strides = tuple(size * step for step in value.stride())
@@ -51,11 +54,11 @@ def adopt(value: Any, name: str) -> Adopted:
     interface = _interface(value)
     if interface is not None:
         address, read_only = interface["data"]
-        dtype = _dtype_name(np.dtype(interface["typestr"]))
+        dtype = _dtype_name(np.dtype(interface["typestr"]), name)
         steps = interface.get("strides")
         return _adopted(address, tuple(interface["shape"]), steps, dtype, read_only, value, library)
     found = dlpack.view(value)
-    return _adopted(found.address, found.shape, found.strides, found.dtype, found.read_only, found, library)
+    return _adopted(found.address, found.shape, found.strides, found.dtype, found.read_only, value, library, found)
 
 
 def _interface(value: Any) -> dict[str, Any] | None:
@@ -67,7 +70,9 @@ def _interface(value: Any) -> dict[str, Any] | None:
     return found
 
 
-def _dtype_name(dtype: np.dtype[Any]) -> str:
+def _dtype_name(dtype: np.dtype[Any], name: str) -> str:
+    if not dtype.isnative:
+        raise TypeError(f"{name} has dtype {dtype.str!r}, which is not in this machine's byte order; convert it first")
     # The interface has no name for bfloat16; a float of two bytes that NumPy does not know can be nothing else.
     return "bfloat16" if dtype.kind == "V" and dtype.itemsize == 2 else dtype.name
 
@@ -87,14 +92,15 @@ def _adopted(
     read_only: bool,
     owner: Any,
     library: str,
+    view: dlpack.View | None = None,
 ) -> Adopted:
     kind = np.dtype(STANDS_IN.get(dtype, dtype))
     if 0 in shape:
-        return Adopted(np.empty(shape, kind), dtype, owner, library)
+        return Adopted(np.empty(shape, kind), dtype, owner, library, view)
     interface = {"shape": shape, "typestr": kind.str, "data": (int(address), read_only), "version": 3}
     if strides is not None:
         interface["strides"] = tuple(strides)
-    return Adopted(np.asarray(_Interface(interface)), dtype, owner, library)
+    return Adopted(np.asarray(_Interface(interface)), dtype, owner, library, view)
 
 
 @contextmanager
