@@ -60,8 +60,11 @@ def test_who_gets_device_arrays():
 class FakeCuda:
     """As much of numba.cuda as `why_not` asks."""
 
-    def __init__(self, error, capability=None):
+    def __init__(self, error, capability=None, driver=(13, 0), compiler=(13, 0)):
         self.error, self.capability = error, capability
+        versions = SimpleNamespace(get_version=lambda: driver)
+        self.cudadrv = SimpleNamespace(driver=SimpleNamespace(driver=versions))
+        self.runtime = SimpleNamespace(get_version=lambda: compiler)
 
     def is_available(self):
         return self.capability is not None
@@ -86,7 +89,8 @@ class FakeCuda:
         (FakeCuda("[35] Call to cuInit: CUDA_ERROR_INSUFFICIENT_DRIVER"), "too old.*pip install"),
         (FakeCuda("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"), "too old"),
         (FakeCuda("CUDA_ERROR_NO_DEVICE"), "no CUDA GPU"),
-        (FakeCuda(None), "no CUDA GPU"),
+        (FakeCuda(None), "libNVVM.*pip install"),
+        (FakeCuda(None, (9, 0), (12, 4)), r"too old.*12.4.*13.0.*cuda12"),
         (FakeCuda("CUDA_ERROR_UNKNOWN"), "CUDA_ERROR_UNKNOWN"),
         (FakeCuda(None, (7, 5)), "7.5, at least 8.0"),
         (FakeCuda(None, OSError("broken")), "broken.*update"),

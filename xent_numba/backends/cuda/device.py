@@ -33,6 +33,7 @@ def why_not() -> str | None:
         if not cuda.is_available():
             return _unavailable(cuda)
         capability = tuple(cuda.get_current_device().compute_capability)
+        old = _too_old(cuda)
     except ImportError as error:
         return f"numba-cuda is not complete ({error}); install it with {INSTALL}"
     except Exception as error:  # whatever a driver in a bad state raises
@@ -40,7 +41,22 @@ def why_not() -> str | None:
     if capability < (8, 0):
         version = f"{capability[0]}.{capability[1]}"
         return f"the GPU has compute capability {version}, at least 8.0 is needed; use backend='cpu'"
-    return None
+    return old
+
+
+def _too_old(cuda: Any) -> str | None:
+    """A driver runs what compilers of its own major version of CUDA make, and of earlier ones."""
+    try:
+        driver, compiler = cuda.cudadrv.driver.driver.get_version(), cuda.runtime.get_version()
+    except Exception:  # no version, no verdict
+        return None
+    if driver[0] >= compiler[0]:
+        return None
+    or_else = ", or pip install 'xent_numba[cuda12]'" if driver[0] == 12 else ""
+    return (
+        f"the NVIDIA driver is too old for this CUDA (it has {driver[0]}.{driver[1]}, the compiler is of "
+        f"{compiler[0]}.{compiler[1]}); update it{or_else}"
+    )
 
 
 def _unavailable(cuda: Any) -> str:
@@ -50,7 +66,9 @@ def _unavailable(cuda: Any) -> str:
         return "no NVIDIA driver was found, so there is no usable GPU; install one from nvidia.com/drivers"
     if "INSUFFICIENT_DRIVER" in error or "MISMATCH" in error:
         return f"the NVIDIA driver is too old for this CUDA ({_one_line(error)}); update it, or {INSTALL}"
-    if error and "NO_DEVICE" not in error:
+    if not error:  # the driver works, so it is the other thing that is asked for
+        return f"numba-cuda has no compiler (libNVVM was not found); install it with {INSTALL}"
+    if "NO_DEVICE" not in error:
         return f"the CUDA driver reports {_one_line(error)}; check nvidia-smi"
     return "no CUDA GPU was found; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use backend='cpu'"
 
