@@ -5,6 +5,8 @@ Runs in the process that test_cuda_sim.py starts.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from cuda_support import SIMULATED, OnDevice
@@ -30,9 +32,9 @@ def on_gpu(monkeypatch):
     """Kernels run in the simulator; `on_gpu` makes a device array."""
     monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 132))
     monkeypatch.setattr(launches, "THREADS", 64)  # a block of 256 simulated threads takes seconds
-    memory._scratch.clear()
+    memory._kept.clear()
     yield OnDevice
-    memory._scratch.clear()
+    memory._kept.clear()
     cudasim.forget()
 
 
@@ -160,6 +162,35 @@ def test_deferred_checks(on_gpu, rng):
     assert np.allclose(value(grad), slope, atol=1e-6)
 
 
+def test_memory_of_calls_is_kept():
+    """Nothing is freed between calls, and nobody gets what another thread or an unread check still uses."""
+    memory._kept.clear()
+    first = memory.scratch(64)
+    assert memory.address(memory.scratch(64)) == memory.address(first)
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(memory.scratch, 64).result()
+    assert memory.address(elsewhere) != memory.address(first)
+    count = memory.LENT_AT_ONCE + 1
+    lent = [memory.lend(64) for _ in range(count)]
+    places = {memory.address(one) for one in lent}
+    assert len(places) == count
+    assert all(place % 8 == 0 for place in places)
+    lent.clear()
+    assert memory.address(memory.lend(64)) in places
+    memory._kept.clear()
+
+
+def test_host_factors_are_copied_on_the_stream(on_gpu, monkeypatch, rng):
+    streams = []
+    original = memory.upload
+    monkeypatch.setattr(memory, "upload", lambda array, stream=0: (streams.append(stream), original(array, stream))[1])
+    monkeypatch.setattr(arrays, "current_stream", lambda like: 7)
+    monkeypatch.setattr(memory, "download", lambda there, array, stream=0: there.copy_to_host(array.view(np.uint8)))
+    x, y = rng.normal(size=(4, 6)).astype(np.float32), np.array([0, 1, 2, 3])
+    arrays.loss(make_options(ignore_index=(4, 5)), on_gpu(x), on_gpu(y), np.ones(6))
+    assert set(streams) == {7}
+
+
 def test_no_rows_and_no_weight(on_gpu):
     x, y = np.empty((0, 3), np.float32), np.empty(0, np.int64)
     assert np.isnan(value(arrays.loss(make_options(), on_gpu(x), on_gpu(y))[0]))
@@ -207,7 +238,7 @@ def test_torch_results_are_tensors(monkeypatch, rng):
     assert abs(loss.item() - expected.item()) < 1e-6
     assert (grad.float() - slope.float()).abs().max() < 2e-3
     cudasim.forget()
-    memory._scratch.clear()
+    memory._kept.clear()
 
 
 def test_numba_device_arrays_are_results(on_gpu):

@@ -58,10 +58,10 @@ else:
     def simulated(monkeypatch):
         monkeypatch.setitem(backends._ready, "cuda", BACKEND)
         monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 132))
-        memory._scratch.clear()
+        memory._kept.clear()
         yield
         cudasim.forget()
-        memory._scratch.clear()
+        memory._kept.clear()
 
     @pytest.fixture(params=REGIMES)
     def regime(request, monkeypatch):

@@ -164,7 +164,7 @@ class _Loss:
             return None
         if not on_device(value):
             checked = (as_weights if weights else as_factors)(value, name, shape, meaning)
-            there = memory.upload(checked)
+            there = memory.upload(checked, self.stream)
             self.kept.append(there)
             return Operand("float64", memory.address(there))
         found = adopt(value, name)
@@ -192,7 +192,7 @@ class _Loss:
     def _ignore_list(self) -> int:
         if len(self.ignore) < 2:
             return 0
-        there = memory.upload(np.array(self.ignore, np.int64))
+        there = memory.upload(np.array(self.ignore, np.int64), self.stream)
         self.kept.append(there)
         return memory.address(there)
 

@@ -61,7 +61,7 @@ def scan_labels(call: Call, mean: bool, stream: Any, *, keep: bool) -> Any:
     spec, a = specialise(call)
     blocks = scan.blocks_for(max(a.n_rows, a.n_classes if spec.weight else 0))
     parts = memory.scratch((blocks + 1) * RESULT_BYTES, stream)
-    result = memory.allocate(RESULT_BYTES, stream) if keep else parts[:RESULT_BYTES]
+    result = memory.lend(RESULT_BYTES, stream) if keep else parts[:RESULT_BYTES]
     first = memory.address(parts) + RESULT_BYTES
     hw.configured(_labels_kernel(spec), blocks, THREADS, stream)(a, first)
     hw.configured(_labels_finish(), 1, THREADS, stream)(first, blocks, memory.address(result), int(mean))
