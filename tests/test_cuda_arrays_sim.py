@@ -153,6 +153,12 @@ def test_deferred_checks(on_gpu, rng):
         assert np.isfinite(value(grad)[[0, 1, 3]]).all()
         with pytest.raises(IndexError, match=r"target\[2\] = 9"):
             checks.check()
+        lse = xn.logsumexp(x, backend="numpy")
+        with deferred_checks() as unread:
+            slope = arrays.gradient(make_options(reduction="none"), on_gpu(x), on_gpu(y), lse=on_gpu(lse))
+            unread.pending.clear()
+        assert np.isnan(value(slope)[2]).all()
+        assert np.isfinite(value(slope)[[0, 1, 3]]).all()
     y[2] = -100
     options = {"z_loss": 0.1, "weight": np.arange(1.0, 7.0)}
     with deferred_checks():
@@ -160,6 +166,22 @@ def test_deferred_checks(on_gpu, rng):
     exact, slope = xn.cross_entropy_and_grad(x.astype(np.float64), y, backend="numpy", **options)
     assert np.allclose(value(loss), exact, rtol=2e-6)
     assert np.allclose(value(grad), slope, atol=1e-6)
+    for reduction in ("mean", "none"):
+        with deferred_checks():
+            chosen = make_options(z_loss=0.1, reduction=reduction)
+            loss, _ = arrays.loss(chosen, on_gpu(x), on_gpu(y), options["weight"])  # without the gradient
+        exact = xn.cross_entropy(x.astype(np.float64), y, backend="numpy", reduction=reduction, **options)
+        assert np.allclose(value(loss), exact, rtol=2e-6)
+
+
+def test_unsigned_labels_beyond_int64(on_gpu, rng):
+    x, y = rng.normal(size=(3, 6)).astype(np.float32), np.array([0, 2**64 - 1, 5], np.uint64)
+    for ignore in (2**64 - 1, (2**64 - 1, 7)):
+        loss, _ = arrays.loss(make_options(ignore_index=ignore), on_gpu(x), on_gpu(y))
+        exact = xn.cross_entropy(x.astype(np.float64), y, ignore_index=ignore, backend="numpy")
+        assert np.allclose(value(loss), exact, rtol=2e-6)
+    with pytest.raises(IndexError, match=rf"target\[1\] = {2**64 - 1} is out of range"):
+        arrays.loss(make_options(), on_gpu(x), on_gpu(y))
 
 
 def test_memory_of_calls_is_kept():

@@ -99,7 +99,7 @@ class _Loss:
                 f"target has dtype {self.target.dtype}; on the GPU a distribution must be {_listed(FLOATS)}"
             )
         _, self.is_distribution = as_target(self.target.array, x, self.axis)
-        self.ignore = () if self.is_distribution else _fitting(options.ignore, self.target.dtype)
+        self.ignore = () if self.is_distribution else _fitting(options, self.target.dtype)
         if self.is_distribution and options.ignore_index != DEFAULT_IGNORE_INDEX:
             raise ValueError(
                 f"ignore_index = {options.ignore_index} needs class indices; with a distribution as target, leave rows "
@@ -236,6 +236,8 @@ class _Loss:
             index = np.unravel_index(found.first_bad, self.target.array.shape)
             offset = sum(i * step for i, step in zip(index, self.target.array.strides, strict=True))
             value = launches.peek(Operand(self.target.dtype, self.target.array.ctypes.data + int(offset)), self.stream)
+            if self.target.dtype == "uint64":
+                value %= 2**64
             raise IndexError(
                 f"target{where} = {value} is out of range for {self.classes} classes "
                 f"(ignore_index = {self.options.ignore_index})"
@@ -277,10 +279,11 @@ def _sum(rows: Adopted, n_rows: int, scales: int, denominator: float, x: Adopted
     return result
 
 
-def _fitting(ignore: tuple[int, ...], dtype: str) -> tuple[int, ...]:
-    """The values to ignore that labels of this dtype can have."""
+def _fitting(options: Options, dtype: str) -> tuple[int, ...]:
+    """The values to ignore that labels of this dtype can have, as the kernels read them."""
     limits = np.iinfo(dtype)
-    return tuple(value for value in ignore if limits.min <= value <= min(limits.max, 2**63 - 1))
+    beyond = (value - 2**64 for value in options.ignore_beyond if dtype == "uint64")
+    return (*(value for value in options.ignore if limits.min <= value <= limits.max), *beyond)
 
 
 def _loss_dtype(x: Adopted) -> str:

@@ -45,13 +45,15 @@ def _scales(spec: Spec, real: Any) -> Any:
     upstream = _factor("grad_output", spec.grad_output, real)
     one, zero = real(1), real(0)
     lse2: Any = hw.device(lambda a: real(a.z_coefficient)) if spec.z_loss else hw.device(lambda a: zero)
+    gradient: Any = hw.device(lambda a: one)
+    ratio: Any = hw.device(lambda a: one)
+    if spec.store == "grad":
+        gradient = hw.device(lambda a: real(a.grad_scale))
     if spec.device_scales:
         # (1 / denominator, ratio of the two denominators), written by the deferred scan of the labels
-        gradient: Any = hw.device(lambda a: real(hw.load_f64(a.scales) * a.grad_scale))
-        ratio: Any = hw.device(lambda a: real(hw.load_f64(a.scales + 8)))
-    else:
-        gradient = hw.device(lambda a: real(a.grad_scale)) if spec.store == "grad" else hw.device(lambda a: one)
-        ratio = hw.device(lambda a: one)
+        ratio = hw.device(lambda a: real(hw.load_f64(a.scales + 8)))
+        if spec.store == "grad":
+            gradient = hw.device(lambda a: real(hw.load_f64(a.scales) * a.grad_scale))
 
     @hw.device
     def scales(a: Any, row: Any) -> Any:
@@ -141,13 +143,15 @@ def _close_saved(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
     """
     weight = class_weight(spec, real)
     load, size = access(spec.saved_lse).load, access(spec.saved_lse).size
-    dense, two, zero = spec.dense, real(2), real(0)
+    dense, two, zero, has_label = spec.dense, real(2), real(0), bool(spec.labels)
     least, most, nan = hw.f64(-np.inf), hw.f64(np.inf), real(np.nan)
 
     @hw.device
     def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
         saved = hw.f64(load(a.saved_lse + size * row))
         high = real(saved) if least < saved < most else nan
+        if has_label and (y < 0 or y >= a.n_classes):
+            high = nan
         rest = real(saved - hw.f64(high))
         row_scale, scale, lse2 = scales(a, row)
         push = two * lse2 * high
