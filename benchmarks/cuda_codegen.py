@@ -43,7 +43,7 @@ class Kernel(NamedTuple):
 
 
 def kernels() -> list[Kernel]:
-    """Every kernel of the backend for every dtype: as usual, forward only, ragged, with all options."""
+    """Every kernel of the backend for every dtype: as usual, forward only, ragged, with all options, and more."""
     return [kernel for dtype in DTYPES for kernel in _kernels(dtype)]
 
 
@@ -64,9 +64,10 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     distribution = Spec(dtype, distribution=dtype, store="grad", **options)
     saved = Spec(dtype, labels="int64", ignore=1, store="grad", saved_lse="float32", grad_output="float32")
     softmax = Spec(dtype, store="softmax")
+    deferred = Spec(dtype, labels="int64", ignore=1, rows=True, z_loss=True, device_scales=True)
     variants = {
         "": grad, " forward": forward, " ragged": ragged, " all options": everything, " distribution": distribution,
-        " saved lse": saved, " softmax": softmax,
+        " saved lse": saved, " softmax": softmax, " deferred": deferred,
     }  # fmt: skip
 
     def kernel(
@@ -121,15 +122,28 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     labels = Spec(dtype, labels="int64", ignore=1, weight=dtype, sample_weight=dtype)
     yield kernel("scan labels", lambda: scan.build_labels(labels), labels, scan.THREADS, "parts", scalar=one_row)
     yield Kernel(
+        "scan labels finish", dtype, scan.build_labels_finish, lambda: _integers(4), scan.THREADS,
+        "merges the numbers of some blocks",
+    )  # fmt: skip
+    yield Kernel(
+        "scan peek", dtype, lambda: scan.build_peek("int64"), lambda: _integers(2), 32, "reads one number",
+    )  # fmt: skip
+    result = "float64" if dtype == "float64" else "float32"
+    yield Kernel(
+        "scan scalar", dtype, lambda: scan.build_scalar(result, result), lambda: _integers(4, 1), scan.THREADS,
+        "reads one number per row",
+    )  # fmt: skip
+    yield Kernel(
         "scan sum", dtype, lambda: scan.build_sum(dtype), lambda: _integers(4), scan.THREADS,
         "reads one number per row",
     )  # fmt: skip
 
 
-def _integers(count: int) -> Any:
+def _integers(count: int, floats: int = 0) -> Any:
+    """The signature of a kernel that takes integers, then numbers."""
     from xent_numba.backends.cuda.intrinsics import types
 
-    return types.void(*(types.int64 for _ in range(count)))
+    return types.void(*[types.int64] * count, *[types.float64] * floats)
 
 
 @contextmanager

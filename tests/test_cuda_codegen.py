@@ -39,7 +39,7 @@ _spec.loader.exec_module(codegen)
 
 KERNELS = codegen.kernels()
 OFTEN = ("tile", "warp", "block 512", "online", "split partial", "split finish", "split store", "columns", "scan")
-RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged")
+RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged", "deferred")
 
 
 def chosen():
