@@ -2,7 +2,9 @@
 
     python benchmarks/cuda.py [--check] [--classes 1024 32768] [--dtypes float32 bfloat16] [--output DIR]
 
-The check compares every regime and dtype with float64 on the host and prints the worst error over its bound.  The
+The check compares every regime and dtype with float64 on the host and prints the worst error over its bound; it
+fails where a regime was not met.  `compute-sanitizer --tool memcheck python benchmarks/cuda.py --check` (and
+racecheck) looks at the accesses of the same kernels.  The
 measurement takes loss and gradient, and the loss alone, for classes from 32 to 262144, and sets their bandwidth
 against a device copy of the same bytes, and against PyTorch (eager and compiled), Liger and quack where they are
 installed.  It writes results/cuda.csv, and cuda.png where matplotlib is installed.  Needs PyTorch for the arrays.
@@ -17,6 +19,7 @@ import importlib.util
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from xent_numba.options import make_options  # noqa: E402
 
 CLASSES = [32, 100, 256, 1000, 1024, 4096, 16384, 32000, 32768, 50257, 65536, 131072, 262144]
 CHECKED = [1, 2, 10, 32, 33, 127, 512, 1000, 1024, 1025, 4096, 10000, 32000, 50257, 131072]
+REGIMES = {"tile", "columns", "warp", "block", "online", "split"}
 RESULTS = Path(__file__).parent / "results"
 LOGITS_BYTES = 1 << 30  # well beyond any L2 cache
 WARM_UP, REPEATS = 5, 30
@@ -53,26 +57,65 @@ def check(torch: Any, dtypes: list[str]) -> bool:
     """Every regime against float64 on the host, (12 + 2.25 |ln v|) ulp in float32 and (4 + |ln v|) in float64."""
     from xent_numba.backends.cuda import arrays
 
-    right = True
+    options, right = make_options(reduction="none"), True
     for dtype in dtypes:
-        for classes in CHECKED:
-            rows = 3 if classes > 16384 else 67
+        met = set()
+        for rows, classes, columns in checked_shapes(device.facts().processors):
             x, y = make_inputs(torch, rows, classes, dtype)
+            if columns:
+                x = x.t().contiguous().t()
             y[1] = -100
-            loss, grad = arrays.loss(make_options(reduction="none"), x, y, want_grad=True)
+            with regimes() as seen:
+                loss, grad = arrays.loss(options, x, y, want_grad=True, out=torch.empty_like(x))  # of the same strides
+            met |= seen
             host, labels = x.double().cpu().numpy(), y.cpu().numpy()
             exact_loss, exact_grad = reference(host, labels)
             worst = max(
                 worst_error(loss.cpu().numpy(), exact_loss, "float64" if dtype == "float64" else "float32"),
                 worst_error(grad.double().cpu().numpy(), exact_grad, dtype),
             )
-            in_place = x.clone()
-            arrays.loss(make_options(reduction="none"), in_place, y, want_grad=True, out=in_place)
-            same = bool(torch.equal(in_place, grad))
+            in_place = x.clone()  # keeps the strides
+            arrays.loss(options, in_place, y, want_grad=True, out=in_place)
+            same = bool(torch.equal(in_place, grad)) and bool(torch.equal(arrays.loss(options, x, y)[0], loss))
             right &= worst <= 1 and same
             verdict = "the same" if same else "DIFFERENT"
-            print(f"{dtype:<9} {classes:>7} classes: worst error / bound {worst:.2f}, in place {verdict}")
+            print(
+                f"{dtype:<9} {rows:>6} × {classes:<7} {'/'.join(sorted(seen)):<8} worst error / bound {worst:.2f}, "
+                f"in place and without gradient {verdict}"
+            )
+        if missed := REGIMES - met:
+            print(f"{dtype:<9} not checked: {', '.join(sorted(missed))}")
+            right = False
     return right
+
+
+def checked_shapes(processors: int) -> Iterator[tuple[int, int, bool]]:
+    """(rows, classes, whether rows lie side by side) that lead to every regime."""
+    for classes in CHECKED:
+        yield min(67, processors - 1), classes, False
+        if classes >= 16384:  # enough rows that none is split
+            yield processors, classes, False
+    yield 128 * processors, 10, True
+
+
+@contextmanager
+def regimes() -> Iterator[set[str]]:
+    """The regimes that are chosen within the block."""
+    from xent_numba.backends.cuda import dispatch
+
+    seen: set[str] = set()
+    original = dispatch.plan
+
+    def plan(*facts: Any) -> Any:
+        chosen = original(*facts)
+        seen.add(chosen.regime)
+        return chosen
+
+    dispatch.plan = plan
+    try:
+        yield seen
+    finally:
+        dispatch.plan = original
 
 
 def reference(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +175,8 @@ def contenders(torch: Any, x: Any, y: Any) -> Iterator[tuple[str, str, Callable[
 
     eager = torch.nn.functional.cross_entropy
     yield "torch eager", "loss and gradient", both(eager)
-    yield "torch.compile", "loss and gradient", both(torch.compile(eager))
+    torch.compiler.reset()  # else a few shapes on, it compiles for any shape, or no longer
+    yield "torch.compile", "loss and gradient", both(torch.compile(eager, dynamic=False))
     if importlib.util.find_spec("liger_kernel"):
         from liger_kernel.ops.cross_entropy import LigerCrossEntropyFunction
 

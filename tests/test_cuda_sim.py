@@ -13,6 +13,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,3 +276,21 @@ else:
         assert few.regime == "split"
         assert few.slices * few.length >= 131072 > (few.slices - 1) * few.length
         assert all(regime(spec, 1000, classes).why for classes in (1, 100, 10**4, 10**6))
+
+    @pytest.mark.parametrize("here", [((9, 0), 132), ((8, 0), 108), ((8, 9), 58)])
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_the_benchmark_checks_every_regime(dtype, here):
+        from xent_numba.backends.cuda.call import Call, Operand, specialise
+        from xent_numba.backends.cuda.spec import ITEMSIZE
+
+        script = Path(__file__).parents[1] / "benchmarks" / "cuda.py"
+        found = importlib.util.spec_from_file_location("cuda_benchmark", script)
+        benchmark = importlib.util.module_from_spec(found)
+        found.loader.exec_module(benchmark)
+        facts, size, met = device.Facts("", *here), ITEMSIZE[dtype], set()
+        for rows, classes, columns in benchmark.checked_shapes(facts.processors):
+            x = Operand(dtype, 4096, 0, size, rows * size) if columns else Operand(dtype, 4096, 0, classes * size, size)
+            call = Call((1, rows, classes), x, "grad", x, Operand("int64", 4096, 0, 8), rows=4096)
+            spec, _ = specialise(call)
+            met.add(dispatch.plan(spec, rows, classes, dispatch.layout_of(call, spec), facts).regime)
+        assert met == benchmark.REGIMES
