@@ -170,6 +170,15 @@ def test_a_stand_in_has_the_layout_and_not_the_data():
         adopt.adopt(OnDevice(np.ones(3, ">f4")), "logits")
 
 
+def test_arrays_on_different_gpus(monkeypatch):
+    logits, target = OnDevice(np.ones((2, 3))), OnDevice(np.ones(2, np.int64))
+    x = adopt.adopt(logits, "logits")
+    monkeypatch.setattr(adopt, "device_of", lambda value: 0 if value is logits else 1)
+    with pytest.raises(ValueError, match="target is on GPU 1, the logits are on GPU 0"):
+        adopt.adopt(target, "target", x)
+    assert adopt.adopt(logits, "grad_out", x).owner is logits
+
+
 def test_jax_bfloat16_comes_by_dlpack(monkeypatch):
     """JAX has no other interface for it; results are made by the library, and are its arrays."""
 

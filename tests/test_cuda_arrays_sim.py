@@ -145,14 +145,18 @@ def test_errors_are_those_of_every_backend(on_gpu):
         arrays.loss(make_options(), on_gpu(x), good, want_grad=True, out=on_gpu(x[:, ::-1]))
 
 
-def test_deferred_checks(on_gpu, rng):
+def test_deferred_checks(on_gpu, monkeypatch, rng):
     x, y = rng.normal(size=(4, 6)).astype(np.float32), np.array([0, 1, 9, 3])
     with deferred_checks() as checks:
         _, grad = arrays.loss(make_options(reduction="none"), on_gpu(x), on_gpu(y), want_grad=True)
         assert np.isnan(value(grad)[2]).all()  # loud, until checked
         assert np.isfinite(value(grad)[[0, 1, 3]]).all()
+        entered = []
+        on_its_device = arrays.on_its_device
+        monkeypatch.setattr(arrays, "on_its_device", lambda x: (entered.append(x), on_its_device(x))[1])
         with pytest.raises(IndexError, match=r"target\[2\] = 9"):
             checks.check()
+        assert len(entered) == 1  # the device may have been changed in between
         lse = xn.logsumexp(x, backend="numpy")
         with deferred_checks() as unread:
             slope = arrays.gradient(make_options(reduction="none"), on_gpu(x), on_gpu(y), lse=on_gpu(lse))

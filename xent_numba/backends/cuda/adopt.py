@@ -40,10 +40,23 @@ def library_of(value: object) -> str:
     return {"torch": "torch", "cupy": "cupy", "jax": "jax", "jaxlib": "jax"}.get(root, "")
 
 
-def adopt(value: Any, name: str) -> Adopted:
-    """The array, or TypeError where it is on the host or of no known kind."""
+def device_of(value: Any) -> int | None:
+    """The number of the GPU that an array is on, None where its library does not say."""
+    name = {"torch": "index", "cupy": "id", "jax": "local_hardware_id"}.get(library_of(value))
+    try:
+        return None if name is None else getattr(value.device, name)
+    except AttributeError:  # an array over several devices: its address will be refused
+        return None
+
+
+def adopt(value: Any, name: str, beside: Adopted | None = None) -> Adopted:
+    """The array, or TypeError where it is on the host or of no known kind; ValueError if not on the GPU of another."""
     if not on_device(value):
         raise TypeError(f"{name} is not on the GPU as the logits are; move it there first")
+    if beside is not None:
+        here, there = device_of(value), device_of(beside.owner)
+        if here is not None and there is not None and here != there:
+            raise ValueError(f"{name} is on GPU {here}, the logits are on GPU {there}; move it there first")
     library = library_of(value)
     if library == "jax":  # it works on streams of its own
         value.block_until_ready()
@@ -106,16 +119,7 @@ def _adopted(
 @contextmanager
 def on_its_device(value: Any) -> Iterator[None]:
     """Make the device of an array the current one, where its library says which that is."""
-    number = None
-    try:
-        if library_of(value) == "torch":
-            number = value.device.index
-        elif library_of(value) == "cupy":
-            number = value.device.id
-        elif library_of(value) == "jax":
-            number = value.device.local_hardware_id
-    except AttributeError:  # an array over several devices: its address will be refused
-        number = None
+    number = device_of(value)
     if number is None:
         yield
     else:

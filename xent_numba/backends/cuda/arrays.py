@@ -93,7 +93,7 @@ class _Loss:
         self.stream = current_stream(self.x)
         x = self.x.array
         self.classes, self.rows_shape = x.shape[self.axis], row_shape(x.shape, self.axis)
-        self.target = adopt(target, "target")
+        self.target = adopt(target, "target", self.x)
         if self.target.array.shape == x.shape and self.target.dtype not in FLOATS:
             raise TypeError(
                 f"target has dtype {self.target.dtype}; on the GPU a distribution must be {_listed(FLOATS)}"
@@ -167,7 +167,7 @@ class _Loss:
             there = memory.upload(checked, self.stream)
             self.kept.append(there)
             return Operand("float64", memory.address(there))
-        found = adopt(value, name)
+        found = adopt(value, name, self.x)
         if found.array.shape != shape:
             raise ValueError(f"{name} has shape {found.array.shape}; it must have shape {shape}: {meaning}")
         if found.dtype not in FLOATS:
@@ -210,7 +210,7 @@ class _Loss:
         later = deferred.current()
         result = launches.scan_labels(call, mean, self.stream, keep=later is not None)
         if later is not None:
-            later.pending.append(lambda: self._raise_for(launches.read_scan(result, self.stream)))
+            later.pending.append(lambda: self._read(result))
             return memory.address(result) + launches.SCALES, 1.0, 1.0
         found = launches.read_scan(result, self.stream)
         self._raise_for(found)
@@ -226,6 +226,13 @@ class _Loss:
         view = np.reshape(labels, (1,) * (2 - len(sizes)) + sizes, copy=False)
         operand = Operand(self.target.dtype, view.ctypes.data, view.strides[0], view.strides[1])
         return operand, (view.shape[0], view.shape[1], self.classes)
+
+    def _read(self, result: Any) -> None:
+        """A check that was put off: whichever device is the current one by now."""
+        from xent_numba.backends.cuda import launches
+
+        with on_its_device(self.x.owner):
+            self._raise_for(launches.read_scan(result, self.stream))
 
     def _raise_for(self, found: Any) -> None:
         """The errors of `problem`, from what the scan found."""
@@ -260,7 +267,7 @@ def _result(out: Any, name: str, shape: tuple[int, ...], dtype: str, x: Adopted,
     """The caller's array to write to, or a new one."""
     if out is None:
         return empty(shape, dtype, x) if shape != x.array.shape else empty_like(x)
-    found = adopt(out, name)
+    found = adopt(out, name, x)
     if found.array.shape != shape or found.dtype != dtype:
         raise ValueError(
             f"{name} has shape {found.array.shape} and dtype {found.dtype}; it must have shape {shape} and {dtype}"
