@@ -219,7 +219,7 @@ CUDA = (
     simulated("online, split: no subtraction of the maximum", (ONLINE, "top = hw.fmax(top, z)", "top = zero")),
     simulated("no log1p", (CLOSING, "hw.log1p(others) if z >= m_others else hw.log(total)", "hw.log(total)")),
     simulated("gradient without 1/N",
-              (CLOSING, 'hw.device(lambda a: real(a.grad_scale)) if spec.store == "grad" else', "")),
+              (CLOSING, 'gradient = hw.device(lambda a: real(a.grad_scale))', "pass")),
     simulated("loss × 1.001", (CLOSING, "loss = w * ((m - z) + log_total)",
                                "loss = real(1.001) * w * ((m - z) + log_total)")),
     simulated("loss of a distribution × 1.001", (CLOSING, "loss = t * log_total + d",
