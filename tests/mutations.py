@@ -154,7 +154,7 @@ def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Muta
 
 
 CPU = (
-    compiled("sign of the target in the loss", (FINISH, "(scaled(row.top - x_y, s)", "(scaled(x_y - row.top, s)")),
+    compiled("sign of the target in the loss", (FINISH, "(_distance(row.top, x_y, s)", "(_distance(x_y, row.top, s)")),
     compiled(
         "sign of the target in the gradient",
         (FINISH, "slope * e_y - hard * row.rest", "slope * e_y + hard * row.rest"),

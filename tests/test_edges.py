@@ -408,3 +408,19 @@ def test_a_neighbour_with_an_extreme_factor_changes_nothing(factor, classes, bac
         in_place = x.copy()
         xn.cross_entropy_grad(in_place, y, reduction="none", out=in_place, **{name: [1.0, factor]})
         np.testing.assert_array_equal(in_place, both_rows)
+
+
+def test_distances_beyond_float64(backend):
+    for classes in (2, 300):
+        x = np.zeros((1, classes))
+        x[0, :2] = 1.7e308, -1.7e308
+        np.testing.assert_allclose(xn.cross_entropy(x, [1], logit_scale=1e-3), 3.4e305, rtol=1e-14)
+        q = np.zeros((1, classes))
+        q[0, :2] = 0.25
+        np.testing.assert_allclose(xn.cross_entropy(x, q), 8.5e307, rtol=1e-14)
+
+
+def test_a_z_loss_beyond_float32(backend):
+    x = np.array([[3e38, 0.59, -0.53]], np.float32)
+    grad = xn.cross_entropy_grad(x, [1], lse=[np.float64(x[0, 0])], z_loss=1.0, reduction="sum")
+    np.testing.assert_array_equal(grad, [[INF, -1.0, 0.0]])

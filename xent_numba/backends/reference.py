@@ -245,11 +245,12 @@ def _effective_target(problem: Problem, block: Block) -> Target:
 
 def _losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, z_coefficient: float) -> Float64s:
     """Σ_j t_j (lse − z_j) + λ lse² as (R, 1); lse − z = (max − z) + log Σ exp(z − max), two terms ≥ 0."""
-    below = (stats.top - z) + (stats.lost_at_top - lost)
+    # A quarter of each distance, which is finite where both its ends are.
+    below = (0.25 * stats.top - 0.25 * z) + (0.25 * stats.lost_at_top - 0.25 * lost)
     if target.t is None:
-        losses = _times(target.w, np.take_along_axis(below, target.y, axis=1) + stats.log_sums)
+        losses = 4.0 * _times(target.w, np.take_along_axis(below, target.y, axis=1) + 0.25 * stats.log_sums)
     else:
-        losses = sum_of(_times(target.t, below + stats.log_sums))
+        losses = 4.0 * sum_of(_times(target.t, below + 0.25 * stats.log_sums))
     if z_coefficient:
         losses = losses + z_coefficient * stats.lse**2
     return losses

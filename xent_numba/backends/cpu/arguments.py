@@ -157,11 +157,13 @@ def beyond(problem: Problem, lse: Array | None = None, upstream: Array | None = 
         sizes = [(float(one.min()), float(one.max())) for one in per_row]
         small, large = (math.prod((ends[k] for ends in sizes), start=factors[0, 0]) for k in (0, 1))
         usual = all(ends[0] > 0.0 for ends in sizes) and small * low >= least and large * high <= most
-        if usual and (lse is None or scale == 1.0):
+        if usual and (lse is None or (scale == 1.0 and problem.z_coefficient == 0.0)):
             return None
         for one in per_row:
             factors, given = factors * np.abs(one), (given != 0.0) & (one != 0.0)  # not 0 by underflow
         rows = ((factors * low < least) | (factors * high > most)) & (given != 0.0)
+        if lse is not None and problem.z_coefficient != 0.0:
+            rows = rows | (np.isfinite(lse) & (factors * np.abs(2.0 * problem.z_coefficient * lse) > most))
         if lse is not None and scale != 1.0:
             rows = rows | (np.isfinite(lse) & (np.abs(lse) > (1e14 if wide else 1e6)))  # whose last digit is > 1 / 8
     if not rows.any():

@@ -63,13 +63,22 @@ def log_sum(row: Any, hard: Any, x_y: Any, total: Any) -> Any:
 
 
 @inline
+def _distance(a: Any, b: Any, s: Any) -> Any:
+    """s · (a − b), finite where s · a and s · b are."""
+    d = scaled(a - b, s)
+    if s is None:
+        return d
+    return select(d < splat(math.inf, d), d, scaled(a, s) - scaled(b, s))
+
+
+@inline
 def loss(row: Any, hard: Any, x_y: Any, log_s: Any, s: Any, z: float) -> Any:
     """T lse − Σ t z, plus the z-loss."""
     value = row.mass * log_s + scaled(row.dot, s)
     if hard is not None:
         zero = splat(0.0, log_s)
         # A weight of 0 silences even an infinite loss, but not NaN.
-        value = value + select(hard == zero, zero * log_s, hard * (scaled(row.top - x_y, s) + log_s))
+        value = value + select(hard == zero, zero * log_s, hard * (_distance(row.top, x_y, s) + log_s))
     lse = scaled(row.top, s) + log_s
     return value + splat(z, lse) * lse * lse  # in this order: lse² may overflow where z is 0
 

@@ -40,19 +40,24 @@ def _difference(a: Any, b: Any, s: Any) -> Any:
     return product, _or_nothing(fma(d, by, splat(0.0, d) - product) + lost * by)
 
 
+def _of_product(exponential: Any) -> Any:
+    """A function of (a, b, s): an exponential of s · (a − b), as if that were not rounded."""
+
+    def of_product(a: Any, b: Any, s: Any) -> Any:
+        d, lost = _difference(a, b, s)
+        e = exponential(d)
+        return fma(e, lost, e)
+
+    return of_product
+
+
 @by_type
 def exp_between(a: Any, b: Any, s: Any) -> Any:
     """`exp_up` of s · (a − b), as if it were not rounded where that counts."""
     if a.dtype == types.float32 or a.lanes == FLOAT32_LANES:
         if isinstance(s, types.NoneType):
             return lambda a, b, s: exp_up(a - b)
-
-        def of_product(a: Any, b: Any, s: Any) -> Any:
-            d, lost = _difference(a, b, s)
-            e = exp_up(d)
-            return fma(e, lost, e)
-
-        return of_product
+        return _of_product(exp_up)
 
     def in_float64(a: Any, b: Any, s: Any) -> Any:
         d, lost = _difference(a, b, s)
@@ -66,13 +71,7 @@ def exp_below(x: Any, c: Any, s: Any) -> Any:
     """exp(s · (x − c)), rounded before exp once and not twice."""
     if isinstance(s, types.NoneType):
         return lambda x, c, s: exp(x - c)
-
-    def of_product(x: Any, c: Any, s: Any) -> Any:
-        d, lost = _difference(x, c, s)
-        e = exp(d)
-        return fma(e, lost, e)
-
-    return of_product
+    return _of_product(exp)
 
 
 class Shift(NamedTuple):
