@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Float64s = NDArray[np.float64]
 
 SERIAL = 1 << 15  # logits: below, one thread is as fast as many
-GROUP = 1 << 15  # logits that one partial sum stands for, at least one row
+GROUP = 1 << 15
 FEW = 16  # rows: below, the segments of a row are shared among the threads rather than the rows
 ROWS = Call._fields.index("rows")
 
@@ -155,9 +155,9 @@ def _run(problem: Problem, code: Any, fields: tuple[Any, ...], grad: Array | Non
     """Walk the rows of a loss."""
     logits, n_threads = problem.logits, problem.n_threads
     walk, group, units = _walk(drivers, is_wide(problem), logits, problem.distribution, grad)
-    partials = np.empty(-(-units // group))
+    partials = np.zeros(-(-units // group))
     if logits.size < SERIAL:
-        walk(code, fields, group, units, partials, 0)
+        walk(code, fields, group, units, partials, partials.size, 0)
         return partials
     segments = -(-logits.shape[2] // SEGMENT)
     by_segments = walk is drivers.long and lse is None and segments > 1 and units < FEW
@@ -166,7 +166,8 @@ def _run(problem: Problem, code: Any, fields: tuple[Any, ...], grad: Array | Non
             for i in range(units):
                 partials[i] = _split_row(problem, code, fields, i, segments, grad, loop)
         else:
-            walk(code, fields, group, units, partials, loop)
+            span = -(-partials.size // threads.available()) if loop else partials.size
+            walk(code, fields, group, units, partials, span, loop)
     return partials
 
 

@@ -23,7 +23,7 @@ from xent_numba.backends.cpu.memory import (
     store,
 )
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.shifted import Shift, exp_between, exp_shifted, shift_of, to_top
+from xent_numba.backends.cpu.shifted import Shift, exp_between, exp_shifted_up, shift_of, to_top
 from xent_numba.backends.cpu.simd import lanes_of, maximum, select, splat
 from xent_numba.backends.cpu.terms import (
     dense_term_lanes,
@@ -34,7 +34,7 @@ from xent_numba.backends.cpu.terms import (
     transformed,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import bounded, digits_to_spare, down, exp, rounding, scaled
+from xent_numba.backends.cpu.vmath import added, bounded, down, exp, scaled
 
 _RUN = 4  # classes summed in the arithmetic of the logits
 
@@ -85,7 +85,7 @@ def _shift(c: Any, saved: Any, s: Any) -> Any:
 def exponentials(x: Any, shift: Any, saved: Any, s: Any) -> Any:
     """`exp_up` of s · (x − shift); or exp of it, where the shift is a saved log-sum-exp, which x may pass."""
     if saved is None:
-        return exp_shifted(x, shift, s)
+        return exp_shifted_up(x, shift, s)
     return exp(bounded(scaled(x - shift.near, s)))
 
 
@@ -161,10 +161,7 @@ def tile_statistics(
             sums = _run_sums(tile, e_tile, first, run, _RUN, c, shift, y, saved, f, s, t, soon)
         else:
             sums = _run_sums(tile, e_tile, first, run, count, c, shift, y, saved, f, s, t, soon)
-        # Only what there is: LLVM must not leave out an addition of 0, which makes 0 of −0.
-        if not digits_to_spare(c):
-            lost = lost + rounding(rest, widen(sums[0]))
-        rest = rest + widen(sums[0])
+        rest, lost = added(rest, lost, widen(sums[0]))
         if t is not None:
             dot, mass = dot + four_times(sums[1]), mass + widen(sums[2])
         run += _RUN
@@ -177,7 +174,7 @@ def _with_maximum(rest: Any, top: Any, shift: Any, by: Any, y: Any, saved: Any, 
     """The sum times `by`; where no target is left out, the term of the maximum is 1, not what rounding made of it."""
     if y is not None or saved is not None:
         return rest * by
-    others = (rest - widen(exp_shifted(top, shift, s))) * by
+    others = (rest - widen(exp_shifted_up(top, shift, s))) * by
     wide = widen(top)
     return select(wide > splat(-math.inf, wide), others + splat(1.0, others), rest * by)
 

@@ -1,4 +1,8 @@
-"""Walking the rows: fixed groups of them, in parallel or one after the other, with the same bits either way."""
+"""Walking the rows: fixed groups of them, in parallel or one after the other, with the same bits either way.
+
+A group is what one partial sum stands for.  How many of them are walked at a stretch depends on the threads, and is no
+matter to the sums.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,25 @@ from xent_numba.backends.cpu.wide import wide_rows
 
 
 @inline
-def _long(fields: Any, group: int, units: int, partials: Any, k: int) -> None:
-    partials[k] = long_rows(call_of(fields), k * group, min(units, (k + 1) * group))
+def _long(fields: Any, group: int, units: int, partials: Any, span: int, k: int) -> None:
+    step = span * group
+    long_rows(call_of(fields), k * step, min(units, (k + 1) * step), group, partials)
 
 
 @inline
-def _wide(fields: Any, group: int, units: int, partials: Any, k: int) -> None:
-    partials[k] = wide_rows(call_of(fields), k * group, min(units, (k + 1) * group))
+def _wide(fields: Any, group: int, units: int, partials: Any, span: int, k: int) -> None:
+    call = call_of(fields)
+    for g in range(k * span, min(partials.size, (k + 1) * span)):
+        partials[g] = wide_rows(call, g * group, min(units, (g + 1) * group))
 
 
 @kernel
-def long(fields: Any, group: int, units: int, partials: Any, loop: int) -> None:
-    """Rows 0 … units in groups, into one partial sum a group."""
-    each(_long, (fields, group, units, partials), partials.size, loop)
+def long(fields: Any, group: int, units: int, partials: Any, span: int, loop: int) -> None:
+    """Rows 0 … units in groups, into one partial sum a group, which is 0 before; `span` groups at a stretch."""
+    each(_long, (fields, group, units, partials, span), -(-partials.size // span), loop)
 
 
 @kernel
-def wide(fields: Any, group: int, units: int, partials: Any, loop: int) -> None:
-    """Vectors of rows 0 … units in groups, into one partial sum a group."""
-    each(_wide, (fields, group, units, partials), partials.size, loop)
+def wide(fields: Any, group: int, units: int, partials: Any, span: int, loop: int) -> None:
+    """Vectors of rows 0 … units in groups, into one partial sum a group; `span` groups at a stretch."""
+    each(_wide, (fields, group, units, partials, span), -(-partials.size // span), loop)

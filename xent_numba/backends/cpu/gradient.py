@@ -13,18 +13,29 @@ from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.lanes import lane, total
 from xent_numba.backends.cpu.memory import get, keep, load, load_part, put, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.shifted import exp_below
-from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
+from xent_numba.backends.cpu.shifted import Shift, close, exp_shifted, is_far, shift_of, to_top
+from xent_numba.backends.cpu.simd import iota, lanes_of, select, single, splat
 from xent_numba.backends.cpu.terms import dense_term, dense_term_part, logits_part, others, sloped, transformed
 from xent_numba.backends.cpu.vmath import bounded, exp, scaled
 
 
 class Slope(NamedTuple):
-    """What makes the gradient of a row of its exponentials: p_factor · exp(s (x − c)) − u_factor · u, times f'."""
+    """What makes the gradient of a row of its exponentials: p_factor · exp(s (x − shift)) − u_factor · u, times f'."""
 
-    c: Any
+    shift: Any
     p_factor: Any
     u_factor: Any
+    far: Any  # whether the shift is
+
+
+@inline
+def slope_of(c: float, p_factor: float, u_factor: float, s: Any, like: Any) -> Any:
+    """The `Slope` for p_factor · exp(s (x − c)) − u_factor · u."""
+    one = single(c, like)
+    shift = shift_of(one, s)
+    by = lane(to_top(shift, one, s), 0)
+    vector = Shift(splat(lane(shift.near, 0), like), splat(lane(shift.m, 0), like))
+    return Slope(vector, p_factor * by, u_factor, is_far(vector, s))
 
 
 @inline
@@ -43,17 +54,17 @@ def _less_dense_part(g: Any, k: Any, t: Any, i: Any, count: Any) -> Any:
 
 
 @inline
-def _slope(p: Any, i: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> Any:
-    x = load(p, i, c)
-    e = exp_below(transformed(x, f), c, s)
-    return sloped(_less_dense(e * splat(a.p_factor, c), a.u_factor, t, i), x, f)
+def _slope(p: Any, i: int, shift: Any, a: Any, f: Any, s: Any, t: Any, like: Any) -> Any:
+    x = load(p, i, like)
+    e = exp_shifted(transformed(x, f), shift, s)
+    return sloped(_less_dense(e * splat(a.p_factor, like), a.u_factor, t, i), x, f)
 
 
 @inline
-def _slope_part(p: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, c: Any) -> Any:
-    x = load_part(p, i, count, splat(0.0, c))
-    e = exp_below(transformed(x, f), c, s)
-    return sloped(_less_dense_part(e * splat(a.p_factor, c), a.u_factor, t, i, count), x, f)
+def _slope_part(p: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, like: Any) -> Any:
+    x = load_part(p, i, count, splat(0.0, like))
+    e = exp_shifted(transformed(x, f), a.shift, s)
+    return sloped(_less_dense_part(e * splat(a.p_factor, like), a.u_factor, t, i, count), x, f)
 
 
 @inline
@@ -68,13 +79,15 @@ def store_gradient(
 ) -> None:
     """Write the gradient of the classes start … stop, `value` at class y; `out` may be `p`."""
     step = lanes_of(like)
-    c = splat(a.c, like)
+    near = close(a.shift, s)
     i = start
-    while i + step <= stop:
-        store(out, i, _slope(p, i, a, f, s, t, c))
+    while i + step <= stop and not a.far:
+        store(out, i, _slope(p, i, near, a, f, s, t, like))
         i += step
-    if i < stop:
-        store_part(out, i, stop - i, _slope_part(p, i, stop - i, a, f, s, t, c))
+    while i < stop:
+        count = min(step, stop - i)
+        store_part(out, i, count, _slope_part(p, i, count, a, f, s, t, like))
+        i += count
     if start <= y < stop:
         write_one(out, y, value, like)
 
@@ -89,7 +102,7 @@ def stream_gradient(
     The first `held` elements of the line that out[start] is in are in the stage, left by the row before.
     """
     step = lanes_of(like)
-    c = splat(a.c, like)
+    near = close(a.shift, s)
     head = step - held if held > 0 else to_line(out, start, like)
     if head < 0:
         store_gradient(p, out, start, stop, y, value, a, f, s, t, like)
@@ -97,7 +110,7 @@ def stream_gradient(
     i = start
     if head > 0:
         count = min(head, stop - start)
-        g = _with_target(_slope_part(p, i, count, a, f, s, t, c), i, y, value)
+        g = _with_target(_slope_part(p, i, count, a, f, s, t, like), i, y, value)
         i += count
         if held > 0:
             store_part(stage, held, count, g)
@@ -108,14 +121,14 @@ def stream_gradient(
             store_part(out, start, count, g)
     while i + step <= stop:
         limit = y if i <= y else stop  # vectors before the one with the target, then all after it
-        while i + step <= min(limit, stop):
-            stream(out, i, _slope(p, i, a, f, s, t, c))
+        while i + step <= min(limit, stop) and not a.far:
+            stream(out, i, _slope(p, i, near, a, f, s, t, like))
             i += step
-        if i + step <= stop and i <= y < i + step:
-            stream(out, i, _with_target(_slope(p, i, a, f, s, t, c), i, y, value))
+        if i + step <= stop and (a.far or i <= y < i + step):
+            stream(out, i, _with_target(_slope(p, i, a.shift, a, f, s, t, like), i, y, value))
             i += step
     if i < stop:
-        g = _slope_part(p, i, stop - i, a, f, s, t, c)
+        g = _slope_part(p, i, stop - i, a, f, s, t, like)
         store_part(stage, 0, stop - i, _with_target(g, i, y, value))
     return stop - i
 
@@ -172,7 +185,7 @@ def one_logit(p: Any, i: int, f: Any, like: Any) -> Any:
 def gradient_saved(p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any) -> Any:
     """As `gradient` of a whole row of n classes, and the Σ exp(s (x − c)) over the others that a saved lse lacks."""
     step = lanes_of(like)
-    c, zero = splat(a.c, like), splat(0.0, like)
+    zero = splat(0.0, like)
     rest = widen(zero)
     head = to_line(out, 0, like) if streaming else -1
     i = 0
@@ -180,9 +193,9 @@ def gradient_saved(p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: 
         first = head if head > 0 and i == 0 else step
         count = min(first, n - i)
         x = load_part(p, i, count, zero)
-        e = exp(bounded(scaled(transformed(x, f) - c, s)))
+        e = exp(bounded(scaled(transformed(x, f) - a.shift.near, s)))
         rest = rest + widen(keep(others(e, i, y), count, zero))
-        g = sloped(_less_dense_part(e * splat(a.p_factor, c), a.u_factor, t, i, count), x, f)
+        g = sloped(_less_dense_part(e * splat(a.p_factor, like), a.u_factor, t, i, count), x, f)
         if count == step and head >= 0:
             stream(out, i, g)
         else:

@@ -28,12 +28,14 @@ from xent_numba.backends.cpu.gradient import (
     dense_mass,
     gradient_saved,
     one_logit,
+    slope_of,
     work,
     write_one,
 )
 from xent_numba.backends.cpu.lanes import lane
 from xent_numba.backends.cpu.memory import advance, get, load, load_part, put, scratch, stride
 from xent_numba.backends.cpu.pieces import by_type, inline, unless_none
+from xent_numba.backends.cpu.shifted import Shift
 from xent_numba.backends.cpu.simd import lanes_of, single, splat
 from xent_numba.backends.cpu.stage import release
 from xent_numba.backends.cpu.statistics import statistics
@@ -156,9 +158,8 @@ def _job_without_work(grad: Any, call: Any, like: Any) -> Any:
     progress = scratch(whole(like), 1)
     put(progress, 0, 0)
     put(progress, 1, 0)
-    return Job(
-        p, row_pointer(grad, 0, 0), 0, -1, 0.0, Slope(0.0, 0.0, 0.0), t, call.streaming, scratch(like, 2), progress
-    )
+    slope = slope_of(0.0, 0.0, 0.0, call.s, like)
+    return Job(p, row_pointer(grad, 0, 0), 0, -1, 0.0, slope, t, call.streaming, scratch(like, 2), progress)
 
 
 @inline
@@ -172,7 +173,8 @@ def _next_job(
     c = row.top if row.top > -np.inf else 0.0
     value = value_at_target(y, lane(by.at_target, 0), k, p, t, call.f, like)
     put(job.progress, 0, 0)
-    return Job(p, out, n, y, value, Slope(c, lane(by.of_p, 0) * k, k), t, job.streaming, job.stage, job.progress)
+    slope = slope_of(c, lane(by.of_p, 0) * k, k, call.s, like)
+    return Job(p, out, n, y, value, slope, t, job.streaming, job.stage, job.progress)
 
 
 @inline
@@ -199,7 +201,8 @@ def _gradient_from_saved(
     e_y, inverse = target_term(row, h, x_y, s, like), inverse_of_saved(row, lse, s)
     of_p = lane(factors(row, h, e_y, inverse, lse, z).of_p, 0) * k
     x = load_part(p, max(y, 0), 1, splat(0.0, like))  # before it is overwritten, if the gradient is made in place
-    rest = gradient_saved(p, out, n, y, Slope(top, of_p, k), f, s, t, call.streaming, like)
+    slope = Slope(Shift(splat(top, like), splat(0.0, like)), of_p, k, True)
+    rest = gradient_saved(p, out, n, y, slope, f, s, t, call.streaming, like)
     row = Row(row.top, single(rest, wide), zero, row.mass)
     if y >= 0:
         value = (lane(factors(row, h, e_y, inverse, lse, z).at_target, 0) - _target_part(t, y)) * k
@@ -245,31 +248,26 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, job
 
 
 @inline
-def long_rows(call: Any, start: int, stop: int) -> Any:
-    """Σ loss of rows start … stop, in their order; 0 where only the gradient is wanted."""
+def long_rows(call: Any, start: int, stop: int, group: int, partials: Any) -> None:
+    """Add the losses of rows start … stop, in their order, to the partial sums of their groups."""
     like = zero_vector(call)
     lanes = lanes_of(like)
     pending = pending_rows(widen(like))
     job = _no_job(call.lse, call.grad, call, like)
-    sum_of_losses = 0.0
     for first in range(start, stop, lanes):
         rows = min(lanes, stop - first)
         for k in range(rows):
             job = _one_row(call, call.labels, call.lse, first + k, k, pending, job, like)
-        sum_of_losses += _settle(call.lse, call, pending, first, rows, like)
+        _settle(call.lse, call, pending, first, rows, group, partials, like)
     _finish(job, call, True, like)
-    return sum_of_losses
 
 
 @inline
-def _settle(saved: Any, call: Any, pending: Any, first: int, rows: int, like: Any) -> Any:
-    """Σ of the losses that wait."""
-    if saved is not None:
-        return 0.0
-    losses = losses_of(pending, call.hard, call.s, call.z, like)
-    value = 0.0
-    for k in range(rows):
-        one = lane(losses, k)
-        put_row(call.rows, first + k, one)
-        value += one
-    return value
+def _settle(saved: Any, call: Any, pending: Any, first: int, rows: int, group: int, partials: Any, like: Any) -> None:
+    """Take the losses that wait; there are none where only the gradient is wanted."""
+    if saved is None:
+        losses = losses_of(pending, call.hard, call.s, call.z, like)
+        for k in range(rows):
+            one = lane(losses, k)
+            put_row(call.rows, first + k, one)
+            partials[(first + k) // group] += one

@@ -13,7 +13,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.conversions import narrow, widen
 from xent_numba.backends.cpu.finish import log_of
-from xent_numba.backends.cpu.gradient import Slope, store_gradient, stream_gradient
+from xent_numba.backends.cpu.gradient import slope_of, store_gradient, stream_gradient
 from xent_numba.backends.cpu.lanes import any_lane, lane
 from xent_numba.backends.cpu.memory import advance, blank, load_part, scratch, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
@@ -84,7 +84,7 @@ def _write_logs(p: Any, out: Any, n: int, top: float, log_s: float, streaming: b
 def write_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> None:
     if out is not None:
         c = row.top if row.top > -np.inf else 0.0
-        slope = Slope(c, 1.0 / row.rest, 0.0)
+        slope = slope_of(c, 1.0 / row.rest, 0.0, None, like)
         if rows.streaming:
             stage = scratch(like, 2)
             held = stream_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, stage, 0, like)

@@ -14,9 +14,10 @@ from numba import types
 
 from xent_numba.backends.cpu.avx512 import LN2
 from xent_numba.backends.cpu.conversions import widen
+from xent_numba.backends.cpu.lanes import any_lane
 from xent_numba.backends.cpu.pieces import by_type, inline
 from xent_numba.backends.cpu.simd import fma, select, splat
-from xent_numba.backends.cpu.vmath import FLOAT32_LANES, exp, exp_up, exp_up_by
+from xent_numba.backends.cpu.vmath import FLOAT32_LANES, exp, exp_by, exp_up, exp_up_by
 
 REACH = 2048.0  # |c| from which on x − c is exact where it matters
 
@@ -67,10 +68,10 @@ def exp_between(a: Any, b: Any, s: Any) -> Any:
 
 
 @by_type
-def exp_below(x: Any, c: Any, s: Any) -> Any:
-    """exp(s · (x − c)), rounded before exp once and not twice."""
+def _exp_below(a: Any, b: Any, s: Any) -> Any:
+    """exp of s · (a − b), rounded before exp once and not twice."""
     if isinstance(s, types.NoneType):
-        return lambda x, c, s: exp(x - c)
+        return lambda a, b, s: exp(a - b)
     return _of_product(exp)
 
 
@@ -103,12 +104,38 @@ def shift_value(shift: Any) -> Any:
     return fma(widen(shift.m), splat(LN2, near), near)
 
 
+def _shifted(by: Any, of_difference: Any) -> Any:
+    """A function of (x, shift, s): an exponential of s · (x − shift)."""
+
+    def choose(x: Any, shift: Any, s: Any) -> Any:
+        if isinstance(shift[0], types.NoneType):
+            return lambda x, shift, s: by(x, shift.m)
+        if x.dtype == types.float32 and isinstance(s, types.NoneType):
+            return lambda x, shift, s: by(x - shift.near, shift.m)
+        return lambda x, shift, s: of_difference(x, shift.near, s)
+
+    return by_type(choose)
+
+
+exp_shifted, exp_shifted_up = _shifted(exp_by, _exp_below), _shifted(exp_up_by, exp_between)
+
+
 @by_type
-def exp_shifted(x: Any, shift: Any, s: Any) -> Any:
-    """`exp_up` of s · (x − shift)."""
-    if x.dtype == types.float32 and isinstance(s, types.NoneType):
-        return lambda x, shift, s: exp_up_by(x - shift.near, shift.m)
-    return lambda x, shift, s: exp_between(x, shift.near, s)
+def is_far(shift: Any, s: Any) -> Any:
+    """Whether something must be taken off the logits themselves, which `close` leaves out."""
+    near = shift[0]
+    if near.dtype == types.float64 or not isinstance(s, types.NoneType):
+        return lambda shift, s: False
+    return lambda shift, s: any_lane(shift.near * shift.near > splat(0.0, shift.near))
+
+
+@by_type
+def close(shift: Any, s: Any) -> Any:
+    """The same shift where it is not far, which nearly none is: it has an instruction less."""
+    near = shift[0]
+    if near.dtype == types.float64 or not isinstance(s, types.NoneType):
+        return lambda shift, s: shift
+    return lambda shift, s: Shift(None, shift.m)
 
 
 @by_type

@@ -12,7 +12,7 @@ import numpy as np
 from xent_numba.backends.cpu.call import at, call_of, dense, label, put_row, row_pointer, zero_vector
 from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import Row
-from xent_numba.backends.cpu.gradient import Slope, one_logit, store_gradient, stream_gradient
+from xent_numba.backends.cpu.gradient import one_logit, slope_of, store_gradient, stream_gradient
 from xent_numba.backends.cpu.kernel import kernel
 from xent_numba.backends.cpu.lanes import lane
 from xent_numba.backends.cpu.long import hard_part, keep_row, losses_of, pending_rows, row_factors, value_at_target
@@ -103,7 +103,7 @@ def _one_gradient(fields: Any, i: int, slope: Any, segments: int, k: int) -> Non
     p, out = row_pointer(call.logits, at_row.a, at_row.b), row_pointer(call.grad, at_row.a, at_row.b)
     t = dense(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
     start, stop = k * SEGMENT, min(n, (k + 1) * SEGMENT)
-    by = Slope(slope[0], slope[1], slope[2])
+    by = slope_of(slope[0], slope[1], slope[2], call.s, like)
     if call.streaming:
         stage = scratch(like, 2)
         held = stream_gradient(

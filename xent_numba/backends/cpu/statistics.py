@@ -26,7 +26,7 @@ from xent_numba.backends.cpu.memory import (
     prefetch_far,
 )
 from xent_numba.backends.cpu.pieces import inline
-from xent_numba.backends.cpu.shifted import exp_between, exp_shifted, shift_of, shift_value
+from xent_numba.backends.cpu.shifted import close, exp_between, exp_shifted_up, is_far, shift_of, shift_value
 from xent_numba.backends.cpu.simd import lanes_of, maximum, select, single, splat, unknown
 from xent_numba.backends.cpu.terms import (
     dense_term,
@@ -39,7 +39,7 @@ from xent_numba.backends.cpu.terms import (
     quarter,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import digits_to_spare, down, rounding
+from xent_numba.backends.cpu.vmath import added, digits_to_spare, down
 
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
@@ -71,7 +71,7 @@ def _term(p: Any, i: int, shift: Any, y: Any, f: Any, s: Any, best: Any) -> Any:
     prefetch_far(p, i + FAR)
     prefetch(p, i + NEAR)
     x = logits(p, i, f, best)
-    return others(exp_shifted(x, shift, s), i, y), maximum(x, best)
+    return others(exp_shifted_up(x, shift, s), i, y), maximum(x, best)
 
 
 @inline
@@ -92,16 +92,14 @@ def _sum(p: Any, i: int, vectors: int, shift: Any, y: Any, f: Any, s: Any, lowes
         a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
         k += 4
         if not digits_to_spare(zero):
-            four = widen((a0 + a1) + (a2 + a3))
-            lost = lost + rounding(whole, four)
-            whole = whole + four
+            whole, lost = added(whole, lost, widen((a0 + a1) + (a2 + a3)))
             a0, a1, a2, a3 = zero, zero, zero, zero
     while k < vectors:
         e0, m0 = _term(p, i + k * step, shift, y, f, s, m0)
         a0 = a0 + e0
         k += 1
-    rest = widen((a0 + a1) + (a2 + a3))
-    return whole + rest, lost + rounding(whole, rest), maximum(maximum(m0, m1), maximum(m2, m3))
+    whole, lost = added(whole, lost, widen((a0 + a1) + (a2 + a3)))
+    return whole, lost, maximum(maximum(m0, m1), maximum(m2, m3))
 
 
 @inline
@@ -159,41 +157,43 @@ def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, behin
         top = maximum(logits_part(p, start + n - n % step, n % step, f, lowest), top)
     c, limit = _near(top, s)
     shift = shift_of(c, s)
+    far, near = is_far(shift, s), close(shift, s)
     i = start
     while i < stop:
         n = min(stop - i, BLOCK * step)
         vectors = n // step
         part = n - vectors * step
-        if part == 0 and vectors == BLOCK and not i <= y < i + n:
-            block, lost_there, here = _sum(p, i, unknown(BLOCK), shift, None, f, s, lowest)
-        else:
+        if far or i <= y < i + n:
             block, lost_there, here = _sum(p, i, vectors, shift, y, f, s, lowest)
-            if part > 0:
-                at = i + vectors * step
-                x = logits_part(p, at, part, f, lowest)
-                e = widen(others(keep(exp_shifted(x, shift, s), part, zero), at, y))
-                lost_there = lost_there + rounding(block, e)
-                block, here = block + e, maximum(x, here)
+        else:
+            block, lost_there, here = _sum(p, i, unknown(vectors), near, None, f, s, lowest)
+        if part > 0:
+            at = i + vectors * step
+            x = logits_part(p, at, part, f, lowest)
+            e = widen(others(keep(exp_shifted_up(x, shift, s), part, zero), at, y))
+            block, lost_there = added(block, lost_there, e)
+            here = maximum(x, here)
         if any_lane(here > limit):  # once more, with a shift of this block's own
             before, old = c, shift_value(shift)
             nothing_yet = not any_lane(limit > lowest)
             c, limit = _near(here, s)
             shift = shift_of(c, s)
+            far, near = is_far(shift, s), close(shift, s)
             dot = _moved(dot, mass, c, before, t)
             if not nothing_yet:
                 rest, lost = _rescale(rest, old, shift_value(shift), s), _rescale(lost, old, shift_value(shift), s)
             continue
         work(behind, BLOCK, f, s, like)
         more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
-        lost = lost + (lost_there + rounding(rest, block))
-        rest, dot, mass, top = rest + block, dot + more_dot, mass + more_mass, maximum(here, top)
+        rest, lost = added(rest, lost, block)
+        lost, dot, mass, top = lost + lost_there, dot + more_dot, mass + more_mass, maximum(here, top)
         i += n
     top = splat(largest(top), like)
     end = select(top > lowest, top, zero)
     dot = _moved(dot, mass, end, c, t)
     sum_there, itself = total(rest + lost), 0.0
     if y < 0 and lane(top, 0) > -math.inf:  # the term of the maximum is 1, and not what rounding made of it
-        sum_there, itself = sum_there - np.float64(lane(exp_shifted(top, shift, s), 0)), 1.0
+        sum_there, itself = sum_there - np.float64(lane(exp_shifted_up(top, shift, s), 0)), 1.0
     sum_at_top = _rescale_one(sum_there, lane(shift_value(shift), 0), np.float64(lane(end, 0)), s, like)
     return Row(np.float64(lane(top, 0)), sum_at_top * down(like) + itself, total(dot), total(mass))
 

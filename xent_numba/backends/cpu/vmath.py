@@ -126,13 +126,13 @@ def _exponential(up32: int, up64: int) -> Any:
     return by_type(choose)
 
 
-_exp, exp_up_by = _exponential(0, 0), _exponential(UP32, UP64)
+exp_by, exp_up_by = _exponential(0, 0), _exponential(UP32, UP64)
 
 
 @inline
 def exp(d: Any) -> Any:
     """exp(d) for d ≤ 0 or NaN; error about 1 ulp, and |d| / 20 more in float32; 0 for what is not normal."""
-    return _exp(d, splat(0.0, d))
+    return exp_by(d, splat(0.0, d))
 
 
 @inline
@@ -167,18 +167,18 @@ def bounded(d: Any) -> Any:
 
 
 @by_type
-def rounding(a: Any, b: Any) -> Any:
-    """What rounding takes from a + b of float64 lanes: over thousands of equal terms, it would add up.
+def added(total: Any, lost: Any, x: Any) -> Any:
+    """A sum of float64 lanes and what rounding took from it, with x added: over thousands of equal terms, that counts.
 
-    0 where there are 16 lanes, which stand for float32 logits: their sums have digits to spare.
+    Where there are 16 lanes, which stand for float32 logits, nothing is kept: their sums have digits to spare.
     """
-    if a.lanes == FLOAT32_LANES:
-        return lambda a, b: splat(0.0, a)
+    if total.lanes == FLOAT32_LANES:
+        return lambda total, lost, x: (total + x, lost)
 
-    def knuth(a: Any, b: Any) -> Any:
-        whole = a + b
-        part = whole - a
-        return (a - (whole - part)) + (b - part)
+    def knuth(total: Any, lost: Any, x: Any) -> Any:
+        whole = total + x
+        part = whole - total
+        return whole, lost + ((total - (whole - part)) + (x - part))
 
     return knuth
 
