@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 SERIAL = 1 << 15  # logits: below, one thread is as fast as many
 GROUP = 1 << 15
+LEAST = 24  # classes from which on rows are not worth a transposition
 FEW = 16  # rows: below, the segments of a row are shared among the threads rather than the rows
 ROWS = Call._fields.index("rows")
 
@@ -203,10 +204,12 @@ def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], 
 def _walk(kernels: Any, is_wide: bool, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
     """(driver, units in a group, units): whether by long rows or by wide groups."""
     a, b, classes = logits.shape
-    if classes > TILE and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
+    together = all(x is None or x.strides[2] == x.itemsize for x in (logits, *others))
+    if classes > TILE and together:
         return kernels.long, max(1, GROUP // classes), a * b
     lanes = LINE // (8 if is_wide else 4)
-    return kernels.wide, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
+    walk = kernels.batch if together and classes >= LEAST and kernels is drivers else kernels.wide
+    return walk, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
 
 
 BACKEND = Cpu()

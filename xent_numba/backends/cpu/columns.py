@@ -74,7 +74,7 @@ def _tile_top(tile: Any, classes: int, saved: Any, f: Any, like: Any) -> Any:
 
 
 @inline
-def _shift(c: Any, saved: Any, s: Any) -> Any:
+def shift_by(c: Any, saved: Any, s: Any) -> Any:
     """The shift next to c; c itself where it is a saved log-sum-exp."""
     if saved is None:
         return shift_of(c, s)
@@ -151,7 +151,7 @@ def tile_statistics(
     """
     top = _tile_top(tile, classes, saved, f, like)
     c = finite(top)
-    shift = _shift(c, saved, s)
+    shift = shift_by(c, saved, s)
     zero = splat(0.0, like)
     rest, lost, dot, mass = widen(zero), widen(zero), widen(zero), widen(zero)
     run = 0
@@ -166,11 +166,11 @@ def tile_statistics(
             dot, mass = dot + four_times(sums[1]), mass + widen(sums[2])
         run += _RUN
     by = lowered(shift, c, saved, s)
-    return Row(top, _with_maximum(rest + lost, top, shift, by, y, saved, s), dot, mass), by
+    return Row(top, with_maximum(rest + lost, top, shift, by, y, saved, s), dot, mass), by
 
 
 @inline
-def _with_maximum(rest: Any, top: Any, shift: Any, by: Any, y: Any, saved: Any, s: Any) -> Any:
+def with_maximum(rest: Any, top: Any, shift: Any, by: Any, y: Any, saved: Any, s: Any) -> Any:
     """The sum times `by`; where no target is left out, the term of the maximum is 1, not what rounding made of it."""
     if y is not None or saved is not None:
         return rest * by
@@ -197,7 +197,7 @@ def merge_lanes(a: Any, b: Any, saved: Any, s: Any) -> Any:
 def tile_exponentials(tile: Any, e_tile: Any, classes: int, c: Any, saved: Any, f: Any, s: Any) -> Any:
     """exp(s (x − c)) of a tile, for rows of several tiles; and what they must be times."""
     lanes = lanes_of(c)
-    shift = _shift(c, saved, s)
+    shift = shift_by(c, saved, s)
     for j in range(classes):
         x = transformed(load(tile, j * lanes, c), f)
         store(e_tile, j * lanes, exponentials(x, shift, saved, s))

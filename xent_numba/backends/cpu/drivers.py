@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xent_numba.backends.cpu.batch import batch_rows
 from xent_numba.backends.cpu.call import call_of
 from xent_numba.backends.cpu.kernel import kernel
 from xent_numba.backends.cpu.long import long_rows
@@ -29,6 +30,13 @@ def _wide(fields: Any, group: int, units: int, partials: Any, span: int, k: int)
         partials[g] = wide_rows(call, g * group, min(units, (g + 1) * group))
 
 
+@inline
+def _batch(fields: Any, group: int, units: int, partials: Any, span: int, k: int) -> None:
+    call = call_of(fields)
+    for g in range(k * span, min(partials.size, (k + 1) * span)):
+        partials[g] = batch_rows(call, g * group, min(units, (g + 1) * group))
+
+
 @kernel
 def long(fields: Any, group: int, units: int, partials: Any, span: int, loop: int) -> None:
     """Rows 0 … units in groups, into one partial sum a group, which is 0 before; `span` groups at a stretch."""
@@ -39,3 +47,9 @@ def long(fields: Any, group: int, units: int, partials: Any, span: int, loop: in
 def wide(fields: Any, group: int, units: int, partials: Any, span: int, loop: int) -> None:
     """Vectors of rows 0 … units in groups, into one partial sum a group; `span` groups at a stretch."""
     each(_wide, (fields, group, units, partials, span), -(-partials.size // span), loop)
+
+
+@kernel
+def batch(fields: Any, group: int, units: int, partials: Any, span: int, loop: int) -> None:
+    """As `wide`, for rows of middling length."""
+    each(_batch, (fields, group, units, partials, span), -(-partials.size // span), loop)

@@ -39,7 +39,7 @@ def slope_of(c: float, p_factor: float, u_factor: float, s: Any, like: Any) -> A
 
 
 @inline
-def _less_dense(g: Any, k: Any, t: Any, i: Any) -> Any:
+def less_dense(g: Any, k: Any, t: Any, i: Any) -> Any:
     """g − k u for the classes from i on."""
     if t is None:
         return g
@@ -47,7 +47,7 @@ def _less_dense(g: Any, k: Any, t: Any, i: Any) -> Any:
 
 
 @inline
-def _less_dense_part(g: Any, k: Any, t: Any, i: Any, count: Any) -> Any:
+def less_dense_part(g: Any, k: Any, t: Any, i: Any, count: Any) -> Any:
     if t is None:
         return g
     return g - splat(k, g) * dense_term_part(t, i, count, g)
@@ -57,19 +57,21 @@ def _less_dense_part(g: Any, k: Any, t: Any, i: Any, count: Any) -> Any:
 def _slope(p: Any, i: int, shift: Any, a: Any, f: Any, s: Any, t: Any, like: Any) -> Any:
     x = load(p, i, like)
     e = exp_shifted(transformed(x, f), shift, s)
-    return sloped(_less_dense(e * splat(a.p_factor, like), a.u_factor, t, i), x, f)
+    return sloped(less_dense(e * splat(a.p_factor, like), a.u_factor, t, i), x, f)
 
 
 @inline
 def _slope_part(p: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, like: Any) -> Any:
     x = load_part(p, i, count, splat(0.0, like))
     e = exp_shifted(transformed(x, f), a.shift, s)
-    return sloped(_less_dense_part(e * splat(a.p_factor, like), a.u_factor, t, i, count), x, f)
+    return sloped(less_dense_part(e * splat(a.p_factor, like), a.u_factor, t, i, count), x, f)
 
 
 @inline
-def _with_target(g: Any, i: int, y: int, value: float) -> Any:
-    """`g` of the classes from i on, with `value` at class y."""
+def with_target(g: Any, i: int, y: Any, value: float) -> Any:
+    """`g` of the classes from i on, with `value` at class y, if there is one."""
+    if y is None:
+        return g
     return select(iota(g) == splat(y - i, iota(g)), splat(value, g), g)
 
 
@@ -110,7 +112,7 @@ def stream_gradient(
     i = start
     if head > 0:
         count = min(head, stop - start)
-        g = _with_target(_slope_part(p, i, count, a, f, s, t, like), i, y, value)
+        g = with_target(_slope_part(p, i, count, a, f, s, t, like), i, y, value)
         i += count
         if held > 0:
             store_part(stage, held, count, g)
@@ -125,11 +127,11 @@ def stream_gradient(
             stream(out, i, _slope(p, i, near, a, f, s, t, like))
             i += step
         if i + step <= stop and (a.far or i <= y < i + step):
-            stream(out, i, _with_target(_slope(p, i, a.shift, a, f, s, t, like), i, y, value))
+            stream(out, i, with_target(_slope(p, i, a.shift, a, f, s, t, like), i, y, value))
             i += step
     if i < stop:
         g = _slope_part(p, i, stop - i, a, f, s, t, like)
-        store_part(stage, 0, stop - i, _with_target(g, i, y, value))
+        store_part(stage, 0, stop - i, with_target(g, i, y, value))
     return stop - i
 
 
@@ -195,7 +197,7 @@ def gradient_saved(p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: 
         x = load_part(p, i, count, zero)
         e = exp(bounded(scaled(transformed(x, f) - a.shift.near, s)))
         rest = rest + widen(keep(others(e, i, y), count, zero))
-        g = sloped(_less_dense_part(e * splat(a.p_factor, like), a.u_factor, t, i, count), x, f)
+        g = sloped(less_dense_part(e * splat(a.p_factor, like), a.u_factor, t, i, count), x, f)
         if count == step and head >= 0:
             stream(out, i, g)
         else:

@@ -8,6 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
+from xent_numba.backends.cpu.simd import LINE, ir_vector
+
 
 @intrinsic
 def any_lane(typingctx: Any, mask: Any) -> Any:
@@ -60,3 +62,34 @@ def total(typingctx: Any, a: Any) -> Any:
         return _fold(builder, args[0], builder.fadd)
 
     return a.dtype(a), codegen
+
+
+# ------------------------------------------------------------------------------------------------ of many vectors
+def _across(combine: Any) -> Any:
+    def across(typingctx: Any, memory: Any, like: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            lanes, index = like.lanes, ir.VectorType(ir.IntType(32), like.lanes)
+            vectors = []
+            for r in range(lanes):
+                where = builder.gep(args[0], [ir.IntType(64)(r * lanes)])
+                vectors.append(builder.load(builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE))
+            half = lanes // 2  # of the lanes that a row has in a vector
+            while half:
+                low = [2 * half * (c // (2 * half)) + c % half + lanes * (c % (2 * half) // half) for c in range(lanes)]
+                low, high = (ir.Constant(index, [c + shift for c in low]) for shift in (0, half))
+                pairs = [(vectors[k], vectors[k + half]) for k in range(half)]
+                vectors = [
+                    combine(builder, *(builder.shuffle_vector(a, b, places) for places in (low, high)))
+                    for a, b in pairs
+                ]
+                half //= 2
+            return vectors[0]
+
+        return like(memory, like), codegen
+
+    return intrinsic(across)
+
+
+# Lane r of the result: the sum, or the largest, of the lanes of vector r in memory, of as many vectors as lanes.
+totals = _across(lambda builder, x, y: builder.fadd(x, y))
+largests = _across(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))

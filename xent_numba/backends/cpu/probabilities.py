@@ -26,7 +26,7 @@ from xent_numba.backends.cpu.memory import (
 from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import by_type, inline
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
-from xent_numba.backends.cpu.stage import deliver, end, stage_for
+from xent_numba.backends.cpu.stage import deliver, empty, stage_for
 from xent_numba.backends.cpu.statistics import statistics
 from xent_numba.backends.cpu.tiles import TILE, fill, soon
 from xent_numba.backends.cpu.vmath import exp
@@ -206,7 +206,7 @@ def _wide(fields: Any, group: int, units: int, k: int) -> None:
         rows = min(lanes, width - b)
         held = _group(call, out, a, b, rows, stage, held, like)
         if b + rows == width or g + 1 == stop:
-            held = end(out, stage, held, a, b + rows, like)
+            held = empty(out, stage, held, a, b + rows, like)
 
 
 # ------------------------------------------------------------------------------------------------ drivers

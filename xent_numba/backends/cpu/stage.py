@@ -65,13 +65,29 @@ def stage_for(out: Any, like: Any) -> Any:
 
 
 @inline
+def side_by_side(out: Any) -> bool:
+    """Whether a row begins where the one before ends."""
+    return stride(out, 2) == 1 and stride(out, 1) == out.shape[2]
+
+
+@inline
+def deliver_row(row: Any, out: Any, classes: int, streaming: bool, like: Any) -> None:
+    """Write one row of a stage, which is overwritten."""
+    if streaming:
+        left = drain(row, 0, classes, out, like)
+        release(row, left, advance(out, classes), like)
+    else:
+        _store_all(row, 0, classes, out, like)
+
+
+@inline
 def deliver(
     tile: Any, out: Any, a: int, b: int, first: int, rows: int, classes: int, streaming: bool,
     stage: Any, held: int, like: Any,
 ) -> int:  # fmt: skip
     """Write a tile of the classes from `first` on to the rows from (a, b) on; how much of it stays in the stage."""
     p = row_pointer(out, a, b)
-    if streaming and stride(out, 2) == 1 and stride(out, 1) == out.shape[2] <= TILE:  # rows that lie side by side
+    if streaming and side_by_side(out) and out.shape[2] <= TILE:
         flush(tile, advance(stage, held), classes, 1, rows, classes, False, like)
         return drain(stage, held, rows * classes, p, like)
     flush(tile, advance(p, first * stride(out, 2)), stride(out, 1), stride(out, 2), rows, classes, streaming, like)
@@ -79,7 +95,7 @@ def deliver(
 
 
 @inline
-def end(out: Any, stage: Any, held: int, a: int, b: int, like: Any) -> int:
+def empty(out: Any, stage: Any, held: int, a: int, b: int, like: Any) -> int:
     """Write what stays in the stage; row (a, b) would be the next.  What stays then: nothing."""
     if out is not None:
         release(stage, held, row_pointer(out, a, b), like)
