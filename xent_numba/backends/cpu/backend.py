@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SERIAL = 1 << 15  # logits: below, one thread is as fast as many
 GROUP = 1 << 15
-LEAST = 24  # classes from which on rows are not worth a transposition
+LEAST = 32  # classes from which on rows are not worth a transposition
 FEW = 16  # rows: below, the segments of a row are shared among the threads rather than the rows
 ROWS = Call._fields.index("rows")
 

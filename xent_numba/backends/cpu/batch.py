@@ -14,21 +14,18 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from xent_numba.backends.cpu.along import copy, sums, turn
 from xent_numba.backends.cpu.call import dense, row_pointer, zero_vector
-from xent_numba.backends.cpu.columns import exponentials, finite, lowered, shift_by, with_maximum
+from xent_numba.backends.cpu.columns import finite, lowered, shift_by, with_maximum
 from xent_numba.backends.cpu.conversions import narrow, widen
 from xent_numba.backends.cpu.finish import Row
-from xent_numba.backends.cpu.gradient import less_dense_part, with_target
 from xent_numba.backends.cpu.group import end_of, labels_of, losses, put_rows, saved_of, slopes
 from xent_numba.backends.cpu.lanes import lane, largests, total, totals
 from xent_numba.backends.cpu.memory import (
     advance,
     gather,
     get,
-    load,
     load_part,
-    prefetch,
-    prefetch_far,
     put,
     scratch,
     store,
@@ -36,117 +33,11 @@ from xent_numba.backends.cpu.memory import (
 )
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.shifted import Shift
-from xent_numba.backends.cpu.simd import iota, lanes_of, maximum, select, splat
+from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
 from xent_numba.backends.cpu.stage import deliver_row, drain, empty, side_by_side, stage_for
-from xent_numba.backends.cpu.statistics import FAR, NEAR
 from xent_numba.backends.cpu.terms import (
-    dense_term_part,
-    four_times,
-    logits_part,
-    others,
-    quarter,
     sloped,
-    transformed,
-    without_zero,
 )
-from xent_numba.backends.cpu.vmath import added, digits_to_spare
-
-
-# ------------------------------------------------------------------------------------------------ one row
-@inline
-def _ask(p: Any, i: int) -> None:
-    prefetch_far(p, i + FAR)
-    prefetch(p, i + NEAR)
-
-
-@inline
-def _copy(p: Any, row: Any, classes: int, f: Any, lowest: Any) -> Any:
-    """row[j] = f(p[j]), and −inf where a last vector has more lanes than there are classes; the maximum per lane."""
-    step = lanes_of(lowest)
-    a, b = lowest, lowest
-    i = 0
-    while i + 2 * step <= classes:
-        x0, x1 = transformed(load(p, i, lowest), f), transformed(load(p, i + step, lowest), f)
-        store(row, i, x0)
-        store(row, i + step, x1)
-        a, b = maximum(x0, a), maximum(x1, b)
-        i += 2 * step
-    while i < classes:
-        count = min(step, classes - i)
-        x0 = logits_part(p, i, count, f, lowest)
-        store(row, i, x0)
-        a = maximum(x0, a)
-        i += step
-    return maximum(a, b)
-
-
-@inline
-def _put(row: Any, i: int, e: Any, wanted: Any) -> None:
-    if wanted is not None:
-        store(row, i, e)
-
-
-@inline
-def _dense_sums(x: Any, i: int, classes: int, c: Any, t: Any, dot: Any, mass: Any) -> Any:
-    if t is None:
-        return dot, mass
-    u = dense_term_part(t, i, min(lanes_of(c), classes - i), c)
-    return dot + without_zero(u, quarter(c, x)), mass + u
-
-
-@inline
-def _term(
-    p: Any, row: Any, i: int, y: Any, shift: Any, c: Any, saved: Any, s: Any, t: Any, classes: int, wanted: Any,
-    dot: Any, mass: Any,
-) -> Any:  # fmt: skip
-    _ask(p, i)
-    x = load(row, i, c)
-    e = exponentials(x, shift, saved, s)
-    _put(row, i, e, wanted)
-    dot, mass = _dense_sums(x, i, classes, c, t, dot, mass)
-    return others(e, i, y), dot, mass
-
-
-@inline
-def _sums(p: Any, row: Any, classes: int, y: Any, shift: Any, c: Any, saved: Any, s: Any, t: Any, wanted: Any) -> Any:
-    """Σ exp, Σ u (c − x) and Σ u of a row, per lane, in float64; the exponentials stay there if they are wanted."""
-    step = lanes_of(c)
-    zero = splat(0.0, c)
-    a0, a1, a2, a3, dot, mass = zero, zero, zero, zero, zero, zero
-    whole, lost = widen(zero), widen(zero)
-    i = 0
-    while i + 4 * step <= classes:
-        e0, dot, mass = _term(p, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        e1, dot, mass = _term(p, row, i + step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        e2, dot, mass = _term(p, row, i + 2 * step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        e3, dot, mass = _term(p, row, i + 3 * step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
-        i += 4 * step
-        if not digits_to_spare(zero):
-            whole, lost = added(whole, lost, widen((a0 + a1) + (a2 + a3)))
-            a0, a1, a2, a3 = zero, zero, zero, zero
-    while i < classes:
-        e0, dot, mass = _term(p, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        a0 = a0 + e0
-        i += step
-    whole, lost = added(whole, lost, widen((a0 + a1) + (a2 + a3)))
-    return whole + lost, four_times(dot), widen(mass)
-
-
-@inline
-def _turn(
-    p: Any, row: Any, out: Any, classes: int, y: Any, value: float, p_factor: Any, k: float, f: Any, t: Any
-) -> None:
-    """Exponentials into the gradient, `value` at class y before what is dense is taken off.
-
-    Whole vectors are written: what is too much is where the next row will be.
-    """
-    step = lanes_of(p_factor)
-    zero = splat(0.0, p_factor)
-    for i in range(0, classes, step):
-        count = min(step, classes - i)
-        g = with_target(load(row, i, p_factor) * p_factor, i, y, value)
-        store(out, i, sloped(less_dense_part(g, k, t, i, count), load_part(p, i, count, zero), f))
 
 
 # ------------------------------------------------------------------------------------------------ a group of rows
@@ -253,7 +144,7 @@ def _bring(group: Any, r: int, tile: Any, tops: Any, width: int, call: Any, like
     top = splat(-math.inf, like)
     if r < group.rows:
         p = advance(group.p, r * stride(call.logits, 1))
-        top = _copy(p, advance(tile, r * width), call.logits.shape[2], call.f, top)
+        top = copy(p, advance(tile, r * width), call.logits.shape[2], call.f, top)
     store(tops, r * lanes_of(like), top)
 
 
@@ -275,7 +166,7 @@ def _run(
     y = labels_of(call.labels, i, rows, classes, call.ignored, like)
     saved = saved_of(lse, i, rows, s, like)
     width = (classes + lanes - 1) // lanes * lanes
-    sums, dots, masses = scratch(wide, 16), scratch(wide, 16), scratch(wide, 16)
+    rests, dots, masses = scratch(wide, 16), scratch(wide, 16), scratch(wide, 16)
 
     top = _top(tops, saved, like)
     x_y = _target_logits(tile, width, y, like)
@@ -288,17 +179,17 @@ def _run(
     store(ms, 0, shift.m)
     for r in range(lanes):
         _bring(after, r, tile_after, tops_after, width, call, like)
-        mass_there, dot, mass = wide, wide, wide
+        rest, dot, mass = wide, wide, wide
         y_r = _label(y, r)
         if r < rows and y_r >= 0:
             t = _dense_of(call, a, b + r)
             q, row = advance(after.p, r * row_stride), advance(tile, r * width)
             by, centre = Shift(splat(get(nears, r), like), splat(get(ms, r), like)), splat(get(centres, r), like)
-            mass_there, dot, mass = _sums(q, row, classes, _masked(y_r, y, t), by, centre, saved, s, t, grad)
-        store(sums, r * lanes, mass_there)
+            rest, dot, mass = sums(q, row, classes, _masked(y_r, y, t), by, centre, saved, s, t, grad)
+        store(rests, r * lanes, rest)
         _put_dense(dots, masses, r * lanes, dot, mass, call.dense)
     by = lowered(shift, c, saved, s)
-    rest = with_maximum(totals(sums, wide), top, shift, by, y, saved, s)
+    rest = with_maximum(totals(rests, wide), top, shift, by, y, saved, s)
     row = Row(top, rest, _dense_totals(dots, call.dense, wide), _dense_totals(masses, call.dense, wide))
     end = end_of(call, row, x_y, y, i, rows, like)
     if grad is not None:
@@ -315,7 +206,7 @@ def _run(
             if y_r >= 0:
                 value, factor = get(values, r), splat(get(factors, r), like)
                 e = advance(tile, r * width)
-                _turn(q, e, row, classes, _masked(y_r, y, t), value, factor, get(ks, r), f, t)
+                turn(q, e, row, classes, _masked(y_r, y, t), value, factor, get(ks, r), f, t)
                 if y is not None:
                     _put_value(q, row, y_r, value, f, t, like)
             else:
@@ -343,11 +234,8 @@ def batch_rows(call: Any, start: int, stop: int) -> Any:
     sum_of_losses = 0.0
     for g in range(start, stop):
         other = 1 - (g - start) % 2
-        after, tile_after, top_after = (
-            _group(call, g + 1, stop, lanes),
-            advance(tiles, other * 256 * lanes),
-            advance(tops, other * 16 * lanes),
-        )
+        after = _group(call, g + 1, stop, lanes)
+        tile_after, top_after = advance(tiles, other * 256 * lanes), advance(tops, other * 16 * lanes)
         found, held = _run(call, call.lse, call.grad, stage, held, here, tile, top, after, tile_after, top_after, like)
         if after.rows == 0 or after.a != here.a:
             held = empty(call.grad, stage, held, here.a, here.b + here.rows, like)

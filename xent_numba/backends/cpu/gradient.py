@@ -11,7 +11,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.lanes import lane, total
-from xent_numba.backends.cpu.memory import get, keep, load, load_part, put, store, store_part, stream, to_line
+from xent_numba.backends.cpu.memory import ask, get, keep, load, load_part, put, store, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.shifted import Shift, close, exp_shifted, is_far, shift_of, to_top
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, single, splat
@@ -124,6 +124,7 @@ def stream_gradient(
     while i + step <= stop:
         limit = y if i <= y else stop  # vectors before the one with the target, then all after it
         while i + step <= min(limit, stop) and not a.far:
+            ask(p, i)
             stream(out, i, _slope(p, i, near, a, f, s, t, like))
             i += step
         if i + step <= stop and (a.far or i <= y < i + step):

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from xent_numba.backends.cpu.conversions import narrow, widen
+from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import log_of
 from xent_numba.backends.cpu.gradient import slope_of, store_gradient, stream_gradient
 from xent_numba.backends.cpu.lanes import any_lane, lane
-from xent_numba.backends.cpu.memory import advance, blank, load_part, scratch, store_part, stream, to_line
+from xent_numba.backends.cpu.memory import advance, blank, load, load_part, scratch, store_part, stream, to_line
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lanes_of, single, splat
 from xent_numba.backends.cpu.stage import release
@@ -65,18 +65,18 @@ def _log_sum(p: Any, n: int, row: Any, alone: bool, like: Any) -> Any:
 @inline
 def _write_logs(p: Any, out: Any, n: int, top: float, log_s: float, streaming: bool, like: Any) -> None:
     step = lanes_of(like)
-    wide = widen(like)
-    shift, log_sums = splat(top, wide), splat(log_s, wide)
+    shift, log_sums, zero = splat(top, like), splat(log_s, like), splat(0.0, like)
     head = to_line(out, 0, like) if streaming else -1
     i = 0
+    if head > 0:
+        i = min(head, n)
+        store_part(out, 0, i, (load_part(p, 0, i, zero) - shift) - log_sums)
+    while i + step <= n and head >= 0:
+        stream(out, i, (load(p, i, like) - shift) - log_sums)
+        i += step
     while i < n:
-        first = head if head > 0 and i == 0 else step
-        count = min(first, n - i)
-        y = narrow((widen(load_part(p, i, count, splat(0.0, like))) - shift) - log_sums, like)
-        if count == step and head >= 0:
-            stream(out, i, y)
-        else:
-            store_part(out, i, count, y)
+        count = min(step, n - i)
+        store_part(out, i, count, (load_part(p, i, count, zero) - shift) - log_sums)
         i += count
 
 

@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
+from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import LINE, Vector, broadcast, ir_vector, llvm_call, suffix
 from xent_numba.backends.cpu.storage import (
     constants,
@@ -240,3 +241,12 @@ def _prefetch(locality: int) -> Any:
 
 # Ask for the line of p[i], into L1 or L2; any address will do.
 prefetch, prefetch_far = _prefetch(3), _prefetch(2)
+
+FAR, NEAR = 1 << 14, 1 << 11  # logits between what is computed and what is asked for, into L2 and into L1
+
+
+@inline
+def ask(p: Any, i: Any) -> None:
+    """Ask for what comes after p[i], in time for it to be there."""
+    prefetch_far(p, i + FAR)
+    prefetch(p, i + NEAR)

@@ -69,7 +69,7 @@ def _tile_softmax(e_tile: Any, classes: int, factor: Any) -> None:
 def _tile_logs(tile: Any, e_tile: Any, classes: int, top: Any, log_s: Any, like: Any) -> None:
     lanes = lanes_of(like)
     for j in range(classes):
-        store(e_tile, j * lanes, narrow((widen(load(tile, j * lanes, like)) - top) - log_s, like))
+        store(e_tile, j * lanes, (load(tile, j * lanes, like) - top) - log_s)
 
 
 @inline
@@ -176,7 +176,7 @@ def _group(call: Any, out: Any, a: int, b: int, rows: int, stage: Any, held: int
                     by = tile_exponentials(tile, e_tile, count, finite(row.top), None, None, None)
                 _tile_softmax(e_tile, count, narrow(by / total, like))
             else:
-                _tile_logs(tile, e_tile, count, top, log_s, like)
+                _tile_logs(tile, e_tile, count, row.top, narrow(log_s, like), like)
             held = deliver(e_tile, out, a, b, first, rows, count, call.streaming, stage, held, like)
     _wide_logsumexp(call.logsumexp, a * call.logits.shape[1] + b, rows, top, nans, log_s)
     return held

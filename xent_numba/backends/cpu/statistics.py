@@ -20,11 +20,7 @@ from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.finish import Row
 from xent_numba.backends.cpu.gradient import work
 from xent_numba.backends.cpu.lanes import any_lane, lane, largest, total
-from xent_numba.backends.cpu.memory import (
-    keep,
-    prefetch,
-    prefetch_far,
-)
+from xent_numba.backends.cpu.memory import ask, keep
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.shifted import close, exp_between, exp_shifted_up, is_far, shift_of, shift_value
 from xent_numba.backends.cpu.simd import lanes_of, maximum, select, single, splat, unknown
@@ -44,7 +40,6 @@ from xent_numba.backends.cpu.vmath import added, digits_to_spare, down
 BLOCK = 16  # vectors
 SEGMENT = 1 << 16  # classes
 HEADROOM = 8.0  # how far above the shift a float32 logit may be: 2e-9 for each power of 2 is little yet
-FAR, NEAR = 1 << 14, 1 << 11  # logits between what is computed and what is asked for, into L2 and into L1
 
 
 @inline
@@ -68,8 +63,7 @@ def _top(p: Any, i: int, vectors: int, f: Any, top: Any) -> Any:
 @inline
 def _term(p: Any, i: int, shift: Any, y: Any, f: Any, s: Any, best: Any) -> Any:
     """exp of a vector, and the larger of it and `best`."""
-    prefetch_far(p, i + FAR)
-    prefetch(p, i + NEAR)
+    ask(p, i)
     x = logits(p, i, f, best)
     return others(exp_shifted_up(x, shift, s), i, y), maximum(x, best)
 
