@@ -22,35 +22,24 @@ STREAM = 1 << 24  # bytes of gradient from which on it is written past the cache
 _NATIVE = {"d": None, "f": None, "e": np.uint16}  # bfloat16, whose character is its library's choice: int16
 _TORCH_IGNORE = (-100,)
 _NONE = np.empty(0)
-_NONE.flags.writeable = False
 _NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
 _NO_LABELS = np.empty(0, np.int64)
 _LEAST = 1e-22  # factor of a gradient: 2^32 less is still a normal float32
 
 
 def native(array: Array) -> Array:
-    """The array in a dtype that Numba has: 16-bit floats as tagged integers.  Read-only: one signature for all."""
-    tag = _NATIVE.get(array.dtype.char, np.int16)
-    view = array.view() if tag is None else array.view(tag)
-    view.flags.writeable = False
-    return view
-
-
-def writable(array: Array) -> Array:
-    """The same of an array to write to."""
+    """The array in a dtype that Numba has: 16-bit floats as tagged integers."""
     tag = _NATIVE.get(array.dtype.char, np.int16)
     return array if tag is None else array.view(tag)
 
 
 def flat(array: Array | None) -> Array:
-    """A per-row array (A, B) as (A·B,), contiguous and read-only; (0,) for None."""
+    """A per-row array (A, B) as (A·B,), contiguous; (0,) for None."""
     if array is None:
         return _NONE
     view = array.reshape(-1)
-    if not view.flags.c_contiguous:  # a column of labels, say: reshape leaves one long stride as it is
-        view = view.copy()
-    view.flags.writeable = False
-    return view
+    # A column of labels, say: reshape leaves one long stride as it is.
+    return view if view.flags.c_contiguous else view.copy()
 
 
 def arguments(
@@ -67,7 +56,7 @@ def arguments(
         return code, (
             native(problem.logits), flat(problem.labels), None, None, _NONE, _NONE, _NONE, None,
             _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
-            None if grad is None else writable(grad), _NO_LABELS, 1.0, None, None, None,
+            None if grad is None else native(grad), _NO_LABELS, 1.0, None, None, None,
             problem.z_coefficient, problem.grad_scale, grad is not None and grad.nbytes >= STREAM,
         )  # fmt: skip
     classes = problem.logits.shape[2]
@@ -90,7 +79,7 @@ def arguments(
         flat(upstream),
         None if lse is None else flat(lse),
         _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
-        None if grad is None else writable(grad),
+        None if grad is None else native(grad),
         np.array(in_range, np.int64) if in_range else _NO_LABELS,
         hard,
         dense,

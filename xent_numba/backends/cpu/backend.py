@@ -21,7 +21,6 @@ from xent_numba.backends.cpu.arguments import (
     native,
     rows_of,
     some,
-    writable,
 )
 from xent_numba.backends.cpu.call import Call
 from xent_numba.backends.cpu.kernel import code_of
@@ -121,12 +120,12 @@ class Cpu:
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
-        fields = (native(logits), writable(out), None, None, out.nbytes >= STREAM)
+        fields = (native(logits), native(out), None, None, out.nbytes >= STREAM)
         _run_rowwise(n_threads, logits, fields, out)
 
     def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """x − log Σ exp(x)."""
-        fields = (native(logits), None, writable(out), None, out.nbytes >= STREAM)
+        fields = (native(logits), None, native(out), None, out.nbytes >= STREAM)
         _run_rowwise(n_threads, logits, fields, out)
 
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
