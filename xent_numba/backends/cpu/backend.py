@@ -19,6 +19,7 @@ from xent_numba.backends.cpu.arguments import (
     is_plain,
     is_wide,
     native,
+    plain_arguments,
     rows_of,
     some,
 )
@@ -77,29 +78,34 @@ class Cpu:
     ) -> LabelScan:
         """First bad label and denominators."""
         y = flat(labels_)
-        if y.size <= labels.GROUP and weight is None and sample_weight is None and len(ignore) == 1:
+        if weight is None and sample_weight is None and len(ignore) == 1 and y.size <= labels.GROUP:
             count = labels.count_few(y.dtype, y, n_classes, ignore[0])
             if count >= 0:
-                return LabelScan(-1, count, float(count), float(count))
+                kept = float(count)
+                found: LabelScan = tuple.__new__(LabelScan, (-1, count, kept, kept))  # half the cost of LabelScan(...)
+                return found
         groups = -(-y.size // labels.GROUP)
-        kept, sums = np.empty(groups, np.int64), np.empty((groups, 2))
+        counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         unlike = np.array(ignore, np.int64)
-        args = (y, n_classes, unlike, flat(weight), flat(sample_weight), kept, sums)
+        args = (y, n_classes, unlike, flat(weight), flat(sample_weight), counts, sums)
         with threads.parallel(n_threads, groups > 4) as loop:
             labels.scan(y.dtype, *args, loop)
-        if kept.min() < 0:
-            return LabelScan(_first_bad(y, int(np.argmin(kept)), n_classes, ignore), 0, 0.0, 0.0)
+        if counts.min() < 0:
+            return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
-        return LabelScan(-1, int(kept.sum()), by_weight, by_sample)
+        return LabelScan(-1, int(counts.sum()), by_weight, by_sample)
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        plain = is_plain(problem)
-        if not plain and not fits(problem):
+        if is_plain(problem):
+            code, fields = plain_arguments(problem, rows, grad)
+            partials = _run(problem, code, fields, grad, None)
+            return partials if rows is None else None
+        if not fits(problem):
             return REFERENCE.cross_entropy(problem, rows, grad)
-        others = None if plain or grad is None else beyond(problem)
+        others = None if grad is None else beyond(problem)
         apart = None if others is None else _reference(rows_of(problem, others))
-        partials = _run(problem, *arguments(problem, rows, grad, plain=plain), grad, None)
+        partials = _run(problem, *arguments(problem, rows, grad), grad, None)
         if grad is not None and others is not None and apart is not None:
             grad[others] = apart
         return partials if rows is None else None
@@ -108,6 +114,9 @@ class Cpu:
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
+        if lse is None and grad_output is None:
+            self.cross_entropy(problem, None, grad)  # the same kernels: next to the gradient, the loss costs nothing
+            return
         if not fits(problem):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
             return
@@ -202,9 +211,9 @@ def _walk(kernels: Any, is_wide: bool, logits: Array, *others: Array | None) -> 
     """(driver, units in a group, units): whether by long rows or by wide groups."""
     a, b, classes = logits.shape
     if classes > TILE and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
-        return kernels.long, max(1, GROUP // classes), a * b
+        return kernels.long, GROUP // classes or 1, a * b
     lanes = LINE // (8 if is_wide else 4)
-    return kernels.wide, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
+    return kernels.wide, GROUP // (classes * lanes) or 1, a * -(-b // lanes)
 
 
 BACKEND = Cpu()
