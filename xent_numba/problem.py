@@ -203,7 +203,7 @@ def _prepare_lean(
     else:
         return None
     shape = logits.shape
-    if len(shape) != 2 or options.axis not in _LAST_OF_TWO or target.shape != (shape[0],) or not logits.size:
+    if len(shape) != 2 or options.axis not in _LAST_OF_TWO or target.shape != shape[:1] or not logits.size:
         return None
     if target.dtype not in _PLAIN_LABELS or not target.flags.aligned or not logits.flags.aligned:
         return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Float64s = NDArray[np.float64]
 
 STREAM = 1 << 24  # bytes of gradient from which on it is written past the caches
-_NATIVE = {"d": None, "f": None, "e": np.uint16}  # bfloat16, whose character is its library's choice: int16
+_NATIVE = "df"  # the floats that Numba has
 _TORCH_IGNORE = (-100,)
 _NONE = np.empty(0)
 _NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
@@ -29,8 +29,10 @@ _LEAST, _MOST = 1e-22, 1e30  # factor of a gradient: 2^32 less than the least is
 
 def native(array: Array) -> Array:
     """The array in a dtype that Numba has: 16-bit floats as tagged integers."""
-    tag = _NATIVE.get(array.dtype.char, np.int16)
-    return array if tag is None else array.view(tag)
+    char = array.dtype.char
+    if char in _NATIVE:
+        return array
+    return array.view(np.uint16 if char == "e" else np.int16)  # the character of bfloat16 is its library's choice
 
 
 def flat(array: Array | None) -> Array:

@@ -79,7 +79,10 @@ class Cpu:
         """First bad label and denominators."""
         y = flat(labels_)
         if weight is None and sample_weight is None and len(ignore) == 1 and y.size <= labels.GROUP:
-            count = labels.count_few(y.dtype, y, n_classes, ignore[0])
+            if y.size <= labels.HANDFUL:
+                count = labels.count_few.py_func(y.tolist(), n_classes, ignore[0])
+            else:
+                count = labels.count_few(y.dtype, y, n_classes, ignore[0])
             if count >= 0:
                 kept = float(count)
                 found: LabelScan = tuple.__new__(LabelScan, (-1, count, kept, kept))  # half the cost of LabelScan(...)
