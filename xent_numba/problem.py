@@ -21,7 +21,7 @@ from xent_numba.inputs import (
     raised,
     without_extremes,
 )
-from xent_numba.layout import canonical, count, place, row_shape
+from xent_numba.layout import canonical, count, overlaps, place, row_shape
 from xent_numba.options import DEFAULT_IGNORE_INDEX
 from xent_numba.reduction import loss_dtype
 from xent_numba.results import empty_like
@@ -249,8 +249,8 @@ def _plain_out(out: Array, logits: Array, labels: Array) -> bool:
         and flags.c_contiguous
         and flags.aligned
         and flags.writeable
-        and (out is logits or not np.may_share_memory(out, logits))
-        and not np.may_share_memory(out, labels)
+        and (out is logits or not overlaps(out, logits))
+        and not overlaps(out, labels)
     )
 
 
