@@ -21,7 +21,7 @@ from xent_numba.inputs import (
     raised,
     without_extremes,
 )
-from xent_numba.layout import canonical, count, place, row_shape
+from xent_numba.layout import canonical, count, overlaps, place, row_shape
 from xent_numba.options import DEFAULT_IGNORE_INDEX
 from xent_numba.reduction import loss_dtype
 from xent_numba.results import empty_like
@@ -203,7 +203,7 @@ def _prepare_lean(
     else:
         return None
     shape = logits.shape
-    if len(shape) != 2 or options.axis not in _LAST_OF_TWO or target.shape != (shape[0],) or not logits.size:
+    if len(shape) != 2 or options.axis not in _LAST_OF_TWO or target.shape != shape[:1] or not logits.size:
         return None
     if target.dtype not in _PLAIN_LABELS or not target.flags.aligned or not logits.flags.aligned:
         return None
@@ -249,8 +249,8 @@ def _plain_out(out: Array, logits: Array, labels: Array) -> bool:
         and flags.c_contiguous
         and flags.aligned
         and flags.writeable
-        and (out is logits or not np.may_share_memory(out, logits))
-        and not np.may_share_memory(out, labels)
+        and (out is logits or not overlaps(out, logits))
+        and not overlaps(out, labels)
     )
 
 

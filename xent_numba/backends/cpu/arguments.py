@@ -19,38 +19,37 @@ if TYPE_CHECKING:
     Float64s = NDArray[np.float64]
 
 STREAM = 1 << 24  # bytes of gradient from which on it is written past the caches
-_NATIVE = {"d": None, "f": None, "e": np.uint16}  # bfloat16, whose character is its library's choice: int16
+_NATIVE = "df"  # the floats that Numba has
 _TORCH_IGNORE = (-100,)
 _NONE = np.empty(0)
-_NONE.flags.writeable = False
 _NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
 _NO_LABELS = np.empty(0, np.int64)
-_LEAST = 1e-22  # factor of a gradient: 2^32 less is still a normal float32
+_LEAST, _MOST = 1e-22, 1e30  # factor of a gradient: 2^32 less than the least is still a normal float32
 
 
 def native(array: Array) -> Array:
-    """The array in a dtype that Numba has: 16-bit floats as tagged integers.  Read-only: one signature for all."""
-    tag = _NATIVE.get(array.dtype.char, np.int16)
-    view = array.view() if tag is None else array.view(tag)
-    view.flags.writeable = False
-    return view
-
-
-def writable(array: Array) -> Array:
-    """The same of an array to write to."""
-    tag = _NATIVE.get(array.dtype.char, np.int16)
-    return array if tag is None else array.view(tag)
+    """The array in a dtype that Numba has: 16-bit floats as tagged integers."""
+    char = array.dtype.char
+    if char in _NATIVE:
+        return array
+    return array.view(np.uint16 if char == "e" else np.int16)  # the character of bfloat16 is its library's choice
 
 
 def flat(array: Array | None) -> Array:
-    """A per-row array (A, B) as (A·B,), contiguous and read-only; (0,) for None."""
-    if array is None:
-        return _NONE
-    view = array.reshape(-1)
-    if not view.flags.c_contiguous:  # a column of labels, say: reshape leaves one long stride as it is
-        view = view.copy()
-    view.flags.writeable = False
-    return view
+    """A per-row array (A, B) as (A·B,), contiguous, so copied where it is a column, say; (0,) for None."""
+    return _NONE if array is None else array.ravel()
+
+
+def plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> tuple[Any, tuple[Any, ...]]:
+    """The same as `arguments` for a problem that `is_plain`, and at a fraction of the cost."""
+    logits, labels = problem.logits, problem.labels
+    code = logits.dtype, labels.dtype, grad is None  # type: ignore[union-attr]
+    return code, (
+        native(logits), flat(labels), None, None, _NONE, _NONE, _NONE, None,
+        _NO_ROWS[loss_dtype(logits.dtype)] if rows is None else rows.reshape(-1),
+        None if grad is None else native(grad), _NO_LABELS, 1.0, None, None, None,
+        problem.z_coefficient, problem.grad_scale, grad is not None and grad.nbytes >= STREAM,
+    )  # fmt: skip
 
 
 def arguments(
@@ -59,17 +58,8 @@ def arguments(
     grad: Array | None,
     lse: Array | None = None,
     upstream: Float64s | None = None,
-    plain: bool = False,
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The fields of `drivers.Call`, as a plain tuple: a quarter of the cost of a named one to pass; and their code."""
-    if plain:
-        code = problem.logits.dtype, problem.labels.dtype, grad is None  # type: ignore[union-attr]
-        return code, (
-            native(problem.logits), flat(problem.labels), None, None, _NONE, _NONE, _NONE, None,
-            _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
-            None if grad is None else writable(grad), _NO_LABELS, 1.0, None, None, None,
-            problem.z_coefficient, problem.grad_scale, grad is not None and grad.nbytes >= STREAM,
-        )  # fmt: skip
+    """The fields of a `Call`, as a plain tuple: a quarter of the cost of a named one to pass; and their code."""
     classes = problem.logits.shape[2]
     hard, dense, dense_weight = _target(problem, classes)
     scale, cap = problem.logit_scale, problem.softcap
@@ -90,7 +80,7 @@ def arguments(
         flat(upstream),
         None if lse is None else flat(lse),
         _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
-        None if grad is None else writable(grad),
+        None if grad is None else native(grad),
         np.array(in_range, np.int64) if in_range else _NO_LABELS,
         hard,
         dense,
@@ -107,7 +97,7 @@ def is_plain(problem: Problem) -> bool:
     """Whether no option is on but those of a whole call: there is little to say then, and it is said quickly."""
     return (
         problem.labels is not None
-        and problem.grad_scale > _LEAST
+        and _LEAST < problem.grad_scale < _MOST
         and problem.weight is None
         and problem.sample_weight is None
         and problem.label_smoothing == 0.0
@@ -149,7 +139,7 @@ def beyond(problem: Problem, lse: Array | None = None, upstream: Array | None = 
     Which rows these are depends on nothing but the rows and the options.
     """
     scale, weight, wide = abs(problem.logit_scale), problem.weight, is_wide(problem)
-    least, most = (1e-270, 1e270) if wide else (_LEAST, 1e30)
+    least, most = (1e-270, 1e270) if wide else (_LEAST, _MOST)
     low, high = (1.0, 1.0) if weight is None else (_least(weight), float(weight.max()))
     factors = given = np.full((1, 1), scale * abs(problem.grad_scale))
     per_row = [one for one in (problem.sample_weight, upstream) if one is not None]

@@ -19,9 +19,9 @@ from xent_numba.backends.cpu.arguments import (
     is_plain,
     is_wide,
     native,
+    plain_arguments,
     rows_of,
     some,
-    writable,
 )
 from xent_numba.backends.cpu.call import Call
 from xent_numba.backends.cpu.kernel import code_of
@@ -79,29 +79,37 @@ class Cpu:
     ) -> LabelScan:
         """First bad label and denominators."""
         y = flat(labels_)
-        if y.size <= labels.GROUP and weight is None and sample_weight is None and len(ignore) == 1:
-            count = labels.count_few(y.dtype, y, n_classes, ignore[0])
+        if weight is None and sample_weight is None and len(ignore) == 1 and y.size <= labels.GROUP:
+            if y.size <= labels.HANDFUL:
+                count = labels.count_few.py_func(y.tolist(), n_classes, ignore[0])
+            else:
+                count = labels.count_few(y.dtype, y, n_classes, ignore[0])
             if count >= 0:
-                return LabelScan(-1, count, float(count), float(count))
+                kept = float(count)
+                found: LabelScan = tuple.__new__(LabelScan, (-1, count, kept, kept))  # half the cost of LabelScan(...)
+                return found
         groups = -(-y.size // labels.GROUP)
-        kept, sums = np.empty(groups, np.int64), np.empty((groups, 2))
+        counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         unlike = np.array(ignore, np.int64)
-        args = (y, n_classes, unlike, flat(weight), flat(sample_weight), kept, sums)
+        args = (y, n_classes, unlike, flat(weight), flat(sample_weight), counts, sums)
         with threads.parallel(n_threads, groups > 4) as loop:
             labels.scan(y.dtype, *args, loop)
-        if kept.min() < 0:
-            return LabelScan(_first_bad(y, int(np.argmin(kept)), n_classes, ignore), 0, 0.0, 0.0)
+        if counts.min() < 0:
+            return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
-        return LabelScan(-1, int(kept.sum()), by_weight, by_sample)
+        return LabelScan(-1, int(counts.sum()), by_weight, by_sample)
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        plain = is_plain(problem)
-        if not plain and not fits(problem):
+        if is_plain(problem):
+            code, fields = plain_arguments(problem, rows, grad)
+            partials = _run(problem, code, fields, grad, None)
+            return partials if rows is None else None
+        if not fits(problem):
             return REFERENCE.cross_entropy(problem, rows, grad)
-        others = None if plain or grad is None else beyond(problem)
+        others = None if grad is None else beyond(problem)
         apart = None if others is None else _reference(rows_of(problem, others))
-        partials = _run(problem, *arguments(problem, rows, grad, plain=plain), grad, None)
+        partials = _run(problem, *arguments(problem, rows, grad), grad, None)
         if grad is not None and others is not None and apart is not None:
             grad[others] = apart
         return partials if rows is None else None
@@ -110,6 +118,9 @@ class Cpu:
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
+        if lse is None and grad_output is None:
+            self.cross_entropy(problem, None, grad)  # the same kernels: next to the gradient, the loss costs nothing
+            return
         if not fits(problem):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
             return
@@ -122,12 +133,12 @@ class Cpu:
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
-        fields = (native(logits), writable(out), None, None, out.nbytes >= STREAM)
+        fields = (native(logits), native(out), None, None, out.nbytes >= STREAM)
         _run_rowwise(n_threads, logits, fields, out)
 
     def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """x − log Σ exp(x)."""
-        fields = (native(logits), None, writable(out), None, out.nbytes >= STREAM)
+        fields = (native(logits), None, native(out), None, out.nbytes >= STREAM)
         _run_rowwise(n_threads, logits, fields, out)
 
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
@@ -202,14 +213,15 @@ def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], 
 
 
 def _walk(kernels: Any, is_wide: bool, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
-    """(driver, units in a group, units): whether by long rows or by wide groups."""
+    """(driver, units in a group, units): long rows one at a time, others in groups."""
     a, b, classes = logits.shape
-    together = all(x is None or x.strides[2] == x.itemsize for x in (logits, *others))
-    if classes > TILE and together:
-        return kernels.long, max(1, GROUP // classes), a * b
+    walk = kernels.wide
+    if classes >= LEAST and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
+        if classes > TILE:
+            return kernels.long, GROUP // classes or 1, a * b
+        walk = getattr(kernels, "batch", walk)
     lanes = LINE // (8 if is_wide else 4)
-    walk = kernels.batch if together and classes >= LEAST and kernels is drivers else kernels.wide
-    return walk, max(1, GROUP // (classes * lanes)), a * -(-b // lanes)
+    return walk, GROUP // (classes * lanes) or 1, a * -(-b // lanes)
 
 
 BACKEND = Cpu()

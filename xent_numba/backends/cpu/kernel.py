@@ -1,8 +1,8 @@
 """Kernels: the compiled functions that Python calls, each kept on disk.
 
 Numba would find out the types of all arguments at each call, 2 µs for the twenty of a `Call`, and compile once more for
-arrays that are contiguous, of which these kernels make nothing.  So the caller names the types by a `code` of its own,
-and three-dimensional arrays have any strides as far as Numba knows.
+arrays that are contiguous or read-only, of which these kernels make nothing.  So the caller names the types by a `code`
+of its own, and as far as Numba knows, three-dimensional arrays have any strides and all arrays can be written to.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def code_of(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(code_of(part) for part in value)
     if isinstance(value, np.ndarray):
-        return value.dtype.char, value.ndim, value.ndim == 3 or value.flags.c_contiguous, value.flags.writeable
+        return value.dtype.char, value.ndim, value.ndim == 3 or value.flags.c_contiguous
     return type(value)
 
 
@@ -82,4 +82,4 @@ def _type_of(value: Any) -> Any:
     kind = numba.typeof(value)
     if not isinstance(kind, types.Array):
         return kind
-    return types.Array(kind.dtype, kind.ndim, "A" if kind.ndim == 3 else kind.layout, readonly=not kind.mutable)
+    return types.Array(kind.dtype, kind.ndim, "A" if kind.ndim == 3 else kind.layout)

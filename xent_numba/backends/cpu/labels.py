@@ -12,6 +12,7 @@ from xent_numba.backends.cpu.parallel import each
 from xent_numba.backends.cpu.pieces import inline
 
 GROUP = 1 << 14  # labels whose weights are summed together, whatever the number of threads
+HANDFUL = 4  # labels that Python counts as quickly as machine code would, with nothing to compile
 
 
 @inline
@@ -71,8 +72,7 @@ def scan(
 def count_few(labels: Any, classes: int, unlike: int) -> int:
     """How many of a few unweighted labels are not `unlike`, or −1 if one of these is not a class."""
     kept = 0
-    for i in range(labels.size):
-        y = labels[i]
+    for y in labels:
         if y != unlike:
             if y < 0 or y >= classes:
                 return -1
