@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -59,28 +58,6 @@ def in_threads(count: int, repeats: int) -> set[str]:
 
     with ThreadPoolExecutor(count) as pool:
         return set().union(*pool.map(work, range(count)))
-
-
-def in_fork(function) -> None:
-    """Run it in a forked child, and see that the child ends well."""
-    child = os.fork()
-    if child == 0:
-        try:
-            function()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            assert status == 0, f"the child ended with status {status}"
-            return
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError("the child hangs")
 
 
 def same(bits: str) -> None:
@@ -162,80 +139,12 @@ def n_threads() -> None:
     drivers.long = kernel
 
 
-def forks() -> None:
-    """Children of a process that has not, and then has, run in parallel."""
-    step("a child forked before the first call")
-    in_fork(results)
-    step("the first call")
-    bits = results()
-    step("a child forked after it")
-    in_fork(lambda: same(bits))
-    step("a child of the child")
-    in_fork(lambda: in_fork(lambda: same(bits)))
-    step("a child that starts threads")
-    in_fork(lambda: print("same" if in_threads(3, 2) == {bits} else 1 // 0))
-    step("a thread that forks")
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(in_fork, lambda: same(bits)).result(PATIENCE)
-    step("forks while other threads are in parallel loops")
-    busy = threading.Event()
-
-    def work() -> None:
-        while not busy.is_set():
-            same(bits)
-
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(work) for _ in range(2)]
-        for _ in range(3):
-            in_fork(lambda: same(bits))
-        busy.set()
-        for future in futures:
-            future.result(PATIENCE)
-    step("multiprocessing")
-    pool_of("fork", bits)
-    step("the parent still runs in parallel")
-    same(bits)
-
-
 def spawns() -> None:
     """Fresh processes beside one that has run in parallel."""
     bits = results()
     for method in ("spawn", "forkserver") if hasattr(os, "fork") else ("spawn",):
         step(method)
         pool_of(method, bits)
-
-
-def compiling() -> None:
-    """A child forked while another thread compiles, and so holds Numba's lock."""
-    import numba
-
-    busy = threading.Event()
-
-    def work() -> None:
-        while not busy.is_set():
-            numba.njit(lambda x: x + 1)(1)
-
-    xn.logsumexp(np.zeros((2, 3)), backend="cpu")
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        for _ in range(4):
-            step("a fork")
-            in_fork(lambda: numba.njit(lambda x: x + 2)(1))
-        busy.set()
-        future.result(PATIENCE)
-
-
-def openmp() -> None:
-    """A child of a process in which another library has used GNU OpenMP."""
-    import ctypes
-
-    library = ctypes.CDLL("libgomp.so.1")
-    body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
-    library.GOMP_parallel(body, None, 2, 0)
-    xn.logsumexp(np.zeros((2, 3)), backend="cpu")  # serial: Numba is loaded, its threads are not
-
-    step("a child of a process that has used OpenMP")
-    in_fork(results)
 
 
 def interrupts() -> None:

@@ -5,7 +5,8 @@ in a parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose pa
 a fork from another thread than the one that started it.  Kernels exist in a serial form that releases the GIL and gives
 the same bits, so that a call is never refused and never has to wait:
 
-- a forked child of a process whose threads had been started, by Numba or another user of OpenMP, runs serially;
+- a forked child of a process whose threads had been started, by Numba or another user of OpenMP, runs serially
+  (`xent_numba.forks` knows);
 - under workqueue one thread at a time runs in parallel, the others serially meanwhile;
 - small work runs serially, since waking the threads costs more than it brings.
 
@@ -14,7 +15,6 @@ A fork waits until no other thread compiles: the child would wait for ever for a
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as numba_parallel
 
+from xent_numba import forks
 from xent_numba.backends.cpu import parallel as parallel_loop
 
 _one_at_a_time = threading.Lock()
-_orphaned = False  # a fork has left this process without the threads that Numba or OpenMP believes it has
 
 
 def _before_fork() -> None:
@@ -41,19 +41,9 @@ def _after_fork() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _one_at_a_time, _orphaned
+    global _one_at_a_time
     _after_fork()
     _one_at_a_time = threading.Lock()  # whoever held it is in the parent
-    _orphaned = _orphaned or numba_parallel._is_initialized or _openmp_is_loaded()
-
-
-def _openmp_is_loaded() -> bool:
-    """Whether the GNU OpenMP that Numba would use is in this process already, through another library."""
-    try:
-        ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-    except OSError:
-        return False
-    return True
 
 
 if hasattr(os, "register_at_fork"):
@@ -62,7 +52,7 @@ if hasattr(os, "register_at_fork"):
 
 def available() -> int:
     """How many threads a call without `n_threads` would use."""
-    if _orphaned:
+    if forks.orphaned:
         return 1
     return int(numba.get_num_threads())
 
@@ -77,7 +67,7 @@ def layer() -> str:
 @contextmanager
 def parallel(n_threads: int | None, worthwhile: bool) -> Iterator[int]:
     """The address of the loop to run in parallel by, with so many threads until the end of the block; 0: serially."""
-    if not worthwhile or n_threads == 1 or _orphaned or numba.config.NUMBA_NUM_THREADS == 1:
+    if not worthwhile or n_threads == 1 or forks.orphaned or numba.config.NUMBA_NUM_THREADS == 1:
         yield 0
         return
     before = numba.get_num_threads()  # starts the threads
