@@ -45,6 +45,34 @@ def test_the_next_result_gets_the_memory_of_the_last(function):
     assert address(function(x)) == place
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda result: result.base[:],
+        lambda result: result.base.view(),
+        lambda result: result.base.view(np.float32),
+        lambda result: result.base.reshape(-1, 64),
+        lambda result: result.base.base[1:],
+        lambda result: np.asarray(result.base)[3:][1:],
+        lambda result: np.broadcast_to(result.base, (2, result.base.size), subok=True),
+        lambda result: np.lib.stride_tricks.as_strided(result, subok=True),
+        lambda result: result.view(np.matrix)[3:][1:],
+        lambda result: np.from_dlpack(result)[3:],
+        lambda result: memoryview(result)[3:],
+    ],
+)
+def test_no_kind_of_view_loses_its_memory(view):
+    x = np.zeros(LARGE, np.float32)
+    place = address(xn.softmax(x))
+    result = xn.softmax(x)
+    assert address(result) == place
+    held = view(result)
+    del result
+    assert address(xn.softmax(x)) != place
+    del held
+    gc.collect()
+
+
 def test_results_held_are_each_their_own():
     x = np.zeros(LARGE, np.float32)
     held = [xn.softmax(x) for _ in range(4)]

@@ -8,6 +8,7 @@ a loop of steps finds its memory as a call with `grad_out` does.  At most `KEEP`
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING
@@ -35,6 +36,17 @@ class _Memory(np.ndarray):
     """Bytes that arrays are made on.  A type of its own, so that NumPy does not look through it for their owner."""
 
 
+class _Lent(np.ndarray):
+    """What one result lies on.  A type of its own too: a view of it holds it, not the memory behind its back."""
+
+
+def _alone() -> int:
+    """The number of references that Python counts to something which one variable holds."""
+    something = object()
+    return sys.getrefcount(something)
+
+
+ALONE = _alone()
 KEEP = _keep()
 _waiting: deque[Array] = deque()  # the one freed last at the right; its methods are atomic
 
@@ -48,7 +60,7 @@ def empty_like(array: Array) -> Array:
     if memory is None:
         memory = np.ndarray.__new__(_Memory, (needed,), np.uint8)
     start = -memory.ctypes.data % LINE
-    given_out = memory[start : start + array.nbytes]
+    given_out = memory[start : start + array.nbytes].view(_Lent)
     weakref.finalize(given_out, _take_back, memory).atexit = False
     return np.ndarray(array.shape, array.dtype, buffer=given_out)
 
@@ -60,6 +72,8 @@ def _found(needed: int) -> Array | None:
             memory = _waiting.pop()
         except IndexError:  # another thread was quicker
             return None
+        if sys.getrefcount(memory) != ALONE:  # who looked for the base of a base holds it: let it be theirs
+            continue
         if needed <= memory.nbytes <= needed + needed // 4:
             return memory
         _waiting.appendleft(memory)
