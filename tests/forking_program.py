@@ -5,6 +5,7 @@ In each child a call, large enough to run in parallel, that must end, and end we
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -80,6 +81,9 @@ def forks() -> None:
 def compiling() -> None:
     """A child forked while another thread compiles, and so holds Numba's lock."""
     import numba
+    from numba.core.compiler_lock import global_compiler_lock
+
+    import xent_numba.backends.cpu.backend  # noqa: F401 - and nothing compiled
 
     busy = threading.Event()
 
@@ -87,8 +91,14 @@ def compiling() -> None:
         while not busy.is_set():
             numba.njit(lambda x: x + 1)(1)
 
-    xn.logsumexp(np.zeros((2, 3)), backend="cpu")
     with ThreadPoolExecutor(1) as pool:
+        step("a thread that waits to compile has not turned the garbage collector off")
+        with global_compiler_lock:
+            future = pool.submit(xn.logsumexp, np.zeros((2, 3)), backend="cpu")
+            for _ in range(50):
+                assert gc.isenabled()
+                time.sleep(0.01)
+        future.result(PATIENCE)
         future = pool.submit(work)
         for _ in range(4):
             step("a fork")
