@@ -21,7 +21,7 @@ HEAVY = {
     "matplotlib",
     "cupy",
     "numba_cuda",
-    # Of Python's own: what takes a millisecond or more, and what only some calls need.
+    # Of Python's own: what is large, or only some calls need.
     "argparse",
     "asyncio",
     "concurrent",
