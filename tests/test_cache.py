@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,47 @@ def test_the_directory_is_made_for_its_user_alone(warm: Path) -> None:
     if os.name == "nt":
         pytest.skip("Windows has no permission bits")
     assert stat.S_IMODE((warm / "xent_numba").stat().st_mode) == 0o700
+
+
+READ_ONLY = """
+import errno, tempfile
+def refuse(*args, **kwargs):
+    raise OSError(errno.EROFS, "Read-only file system")
+tempfile.mkstemp = tempfile.TemporaryFile = refuse
+"""  # for no mode of a directory keeps root from writing
+
+
+def test_a_directory_to_read_only(copy: Path, tmp_path: Path) -> None:
+    (copy / "xent_numba").chmod(0o555)
+    found = run(tmp_path, READ_ONLY + PROGRAM, XENT_NUMBA_CACHE_DIR=str(copy))
+    (copy / "xent_numba").chmod(0o700)
+    assert (found["hits"], found["directory"]) == (1, str(copy / "xent_numba"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o755])
+def test_a_directory_that_others_can_write_to_is_not_trusted(mode: int, copy: Path, tmp_path: Path) -> None:
+    (copy / "xent_numba").chmod(mode)
+    assert run(tmp_path, XENT_NUMBA_CACHE_DIR=str(copy))["hits"] == (mode == 0o755)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no user numbers")
+def test_a_directory_of_another_user_is_not_trusted_unless_of_root(copy: Path, tmp_path: Path) -> None:
+    other = f"import os\nos.getuid = lambda: {os.getuid() + 1}\n"
+    found = run(tmp_path, other + PROGRAM, XENT_NUMBA_CACHE_DIR=str(copy))
+    assert found["hits"] == (os.getuid() == 0)
+
+
+def test_half_written_files_of_long_ago_are_removed(tmp_path: Path) -> None:
+    home = tmp_path / "cache" / "xent_numba"
+    home.mkdir(mode=0o700, parents=True)
+    old, new = home / "long-1.tmp", home / "long-2.tmp"
+    for path in (old, new):
+        path.write_text("")
+    os.utime(old, (time.time() - 4000,) * 2)
+    run(tmp_path, XENT_NUMBA_CACHE_DIR=str(home.parent))
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_numbas_own_variable_counts_after_ours(copy: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -45,6 +46,34 @@ def test_the_next_result_gets_the_memory_of_the_last(function):
     assert address(function(x)) == place
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda result: result.base[:],
+        lambda result: result.base.view(),
+        lambda result: result.base.view(np.float32),
+        lambda result: result.base.reshape(-1, 64),
+        lambda result: result.base.base[1:],
+        lambda result: np.asarray(result.base)[3:][1:],
+        lambda result: np.broadcast_to(result.base, (2, result.base.size), subok=True),
+        lambda result: np.lib.stride_tricks.as_strided(result, subok=True),
+        lambda result: result.view(np.matrix)[3:][1:],
+        lambda result: np.from_dlpack(result)[3:],
+        lambda result: memoryview(result)[3:],
+    ],
+)
+def test_no_kind_of_view_loses_its_memory(view):
+    x = np.zeros(LARGE, np.float32)
+    place = address(xn.softmax(x))
+    result = xn.softmax(x)
+    assert address(result) == place
+    held = view(result)
+    del result
+    assert address(xn.softmax(x)) != place
+    del held
+    gc.collect()
+
+
 def test_results_held_are_each_their_own():
     x = np.zeros(LARGE, np.float32)
     held = [xn.softmax(x) for _ in range(4)]
@@ -54,12 +83,83 @@ def test_results_held_are_each_their_own():
 
 def test_no_more_than_the_limit_waits(monkeypatch):
     x = np.zeros(LARGE, np.float32)
-    monkeypatch.setattr(results, "KEEP", 2 * x.nbytes + 1000)
+    monkeypatch.setattr(results, "keep", lambda: 2 * x.nbytes + 1000)
     held = [xn.softmax(x) for _ in range(5)]
     del held
     assert len(results._waiting) == 2
-    monkeypatch.setattr(results, "KEEP", 0)
+    monkeypatch.setattr(results, "keep", lambda: 0)
     assert results.empty_like(x).base is None
+
+
+def test_memory_comes_back_while_what_waits_is_added_up():
+    """As by a garbage collection then, or in another thread."""
+    waiting = type(results._waiting)()
+    others = [np.zeros(10, np.uint8) for _ in range(5)]
+
+    def size(memory):
+        if others:
+            results._take_back(others.pop(), waiting, 30, None, size)
+        return memory.nbytes
+
+    results._take_back(np.zeros(10, np.uint8), waiting, 30, None, size)
+    assert 1 <= len(waiting) <= 3
+
+
+def interrupted(monkeypatch, function):
+    """What Python functions are called in it, the first of which gets a Ctrl-C."""
+    calls = []
+
+    def profile(frame, event, argument):
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # nothing can be raised where an object ends
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_ctrl_c_while_memory_comes_back(monkeypatch):
+    """It is lost there, so that the functions called should be few; the memory is not lost."""
+    x = np.zeros(LARGE, np.float32)
+    held = [results.empty_like(x) for _ in range(5)]
+    memory = weakref.ref(held[-1].base.base)
+    assert interrupted(monkeypatch, held.pop) == ["_take_back"]
+    assert memory() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where memory in use is read differs")
+def test_no_memory_waits_where_it_runs_out():
+    program = """
+import resource
+import numpy as np
+from xent_numba.results import empty_like
+x = np.zeros((64, 1 << 21), np.float32)
+empty_like(x)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20),) * 2)
+print(empty_like(x[:40]).nbytes >> 20)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "320\n"
+
+
+def test_results_that_outlive_the_module():
+    program = """
+import sys
+import numpy as np
+import xent_numba as xn
+x = np.zeros((64, 1 << 16), np.float32)
+for place in (sys.modules["__main__"], sys, np, xn, xn.results):
+    place.kept = xn.softmax(x, backend="numpy")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_of_the_kind_of_the_logits():
@@ -90,9 +190,20 @@ def test_many_threads():
     assert not wrong
 
 
-def test_the_variable_turns_it_off(monkeypatch):
-    program = "import numpy as np; from xent_numba.results import empty_like; print(empty_like(np.zeros(1 << 24)).base)"
-    for value in ("0", "not a number"):
+def test_the_variable(monkeypatch):
+    program = "import numpy as np; from xent_numba.results import empty_like; print(empty_like(np.zeros(1 << 22)).base)"
+    for value, found in (("0", "None\n"), ("33", "[")):
         monkeypatch.setenv(results.VARIABLE, value)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        assert (done.stdout == "None\n") == (value == "0")
+        assert done.stdout.startswith(found)
+
+
+@pytest.mark.parametrize("value", ["not a number", "1.5", "-1"])
+def test_an_invalid_variable_is_refused_where_it_is_needed(monkeypatch, value):
+    monkeypatch.setenv(results.VARIABLE, value)
+    results.keep.cache_clear()
+    results.empty_like(np.zeros(3))
+    with pytest.raises(ValueError, match=rf"^XENT_NUMBA_KEEP = '{value}' must be a whole number of MiB"):
+        results.empty_like(np.zeros(LARGE))
+    monkeypatch.undo()
+    results.keep.cache_clear()

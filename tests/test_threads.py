@@ -1,6 +1,6 @@
 """Nothing aborts, hangs or changes a bit, under any threading layer: threads, forks, spawned processes, Ctrl-C.
 
-Each test is a process of its own (`threading_program.py`), for an abort would take the tests with it.
+Each test is a process of its own (of a program next to this file), for an abort would take the tests with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PROGRAM = Path(__file__).with_name("threading_program.py")
 LAYERS = ["default", "omp", "workqueue", "tbb"]
 TIMEOUT = 400  # the first of all runs compiles
 
@@ -30,10 +29,11 @@ def environment(layer: str) -> dict[str, str]:
     return env
 
 
-def run(what: str, layer: str = "default") -> str:
+def run(what: str, layer: str = "default", program: str = "threading_program") -> str:
     """The output of one of the programs, which ended well."""
+    path = Path(__file__).with_name(f"{program}.py")
     process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), what], env=environment(layer), text=True, start_new_session=True,
+        [sys.executable, str(path), *what.split()], env=environment(layer), text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     with process:
@@ -86,7 +86,7 @@ def test_python_threads(layer: str, bits: dict[str, str]) -> None:
 
 @forks
 def test_forks(layer: str) -> None:
-    run("forks", layer)
+    run("forks", layer, "forking_program")
 
 
 @pytest.mark.parametrize("layer", ["default"])
@@ -96,14 +96,16 @@ def test_spawned_processes(layer: str) -> None:
 
 @forks
 def test_fork_while_another_thread_compiles() -> None:
-    run("compiling")
+    run("compiling", program="forking_program")
 
 
 @forks
-def test_fork_where_another_library_has_used_openmp(available: dict[str, str]) -> None:
+@pytest.mark.parametrize("library", ["numba", "openmp"])
+def test_forks_where_something_else_has_started_threads(library: str, available: dict[str, str]) -> None:
     if sys.platform != "linux" or available["omp"]:
         pytest.skip("needs GNU OpenMP")
-    run("openmp", "omp")
+    run(f"foreign {library}", "omp", "forking_program")
+    run(library, "omp", "foreign_threads")  # what is forked imports this package, and not before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -61,28 +60,6 @@ def in_threads(count: int, repeats: int) -> set[str]:
         return set().union(*pool.map(work, range(count)))
 
 
-def in_fork(function) -> None:
-    """Run it in a forked child, and see that the child ends well."""
-    child = os.fork()
-    if child == 0:
-        try:
-            function()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            assert status == 0, f"the child ended with status {status}"
-            return
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError("the child hangs")
-
-
 def same(bits: str) -> None:
     assert results() == bits, "other bits"
 
@@ -118,83 +95,44 @@ def threads() -> None:
 def n_threads() -> None:
     """Honoured for the call, restored after it, and of this thread alone."""
     import numba
+    from numba.core.caching import NullCache
+    from numba.np.ufunc.parallel import _iget_num_threads
 
-    from xent_numba.backends.cpu import backend, drivers
+    from xent_numba.backends.cpu import threads as policy
+    from xent_numba.backends.cpu.kernel import kernel
+    from xent_numba.backends.cpu.parallel import each
+    from xent_numba.backends.cpu.pieces import inline
 
+    @inline
+    def note(seen, k):
+        seen[k] = _iget_num_threads()
+
+    @kernel
+    def observe(seen, loop):
+        each(note, (seen,), seen.size, loop)
+
+    observe._cache = NullCache()  # which knows of changes of the package alone
     most = numba.config.NUMBA_NUM_THREADS
-    seen: list[int] = []
-    kernel = drivers.long
 
-    def spy(*args) -> object:
-        if args[-1]:  # the loop of a call in parallel
-            seen.append(numba.get_num_threads())
-            other = threading.Thread(target=lambda: seen.append(numba.get_num_threads()))
-            other.start()
-            other.join()
-        return kernel(*args)
+    def observed(n: int | None) -> set[int]:
+        seen = np.zeros(1000, np.int64)
+        with policy.parallel(n, True) as loop:
+            observe(loop == 0, seen, loop)
+        return {0} if loop == 0 else set(seen.tolist())
 
-    drivers.long = spy
-    x, y = CASES[0]
-    assert backend.drivers is drivers
     step("n_threads is honoured and restored")
-    for wanted in {2, most, most + 7}:
-        if wanted > 1:
-            xn.cross_entropy_and_grad(x, y, backend="cpu", n_threads=wanted)
-            assert seen == [min(wanted, most), most], seen
-            assert numba.get_num_threads() == most
-            seen.clear()
-    xn.cross_entropy_and_grad(x, y, backend="cpu", n_threads=1)
-    assert seen == []
+    for wanted in (1, 2, most, most + 7, None):
+        threads = most if wanted is None else min(wanted, most)
+        assert observed(wanted) == {threads if threads > 1 else 0}
+        assert numba.get_num_threads() == most
     step("numba.set_num_threads of the caller counts, and is left alone")
     numba.set_num_threads(1)
-    xn.cross_entropy_and_grad(x, y, backend="cpu")
-    assert seen == []
+    assert observed(None) == {0}
+    assert observed(2) == {2}
     assert numba.get_num_threads() == 1
-    numba.set_num_threads(most)
-    step("restored after an error")
-    drivers.long = lambda *args: 1 // 0
-    try:
-        xn.cross_entropy_and_grad(x, y, backend="cpu", n_threads=2)
-    except ZeroDivisionError:
-        assert numba.get_num_threads() == most
-    else:
-        raise AssertionError("no error")
-    drivers.long = kernel
-
-
-def forks() -> None:
-    """Children of a process that has not, and then has, run in parallel."""
-    step("a child forked before the first call")
-    in_fork(results)
-    step("the first call")
-    bits = results()
-    step("a child forked after it")
-    in_fork(lambda: same(bits))
-    step("a child of the child")
-    in_fork(lambda: in_fork(lambda: same(bits)))
-    step("a child that starts threads")
-    in_fork(lambda: print("same" if in_threads(3, 2) == {bits} else 1 // 0))
-    step("a thread that forks")
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(in_fork, lambda: same(bits)).result(PATIENCE)
-    step("forks while other threads are in parallel loops")
-    busy = threading.Event()
-
-    def work() -> None:
-        while not busy.is_set():
-            same(bits)
-
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(work) for _ in range(2)]
-        for _ in range(3):
-            in_fork(lambda: same(bits))
-        busy.set()
-        for future in futures:
-            future.result(PATIENCE)
-    step("multiprocessing")
-    pool_of("fork", bits)
-    step("the parent still runs in parallel")
-    same(bits)
+        assert pool.submit(observed, None).result(PATIENCE) == {most}
+    numba.set_num_threads(most)
 
 
 def spawns() -> None:
@@ -203,39 +141,6 @@ def spawns() -> None:
     for method in ("spawn", "forkserver") if hasattr(os, "fork") else ("spawn",):
         step(method)
         pool_of(method, bits)
-
-
-def compiling() -> None:
-    """A child forked while another thread compiles, and so holds Numba's lock."""
-    import numba
-
-    busy = threading.Event()
-
-    def work() -> None:
-        while not busy.is_set():
-            numba.njit(lambda x: x + 1)(1)
-
-    xn.logsumexp(np.zeros((2, 3)), backend="cpu")
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        for _ in range(4):
-            step("a fork")
-            in_fork(lambda: numba.njit(lambda x: x + 2)(1))
-        busy.set()
-        future.result(PATIENCE)
-
-
-def openmp() -> None:
-    """A child of a process in which another library has used GNU OpenMP."""
-    import ctypes
-
-    library = ctypes.CDLL("libgomp.so.1")
-    body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
-    library.GOMP_parallel(body, None, 2, 0)
-    xn.logsumexp(np.zeros((2, 3)), backend="cpu")  # serial: Numba is loaded, its threads are not
-
-    step("a child of a process that has used OpenMP")
-    in_fork(results)
 
 
 def interrupts() -> None:
@@ -249,19 +154,43 @@ def interrupts() -> None:
         first += interrupted(lambda: xn.cross_entropy_and_grad(x, y, backend="cpu"), delay)
     step(f"{first} of 2 interrupted; warm calls")
     bits = results()
-    import numba
-
-    most = numba.get_num_threads()
     count = sum(interrupted(lambda: forever(x, y), delay) for delay in (0.01, 0.013, 0.017, 0.02, 0.03, 0.05))
     step(f"{count} interrupted")
     assert count == 6
-    assert numba.get_num_threads() == most
-    from xent_numba.backends.cpu import threads as policy
-
-    with policy.parallel(2, True) as yes:
-        assert yes or most == 1
+    nothing_stays_taken()
+    step("short calls")
+    rng = np.random.default_rng(5)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)  # comes to the microsecond
+    for _ in range(3000):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-4))
+            forever(x[:400], y[:400])
+        except KeyboardInterrupt:
+            nothing_stays_taken()
     same(bits)
     assert in_threads(3, 2) == {bits}
+
+
+def nothing_stays_taken() -> None:
+    """The number of threads is as it was, and no lock is held."""
+    import numba
+    from numba.np.ufunc import parallel as numbas
+
+    from xent_numba.backends.cpu import parallel
+
+    assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+    assert not parallel._one_at_a_time.any()
+
+    def free() -> bool:
+        for lock in (numbas._backend_init_thread_lock, numbas._backend_init_process_lock):
+            if hasattr(lock, "acquire"):
+                if not lock.acquire(False):
+                    return False
+                lock.release()
+        return True
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(free).result(PATIENCE)
 
 
 def forever(x: np.ndarray, y: np.ndarray) -> None:

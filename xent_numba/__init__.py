@@ -8,6 +8,7 @@
 Importing this package imports NumPy and nothing else.
 """
 
+from xent_numba import forks  # noqa: F401 - first: from here on it notices them
 from xent_numba.api import cross_entropy, cross_entropy_and_grad, cross_entropy_grad
 from xent_numba.backends import available_backends, get_backend, set_backend, use_backend
 from xent_numba.config import show_config

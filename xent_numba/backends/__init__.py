@@ -210,8 +210,11 @@ def _load(name: str) -> Backend:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the end: half an import of Numba would be all that this process ever gets."""
+def uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C off until the end.
+
+    Half an import of Numba would be all that this process ever gets, and half a start of its threads too.
+    """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield  # a signal interrupts no other thread, or nobody
@@ -231,7 +234,7 @@ def _try(name: str) -> Backend | str:
     implementation = IMPLEMENTATIONS[name]
     absent = "this version of xent_numba does not include it; use backend='auto'"
     try:
-        with _uninterrupted():
+        with uninterrupted():
             module = importlib.import_module(implementation.module)
     except ModuleNotFoundError as error:
         missing = error.name or str(error)

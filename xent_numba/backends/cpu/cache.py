@@ -7,7 +7,8 @@ the sources of this package, the versions, the processor, the signature.  Files 
 reader sees all of one or nothing.  Whatever goes wrong with the disk, the function is compiled and the call goes on.
 
 The files are in the directory that `XENT_NUMBA_CACHE_DIR` names, else in `NUMBA_CACHE_DIR`, else in the user's cache
-directory.  An empty `XENT_NUMBA_CACHE_DIR` turns the cache off.
+directory.  An empty `XENT_NUMBA_CACHE_DIR` turns the cache off.  Code is loaded from where nobody but its user and root
+can have put it; a directory that can be read only, as one that was filled for a container, serves as it is.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import stat
 import sys
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,12 +32,13 @@ from numba.core.caching import _Cache as NumbaCache
 from numba.core.serialize import dumps
 
 VARIABLE = "XENT_NUMBA_CACHE_DIR"
+ABANDONED = 3600  # seconds after which nobody writes to a file any more
 SEAL = hashlib.sha256().digest_size  # bytes before the content of a file
 
 
 @cache
 def directory() -> Path | None:
-    """Where compiled functions are kept; None where nowhere can be written."""
+    """Where compiled functions are kept; None where there is nowhere that can be trusted."""
     named = os.environ.get(VARIABLE)
     if named == "":
         return None
@@ -56,17 +60,18 @@ def _user_cache() -> str | None:
 
 
 def _usable(parent: str) -> Path | None:
-    """The directory within `parent`, made if need be; None where it cannot be written or trusted."""
+    """The directory within `parent`, made if need be; None where there is none, or others can write to it."""
     try:
         path = Path(parent).expanduser().absolute() / "xent_numba"
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Compiled code is loaded from here: it must belong to nobody else.
-        if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
-            return None
-        with tempfile.TemporaryFile(dir=path):
-            return path
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.stat()
     except (OSError, RuntimeError, ValueError):  # RuntimeError: `~` of a user without a home
         return None
+    if not hasattr(os, "getuid"):
+        return path
+    trusted = found.st_uid in (os.getuid(), 0) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return path if trusted else None
 
 
 def _sources_digest() -> str | None:
@@ -103,6 +108,13 @@ def _options() -> dict[str, Any]:
         "DISABLE_INTEL_SVML",
     )
     return {name: str(getattr(numba.config, name, None)) for name in names}
+
+
+def _tidy(home: Path) -> None:
+    """Remove what processes that were killed have left half written."""
+    for path in home.glob("*.tmp"):
+        if path.stat().st_mtime < time.time() - ABANDONED:
+            path.unlink(missing_ok=True)
 
 
 class Cache(NumbaCache):
@@ -163,6 +175,7 @@ class Cache(NumbaCache):
             except BaseException:
                 os.unlink(aside)
                 raise
+            _tidy(path.parent)
         except OSError:
             return
 

@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher
 
 from xent_numba.backends.cpu.cache import Cache
@@ -49,15 +50,18 @@ class Kernel(CPUDispatcher):
         return found
 
     def compile(self, sig: Any) -> Any:
-        """Compile, without the garbage collector: it would look at all of Numba's objects over and over (15 %)."""
-        pause = gc.isenabled()
-        if pause:
-            gc.disable()
-        try:
-            return super().compile(sig)
-        finally:
-            if pause:
-                gc.enable()
+        """Compile, without the garbage collector: it would look at all of Numba's objects over and over (15 %).
+
+        It is off within the lock alone, for which a fork waits: no child is left without it.
+        """
+        with global_compiler_lock:
+            enabled = gc.isenabled()
+            try:
+                gc.disable()
+                return super().compile(sig)
+            finally:
+                if enabled:
+                    gc.enable()
 
 
 def kernel(function: Any = None, **options: Any) -> Any:

@@ -5,29 +5,30 @@ in a parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose pa
 a fork from another thread than the one that started it.  Kernels exist in a serial form that releases the GIL and gives
 the same bits, so that a call is never refused and never has to wait:
 
-- a forked child of a process whose threads had been started, by Numba or another user of OpenMP, runs serially;
-- under workqueue one thread at a time runs in parallel, the others serially meanwhile;
+- a forked child of a process whose threads had been started, by Numba or another user of OpenMP, runs serially
+  (`xent_numba.forks` knows);
+- under workqueue one thread at a time runs in parallel, the others serially meanwhile (machine code sees to it, in
+  `parallel`: no Ctrl-C leaves a lock or another number of threads behind);
 - small work runs serially, since waking the threads costs more than it brings.
 
 A fork waits until no other thread compiles: the child would wait for ever for a lock that nobody is left to release.
+
+One thing is beyond this module: under workqueue, Numba ends a process in which a parallel function of the user's own
+runs in one thread while a call here, or another such function, runs in another.  The layers omp and tbb allow it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 
 import numba
 from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as numba_parallel
 
-from xent_numba.backends.cpu import parallel as parallel_loop
-
-_one_at_a_time = threading.Lock()
-_orphaned = False  # a fork has left this process without the threads that Numba or OpenMP believes it has
+from xent_numba import forks
+from xent_numba.backends import uninterrupted
+from xent_numba.backends.cpu.parallel import loop
 
 
 def _before_fork() -> None:
@@ -40,31 +41,13 @@ def _after_fork() -> None:
     global_compiler_lock.release()
 
 
-def _after_fork_in_child() -> None:
-    global _one_at_a_time, _orphaned
-    _after_fork()
-    _one_at_a_time = threading.Lock()  # whoever held it is in the parent
-    _orphaned = _orphaned or numba_parallel._is_initialized or _openmp_is_loaded()
-
-
-def _openmp_is_loaded() -> bool:
-    """Whether the GNU OpenMP that Numba would use is in this process already, through another library."""
-    try:
-        ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-    except OSError:
-        return False
-    return True
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def available() -> int:
     """How many threads a call without `n_threads` would use."""
-    if _orphaned:
-        return 1
-    return int(numba.get_num_threads())
+    return 1 if forks.orphaned else _numbas()
 
 
 def layer() -> str:
@@ -74,28 +57,24 @@ def layer() -> str:
     )
 
 
-@contextmanager
-def parallel(n_threads: int | None, worthwhile: bool) -> Iterator[int]:
-    """The address of the loop to run in parallel by, with so many threads until the end of the block; 0: serially."""
-    if not worthwhile or n_threads == 1 or _orphaned or numba.config.NUMBA_NUM_THREADS == 1:
-        yield 0
-        return
-    before = numba.get_num_threads()  # starts the threads
-    wanted = before if n_threads is None else min(n_threads, numba.config.NUMBA_NUM_THREADS)
-    if wanted == 1:
-        yield 0
-        return
-    lock = _one_at_a_time
-    alone = numba_parallel._threading_layer == "workqueue"
-    if alone and not lock.acquire(blocking=False):
-        yield 0
-        return
-    try:
-        if wanted != before:
-            numba.set_num_threads(wanted)
-        yield parallel_loop.address()
-    finally:
-        if wanted != before:
-            numba.set_num_threads(before)
-        if alone:
-            lock.release()
+def _numbas() -> int:
+    """numba.get_num_threads(), which starts the threads, without its locks: a Ctrl-C could leave them locked."""
+    if not numba_parallel._is_initialized:
+        with uninterrupted():
+            numba.get_num_threads()
+    return int(numba_parallel._get_num_threads())
+
+
+_serially = nullcontext(0)
+
+
+def parallel(n_threads: int | None, worthwhile: bool) -> AbstractContextManager[int]:
+    """What `each` takes to run in parallel by so many threads; 0: serially."""
+    if not worthwhile or n_threads == 1 or forks.orphaned or numba.config.NUMBA_NUM_THREADS == 1:
+        return _serially
+    threads = _numbas()
+    if n_threads is not None:
+        threads = min(n_threads, numba.config.NUMBA_NUM_THREADS)
+    if threads == 1:
+        return _serially
+    return nullcontext(loop(threads, numba_parallel._threading_layer == "workqueue"))
