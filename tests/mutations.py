@@ -142,9 +142,10 @@ NUMPY = (
 
 # ---------------------------------------------------------------- the cpu backend
 FINISH, COLUMNS = "backends/cpu/finish.py", "backends/cpu/columns.py"
-LONG, WIDE, GRADIENT = "backends/cpu/long.py", "backends/cpu/wide.py", "backends/cpu/gradient.py"
+LONG, GROUP, GRADIENT = "backends/cpu/long.py", "backends/cpu/group.py", "backends/cpu/gradient.py"
 SPLIT, STATISTICS = "backends/cpu/split.py", "backends/cpu/statistics.py"
 LONG_ROWWISE = "backends/cpu/long_probabilities.py"
+ALONG, BATCH = "backends/cpu/along.py", "backends/cpu/batch.py"
 VMATH, SHIFTED, ROWWISE = "backends/cpu/vmath.py", "backends/cpu/shifted.py", "backends/cpu/probabilities.py"
 
 
@@ -166,10 +167,10 @@ CPU = (
     compiled("loss × 1.001", (FINISH, "return value + splat(z", "return splat(1.001, value) * value + splat(z")),
     compiled("gradient × 1.001", (FINISH, "Factors((hard + slope)", "Factors(splat(1.001, slope) * (hard + slope)")),
     compiled("softmax × 1.001", (ROWWISE, "narrow(by / total", "narrow(splat(1.001, by) * by / total")),
-    compiled("log_softmax × 1.001", (ROWWISE, "like)) - top) - log_s, like)",
-                                     "like)) - top) - splat(1.001, log_s) * log_s, like)")),
+    compiled("log_softmax × 1.001", (ROWWISE, "like) - top) - log_s)",
+                                     "like) - top) - splat(1.001, log_s) * log_s)")),
     compiled("logsumexp × 1.001", (ROWWISE, "t + lane(log_s, r)", "1.001 * (t + lane(log_s, r))")),
-    compiled("gradient without 1/N", (WIDE, "rows, wide) * splat(call.grad_scale, wide)", "rows, wide)")),
+    compiled("gradient without 1/N", (GROUP, "rows, wide) * splat(call.grad_scale, wide)", "rows, wide)")),
     compiled("float32: no subtraction of the maximum",
              (SHIFTED, "Shift(select(inside, zero, c), select(inside, m, zero))", "Shift(zero, zero)"), first="02"),
     compiled("float64: no subtraction of the maximum",
@@ -183,11 +184,17 @@ CPU = (
              first="04"),
     compiled("long rows: softmax × 1.001", (LONG_ROWWISE, "1.0 / row.rest", "1.001 / row.rest"), first="04"),
     compiled("long rows: log_softmax × 1.001",
-             (LONG_ROWWISE, "- shift) - log_sums, like)", "- shift) - splat(1.001, wide) * log_sums, like)"),
-             first="04"),
+             (LONG_ROWWISE, "splat(log_s, like)", "splat(1.001 * log_s, like)"), first="04"),
     compiled("long rows: logsumexp × 1.001", (LONG_ROWWISE, "row.top + _log_sum(", "1.001 * row.top + _log_sum("),
              first="04"),
     compiled("long rows: no rescaling", (STATISTICS, "if not nothing_yet:", "if False:"), first="04"),
+    compiled("batches: the target's term twice",
+             (BATCH, "put(tile, r * width + lane(y, r), -math.inf)", "pass"), first="04"),
+    compiled("batches: no subtraction of the maximum",
+             (BATCH, "return largests(tops, like)", "return splat(0.0, largests(tops, like))"), first="04"),
+    compiled("batches: gradient × 1.001",
+             (ALONG, "load(row, i, p_factor) * p_factor", "load(row, i, p_factor) * splat(1.001, p_factor) * p_factor"),
+             first="04"),
     compiled("segments: no rescaling",
              (STATISTICS, "_rescale_one(a.rest, a.top, b.top, s, like) + b.rest", "a.rest + b.rest"), first="04"),
     compiled("segments: gradient without 1/N", (SPLIT, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),

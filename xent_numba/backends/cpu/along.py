@@ -10,7 +10,6 @@ from xent_numba.backends.cpu.gradient import less_dense_part, with_target
 from xent_numba.backends.cpu.memory import (
     ask,
     load,
-    load_part,
     store,
 )
 from xent_numba.backends.cpu.pieces import inline
@@ -21,11 +20,9 @@ from xent_numba.backends.cpu.terms import (
     logits_part,
     others,
     quarter,
-    sloped,
     transformed,
     without_zero,
 )
-from xent_numba.backends.cpu.vmath import added, digits_to_spare
 
 
 @inline
@@ -82,7 +79,6 @@ def sums(p: Any, row: Any, classes: int, y: Any, shift: Any, c: Any, saved: Any,
     step = lanes_of(c)
     zero = splat(0.0, c)
     a0, a1, a2, a3, dot, mass = zero, zero, zero, zero, zero, zero
-    whole, lost = widen(zero), widen(zero)
     i = 0
     while i + 4 * step <= classes:
         e0, dot, mass = _term(p, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
@@ -91,28 +87,20 @@ def sums(p: Any, row: Any, classes: int, y: Any, shift: Any, c: Any, saved: Any,
         e3, dot, mass = _term(p, row, i + 3 * step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
         a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
         i += 4 * step
-        if not digits_to_spare(zero):
-            whole, lost = added(whole, lost, widen((a0 + a1) + (a2 + a3)))
-            a0, a1, a2, a3 = zero, zero, zero, zero
     while i < classes:
         e0, dot, mass = _term(p, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
         a0 = a0 + e0
         i += step
-    whole, lost = added(whole, lost, widen((a0 + a1) + (a2 + a3)))
-    return whole + lost, four_times(dot), widen(mass)
+    return widen((a0 + a1) + (a2 + a3)), four_times(dot), widen(mass)
 
 
 @inline
-def turn(
-    p: Any, row: Any, out: Any, classes: int, y: Any, value: float, p_factor: Any, k: float, f: Any, t: Any
-) -> None:
+def turn(row: Any, out: Any, classes: int, y: Any, value: float, p_factor: Any, k: float, t: Any) -> None:
     """Exponentials into the gradient, `value` at class y before what is dense is taken off.
 
     Whole vectors are written: what is too much is where the next row will be.
     """
     step = lanes_of(p_factor)
-    zero = splat(0.0, p_factor)
     for i in range(0, classes, step):
-        count = min(step, classes - i)
         g = with_target(load(row, i, p_factor) * p_factor, i, y, value)
-        store(out, i, sloped(less_dense_part(g, k, t, i, count), load_part(p, i, count, zero), f))
+        store(out, i, less_dense_part(g, k, t, i, min(step, classes - i)))

@@ -219,7 +219,8 @@ def _walk(kernels: Any, is_wide: bool, logits: Array, *others: Array | None) -> 
     if classes >= LEAST and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
         if classes > TILE:
             return kernels.long, GROUP // classes or 1, a * b
-        walk = getattr(kernels, "batch", walk)
+        if not is_wide:
+            walk = getattr(kernels, "batch", walk)
     lanes = LINE // (8 if is_wide else 4)
     return walk, GROUP // (classes * lanes) or 1, a * -(-b // lanes)
 

@@ -4,6 +4,8 @@ Nothing is transposed but what is left of the rows: a vector of maxima, then one
 row (`lanes.totals`).  So losses and factors are computed for all the rows at once, as for rows in tiles, and no row
 waits for the sum of another.
 
+Only for arithmetic in float32: the sum across lanes costs an ulp of float64 that the accuracy law has no room for.
+
 The logits of a group are copied to a tile, where they become exponentials; these become the gradient in the stage that
 leaves for memory.  −inf stands at the place of a target meanwhile: its term is not in the sum, and no instruction is
 spent on leaving it out.
@@ -25,7 +27,6 @@ from xent_numba.backends.cpu.memory import (
     advance,
     gather,
     get,
-    load_part,
     put,
     scratch,
     store,
@@ -35,9 +36,6 @@ from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.shifted import Shift
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
 from xent_numba.backends.cpu.stage import deliver_row, drain, empty, side_by_side, stage_for
-from xent_numba.backends.cpu.terms import (
-    sloped,
-)
 
 
 # ------------------------------------------------------------------------------------------------ a group of rows
@@ -98,11 +96,10 @@ def _target_logits(tile: Any, width: int, y: Any, like: Any) -> Any:
 
 
 @inline
-def _put_value(p: Any, row: Any, y: int, value: float, f: Any, t: Any, like: Any) -> None:
+def _put_value(row: Any, y: int, value: float, t: Any) -> None:
     """The gradient at the target, where no mask has put it."""
     if t is None:
-        x = load_part(p, y, 1, splat(0.0, like))
-        put(row, y, lane(sloped(splat(value, like), x, f), 0))
+        put(row, y, value)
 
 
 @inline
@@ -158,7 +155,7 @@ def _run(
     The rows of the group after it are brought meanwhile: memory is never idle, and no maximum is waited for.
     """
     classes, row_stride = call.logits.shape[2], stride(call.logits, 1)
-    f, s = call.f, call.s
+    s = call.s
     lanes = lanes_of(like)
     wide = widen(like)
     a, b, rows = here.a, here.b, here.rows
@@ -201,14 +198,14 @@ def _run(
         out, out_stride = row_pointer(grad, a, b), stride(grad, 1)
         together = call.streaming and side_by_side(grad)
         for r in range(rows):
-            row, q = advance(stage, held + r * classes if together else 0), advance(here.p, r * row_stride)
+            row = advance(stage, held + r * classes if together else 0)
             t, y_r = _dense_of(call, a, b + r), _label(y, r)
             if y_r >= 0:
                 value, factor = get(values, r), splat(get(factors, r), like)
                 e = advance(tile, r * width)
-                turn(q, e, row, classes, _masked(y_r, y, t), value, factor, get(ks, r), f, t)
+                turn(e, row, classes, _masked(y_r, y, t), value, factor, get(ks, r), t)
                 if y is not None:
-                    _put_value(q, row, y_r, value, f, t, like)
+                    _put_value(row, y_r, value, t)
             else:
                 for j in range(classes):
                     put(row, j, 0.0)
