@@ -12,7 +12,7 @@ import xent_numba as xn
 
 DTYPES = [np.float32, np.float64]
 # Short rows, long rows, enough rows for several groups, few rows of several segments
-SHAPES = [(5000, 10), (300, 257), (2, 140_000)]
+SHAPES = [(5000, 10), (1503, 100), (300, 257), (2, 140_000)]
 OPTIONS = [
     {},
     {"label_smoothing": 0.1, "z_loss": 0.01, "sample_weight": True, "weight": True, "ignore_index": 0},
@@ -109,13 +109,40 @@ def test_results_do_not_depend_on_the_address(dtype, backend, rng):
 
 def test_streamed_gradients_have_the_same_bits(backend, rng):
     """From 16 MiB on, the gradient goes past the caches."""
-    for shape in ((440_000, 10), (5000, 1000)):
+    for shape in ((440_000, 10), (43_000, 100), (66_000, 64), (5000, 1000)):
         x = rng.normal(size=shape).astype(np.float32)
         y = rng.integers(0, shape[1], shape[0])
         grad = xn.cross_entropy_and_grad(x, y, reduction="sum")[1]
         assert grad.nbytes > 1 << 24
         for part in (slice(0, 1000), slice(1001, 2000), slice(-1000, None)):
             np.testing.assert_array_equal(xn.cross_entropy_and_grad(x[part], y[part], reduction="sum")[1], grad[part])
+
+
+@pytest.mark.parametrize("layout", ["together", "padded", "in threes", "in place"])
+def test_streamed_batches_are_right_in_every_layout(layout, backend, rng):
+    """Rows of middling length that are ignored, or that hold NaN, beside others; lines of memory shared by rows."""
+    if layout == "in threes":  # slabs of 19 rows: a batch of 16 and one of 3
+        x, out = (rng.normal(size=(2400, 24, 100)).astype(np.float32)[:, :19] for _ in range(2))
+    elif layout == "padded":
+        x, out = (rng.normal(size=(45_000, 113)).astype(np.float32)[:, 5:105] for _ in range(2))
+    else:
+        x = rng.normal(size=(45_000, 100)).astype(np.float32)
+        out = x.copy() if layout == "in place" else np.empty_like(x)
+    y = rng.integers(0, 100, x.shape[:-1])
+    y[rng.random(y.shape) < 0.1] = -100
+    y.reshape(-1)[[0, 1, 15, 16, -1]] = -100
+    if layout == "in place":
+        x = out
+    x[y == -100, 3] = np.nan
+    expected = xn.cross_entropy_grad(x.astype(np.float64), y, reduction="sum", backend="numpy")
+    assert out.nbytes > 1 << 24
+    loss, grad = xn.cross_entropy_and_grad(x.copy(), y, reduction="sum", grad_out=None)
+    again, found = xn.cross_entropy_and_grad(x, y, reduction="sum", grad_out=out)
+    assert found is out
+    np.testing.assert_allclose(out, expected, rtol=3e-6, atol=1e-12)
+    np.testing.assert_array_equal(out, grad)
+    if layout != "in threes":  # elsewhere the copy has its rows in other batches, and adds them in another order
+        assert loss == again
 
 
 def test_weights_multiply(case, backend, rng):

@@ -424,3 +424,32 @@ def test_a_z_loss_beyond_float32(backend):
     x = np.array([[3e38, 0.59, -0.53]], np.float32)
     grad = xn.cross_entropy_grad(x, [1], lse=[np.float64(x[0, 0])], z_loss=1.0, reduction="sum")
     np.testing.assert_array_equal(grad, [[INF, -1.0, 0.0]])
+
+
+@pytest.mark.parametrize("classes", [20, 33, 100, 256])
+def test_a_row_does_not_mind_its_neighbours(classes, backend, rng):
+    """Whatever is in one row of a vector of rows, the bits of the others are as without it."""
+    x = rng.normal(scale=3, size=(35, classes)).astype(np.float32)
+    y = rng.integers(1, classes, 35)
+    losses, _ = xn.cross_entropy_and_grad(x, y, reduction="none")
+    grad = xn.cross_entropy_and_grad(x, y, reduction="sum")[1]
+    odd = {
+        "target -inf": lambda row, t: row.__setitem__(t, -np.inf),
+        "all -inf": lambda row, t: row.fill(-np.inf),
+        "nan at the target": lambda row, t: row.__setitem__(t, np.nan),
+        "nan elsewhere": lambda row, t: row.__setitem__(t - 1, np.nan),
+        "inf at the target": lambda row, t: row.__setitem__(t, np.inf),
+        "inf elsewhere": lambda row, t: row.__setitem__(t - 1, np.inf),
+        "far": lambda row, t: row.__setitem__(t - 1, 1e5),
+    }
+    for i, (name, change) in enumerate(odd.items()):
+        for r in (i, 15, 16, 31, 34):
+            changed = x.copy()
+            change(changed[r], y[r])
+            others = np.arange(35) != r
+            found, _ = xn.cross_entropy_and_grad(changed, y, reduction="none")
+            found_grad = xn.cross_entropy_and_grad(changed, y, reduction="sum")[1]
+            np.testing.assert_array_equal(found[others], losses[others], name)
+            np.testing.assert_array_equal(found_grad[others], grad[others], name)
+            right, _ = xn.cross_entropy_and_grad(changed[r : r + 1], y[r : r + 1], reduction="none", backend="numpy")
+            np.testing.assert_allclose(found[r], right[0], rtol=1e-6, err_msg=name)

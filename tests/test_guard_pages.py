@@ -86,6 +86,10 @@ for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
             check((c, 19), dtype, end, "index", 0, rng)
 for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (3, 16, 17, 257, 1030)):
     check((5, c), np.float32, end, kind, 1, rng)
+for kind, end, c in itertools.product(("smoothed", "scaled"), (False, True), (33, 100, 255)):
+    check((33, c), np.float32, end, kind, 1, rng)
+for end in (False, True):
+    check((16_500, 255), np.float32, end, "index", 1, rng)  # streamed, from 16 MiB on
 for kind, end, c in itertools.product(("transformed", "scaled"), (False, True), (3, 17, 257)):
     check((19, c), np.float32, end, kind, 1, rng)
 for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (17, 1030)):

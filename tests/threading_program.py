@@ -25,7 +25,7 @@ PATIENCE = 120  # seconds for a child
 def make_cases() -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows long and short, and few of very many classes: each way of walking them, in parallel groups."""
     rng = np.random.default_rng(4)
-    shapes = [(300, 257), (20011, 5), (2, 140_001)]
+    shapes = [(300, 257), (20011, 5), (2003, 100), (2, 140_001)]
     return [(rng.normal(scale=3.0, size=s).astype(np.float32), rng.integers(0, s[1], s[0])) for s in shapes]
 
 
@@ -163,9 +163,10 @@ def interrupts() -> None:
     signal.signal(signal.SIGALRM, signal.default_int_handler)  # comes to the microsecond
     for _ in range(3000):
         try:
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-4))
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-4), 5.0)  # once more if the first one is lost
             forever(x[:400], y[:400])
         except KeyboardInterrupt:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
             nothing_stays_taken()
     same(bits)
     assert in_threads(3, 2) == {bits}
@@ -199,16 +200,28 @@ def forever(x: np.ndarray, y: np.ndarray) -> None:
 
 
 def interrupted(function, delay: float) -> bool:
-    """Whether Ctrl-C after that many seconds came before the function was done."""
-    timer = threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT))
+    """Whether Ctrl-C after that many seconds came before the function was done.
+
+    Once more after some seconds: Python loses an interrupt that comes while it ends the life of an object.
+    """
+    done = threading.Event()
+
+    def interrupt() -> None:
+        wait = delay
+        while not done.wait(wait):
+            os.kill(os.getpid(), signal.SIGINT)
+            wait = 5.0
+
+    thread = threading.Thread(target=interrupt)
     try:
-        timer.start()
+        thread.start()
         function()
-        timer.join()
-        time.sleep(0.05)  # for the signal to be handled
+        time.sleep(2 * delay)  # for the signal to come, and to be handled
     except KeyboardInterrupt:
-        timer.join()
         return True
+    finally:
+        done.set()
+        thread.join()
     return False
 
 

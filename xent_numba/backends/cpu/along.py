@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.columns import exponentials
 from xent_numba.backends.cpu.conversions import widen
 from xent_numba.backends.cpu.gradient import less_dense_part, with_target
-from xent_numba.backends.cpu.memory import (
-    ask,
-    load,
-    store,
-)
+from xent_numba.backends.cpu.memory import load, prefetch, prefetch_far, store
 from xent_numba.backends.cpu.pieces import inline
 from xent_numba.backends.cpu.simd import lanes_of, maximum, splat
 from xent_numba.backends.cpu.terms import (
@@ -23,6 +19,13 @@ from xent_numba.backends.cpu.terms import (
     transformed,
     without_zero,
 )
+
+
+class Ahead(NamedTuple):
+    """Rows of later groups, to be asked for into L2 and into L1 while this one is summed."""
+
+    far: Any
+    near: Any
 
 
 @inline
@@ -61,11 +64,20 @@ def _dense_sums(x: Any, i: int, classes: int, c: Any, t: Any, dot: Any, mass: An
 
 
 @inline
+def _widened(dots: Any, masses: Any, dot: Any, mass: Any, t: Any) -> Any:
+    """The sums with those of a few vectors more, in float64."""
+    if t is None:
+        return dots, masses
+    return dots + four_times(dot), masses + widen(mass)
+
+
+@inline
 def _term(
-    p: Any, row: Any, i: int, y: Any, shift: Any, c: Any, saved: Any, s: Any, t: Any, classes: int, wanted: Any,
+    ahead: Any, row: Any, i: int, y: Any, shift: Any, c: Any, saved: Any, s: Any, t: Any, classes: int, wanted: Any,
     dot: Any, mass: Any,
 ) -> Any:  # fmt: skip
-    ask(p, i)
+    prefetch_far(ahead.far, i)
+    prefetch(ahead.near, i)
     x = load(row, i, c)
     e = exponentials(x, shift, saved, s)
     _put(row, i, e, wanted)
@@ -74,24 +86,31 @@ def _term(
 
 
 @inline
-def sums(p: Any, row: Any, classes: int, y: Any, shift: Any, c: Any, saved: Any, s: Any, t: Any, wanted: Any) -> Any:
+def sums(
+    ahead: Any, row: Any, classes: int, y: Any, shift: Any, c: Any, saved: Any, s: Any, t: Any, wanted: Any
+) -> Any:
     """Σ exp, Σ u (c − x) and Σ u of a row, per lane, in float64; the exponentials stay there if they are wanted."""
     step = lanes_of(c)
     zero = splat(0.0, c)
-    a0, a1, a2, a3, dot, mass = zero, zero, zero, zero, zero, zero
+    a0, a1, a2, a3 = zero, zero, zero, zero
+    dots, masses = widen(zero), widen(zero)
     i = 0
     while i + 4 * step <= classes:
-        e0, dot, mass = _term(p, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        e1, dot, mass = _term(p, row, i + step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        e2, dot, mass = _term(p, row, i + 2 * step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
-        e3, dot, mass = _term(p, row, i + 3 * step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
+        dot, mass = zero, zero
+        e0, dot, mass = _term(ahead, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
+        e1, dot, mass = _term(ahead, row, i + step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
+        e2, dot, mass = _term(ahead, row, i + 2 * step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
+        e3, dot, mass = _term(ahead, row, i + 3 * step, y, shift, c, saved, s, t, classes, wanted, dot, mass)
         a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
+        dots, masses = _widened(dots, masses, dot, mass, t)
         i += 4 * step
+    dot, mass = zero, zero
     while i < classes:
-        e0, dot, mass = _term(p, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
+        e0, dot, mass = _term(ahead, row, i, y, shift, c, saved, s, t, classes, wanted, dot, mass)
         a0 = a0 + e0
         i += step
-    return widen((a0 + a1) + (a2 + a3)), four_times(dot), widen(mass)
+    dots, masses = _widened(dots, masses, dot, mass, t)
+    return widen((a0 + a1) + (a2 + a3)), dots, masses
 
 
 @inline

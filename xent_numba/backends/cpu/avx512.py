@@ -84,7 +84,7 @@ def suits(vector: Vector) -> bool:
 
 
 def exponential(up: int) -> Any:
-    """2^(up − m) · exp(d), m whole, for d ≤ 88 + m ln 2 or NaN, as a piece."""
+    """2^(up − m) · exp(d), m whole, for d ≤ 88 + (m − up) ln 2 or NaN, as a piece."""
     power_of, lowest = _powers(up), _LOWEST - up * LN2
 
     @inline

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     Float64s = NDArray[np.float64]
 
 SERIAL = 1 << 15  # logits: below, one thread is as fast as many
-GROUP = 1 << 15
-LEAST = 32  # classes from which on rows are not worth a transposition
+GROUP = 1 << 15  # logits that one partial sum stands for, at least one row
+LEAST = 32  # classes from which on a row goes along its lanes, in a batch
 FEW = 16  # rows: below, the segments of a row are shared among the threads rather than the rows
 ROWS = Call._fields.index("rows")
 
@@ -166,7 +166,8 @@ def _first_bad(labels_: Array, group: int, n_classes: int, ignore: tuple[int, ..
 def _run(problem: Problem, code: Any, fields: tuple[Any, ...], grad: Array | None, lse: Array | None) -> Float64s:
     """Walk the rows of a loss."""
     logits, n_threads = problem.logits, problem.n_threads
-    walk, group, units = _walk(drivers, is_wide(problem), logits, problem.distribution, grad)
+    in_batches = problem.distribution is None
+    walk, group, units = _walk(drivers, is_wide(problem), in_batches, logits, problem.distribution, grad)
     partials = np.zeros(-(-units // group))
     if logits.size < SERIAL:
         walk(code, fields, group, units, partials, partials.size, 0)
@@ -178,7 +179,7 @@ def _run(problem: Problem, code: Any, fields: tuple[Any, ...], grad: Array | Non
             for i in range(units):
                 partials[i] = _split_row(problem, code, fields, i, segments, grad, loop)
         else:
-            span = -(-partials.size // threads.available()) if loop else partials.size
+            span = -(-partials.size // threads.wanted(n_threads)) if loop else partials.size
             walk(code, fields, group, units, partials, span, loop)
     return partials
 
@@ -206,21 +207,21 @@ def _split_row(
 
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
     """Walk the rows of a softmax and its kin."""
-    walk, group, units = _walk(probabilities, logits.dtype.char == "d", logits, None, out)
+    walk, group, units = _walk(probabilities, logits.dtype.char == "d", False, logits, out)
     groups = -(-units // group)
     with threads.parallel(n_threads, logits.size >= SERIAL and groups > 1) as loop:
         walk(code_of(fields), fields, group, units, groups, loop)
 
 
-def _walk(kernels: Any, is_wide: bool, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
-    """(driver, units in a group, units): long rows one at a time, others in groups."""
+def _walk(kernels: Any, is_wide: bool, in_batches: bool, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
+    """(driver, units in a group, units): long rows one at a time, others a vector of rows at a time."""
     a, b, classes = logits.shape
     walk = kernels.wide
     if classes >= LEAST and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
         if classes > TILE:
             return kernels.long, GROUP // classes or 1, a * b
-        if not is_wide:
-            walk = getattr(kernels, "batch", walk)
+        if in_batches and not is_wide:
+            walk = kernels.batch
     lanes = LINE // (8 if is_wide else 4)
     return walk, GROUP // (classes * lanes) or 1, a * -(-b // lanes)
 

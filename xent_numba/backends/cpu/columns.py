@@ -166,11 +166,11 @@ def tile_statistics(
             dot, mass = dot + four_times(sums[1]), mass + widen(sums[2])
         run += _RUN
     by = lowered(shift, c, saved, s)
-    return Row(top, with_maximum(rest + lost, top, shift, by, y, saved, s), dot, mass), by
+    return Row(top, _with_maximum(rest + lost, top, shift, by, y, saved, s), dot, mass), by
 
 
 @inline
-def with_maximum(rest: Any, top: Any, shift: Any, by: Any, y: Any, saved: Any, s: Any) -> Any:
+def _with_maximum(rest: Any, top: Any, shift: Any, by: Any, y: Any, saved: Any, s: Any) -> Any:
     """The sum times `by`; where no target is left out, the term of the maximum is 1, not what rounding made of it."""
     if y is not None or saved is not None:
         return rest * by

@@ -32,9 +32,8 @@ def _wide(fields: Any, group: int, units: int, partials: Any, span: int, k: int)
 
 @inline
 def _batch(fields: Any, group: int, units: int, partials: Any, span: int, k: int) -> None:
-    call = call_of(fields)
-    for g in range(k * span, min(partials.size, (k + 1) * span)):
-        partials[g] = batch_rows(call, g * group, min(units, (g + 1) * group))
+    step = span * group
+    batch_rows(call_of(fields), k * step, min(units, (k + 1) * step), group, partials)
 
 
 @kernel
@@ -51,5 +50,5 @@ def wide(fields: Any, group: int, units: int, partials: Any, span: int, loop: in
 
 @kernel
 def batch(fields: Any, group: int, units: int, partials: Any, span: int, loop: int) -> None:
-    """As `wide`, for rows of middling length."""
+    """As `wide`, for rows of middling length; the partial sums are 0 before."""
     each(_batch, (fields, group, units, partials, span), -(-partials.size // span), loop)

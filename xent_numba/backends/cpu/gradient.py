@@ -186,7 +186,7 @@ def one_logit(p: Any, i: int, f: Any, like: Any) -> Any:
 
 @inline
 def gradient_saved(p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, like: Any) -> Any:
-    """As `gradient` of a whole row of n classes, and the Σ exp(s (x − c)) over the others that a saved lse lacks."""
+    """As `store_gradient`, a whole row; and the Σ exp(s (x − shift)) over the others, which a saved lse lacks."""
     step = lanes_of(like)
     zero = splat(0.0, like)
     rest = widen(zero)

@@ -99,21 +99,25 @@ def _sum(p: Any, i: int, vectors: int, shift: Any, y: Any, f: Any, s: Any, lowes
 @inline
 def _dense_sums(p: Any, i: int, vectors: int, part: int, c: Any, f: Any, t: Any) -> Any:
     """(Σ u (c − x), Σ u) of a block, per lane in float64; the last `part` lanes are those of an unfinished vector."""
-    dot, mass = splat(0.0, c), splat(0.0, c)
+    zero = splat(0.0, c)
+    dots, masses = widen(zero), widen(zero)
     if t is None:
-        return widen(dot), widen(mass)
+        return dots, masses
     step = lanes_of(c)
-    for k in range(vectors):
-        at = i + k * step
-        u = dense_term(t, at, c)
-        dot = dot + without_zero(u, quarter(c, logits(p, at, f, c)))
-        mass = mass + u
+    for first in range(0, vectors, 4):
+        dot, mass = zero, zero
+        for k in range(first, min(vectors, first + 4)):
+            at = i + k * step
+            u = dense_term(t, at, c)
+            dot = dot + without_zero(u, quarter(c, logits(p, at, f, c)))
+            mass = mass + u
+        dots, masses = dots + four_times(dot), masses + widen(mass)
     if part > 0:
         at = i + vectors * step
         u = dense_term_part(t, at, part, c)
-        dot = dot + without_zero(u, quarter(c, logits_part(p, at, part, f, c)))
-        mass = mass + u
-    return four_times(dot), widen(mass)
+        dots = dots + four_times(without_zero(u, quarter(c, logits_part(p, at, part, f, c))))
+        masses = masses + widen(u)
+    return dots, masses
 
 
 @inline

@@ -65,6 +65,12 @@ def _numbas() -> int:
     return int(numba_parallel._get_num_threads())
 
 
+def wanted(n_threads: int | None) -> int:
+    """How many threads a parallel call with this `n_threads` has."""
+    threads = _numbas()
+    return threads if n_threads is None else min(n_threads, numba.config.NUMBA_NUM_THREADS)
+
+
 _serially = nullcontext(0)
 
 
@@ -72,9 +78,7 @@ def parallel(n_threads: int | None, worthwhile: bool) -> AbstractContextManager[
     """What `each` takes to run in parallel by so many threads; 0: serially."""
     if not worthwhile or n_threads == 1 or forks.orphaned or numba.config.NUMBA_NUM_THREADS == 1:
         return _serially
-    threads = _numbas()
-    if n_threads is not None:
-        threads = min(n_threads, numba.config.NUMBA_NUM_THREADS)
+    threads = wanted(n_threads)
     if threads == 1:
         return _serially
     return nullcontext(loop(threads, numba_parallel._threading_layer == "workqueue"))
