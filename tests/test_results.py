@@ -29,6 +29,17 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 
+def test_padded_rows_get_it_too():
+    x = np.zeros((LARGE[0], LARGE[1] + 24), np.float32)[:, 8:-16]
+    first = xn.softmax(x)
+    assert first.flags.c_contiguous
+    place = address(first)
+    del first
+    assert address(xn.softmax(x)) == place
+    turned = np.zeros(LARGE[::-1], np.float32).T  # np.empty_like keeps that order
+    assert xn.softmax(turned).strides == turned.strides
+
+
 @pytest.mark.parametrize("function", [xn.softmax, lambda x: xn.cross_entropy_and_grad(x, np.zeros(len(x), int))[1]])
 def test_the_next_result_gets_the_memory_of_the_last(function):
     x = np.zeros(LARGE, np.float32)

@@ -75,7 +75,7 @@ def empty_like(array: Array) -> Array:
 
 
 def _made(array: Array) -> Array:
-    if array.nbytes < LEAST or not array.flags.c_contiguous or type(array) is not np.ndarray or not keep():
+    if array.nbytes < LEAST or type(array) is not np.ndarray or not _in_c_order(array) or not keep():
         return np.empty_like(array)
     needed = array.nbytes + LINE
     memory = _found(needed)
@@ -85,6 +85,12 @@ def _made(array: Array) -> Array:
     given_out = memory[start : start + array.nbytes].view(_Lent)
     memory.claim = weakref.ref(given_out, partial(_take_back, memory, _waiting, keep()))
     return np.ndarray(array.shape, array.dtype, buffer=given_out)
+
+
+def _in_c_order(array: Array) -> bool:
+    """Whether np.empty_like makes a C-contiguous array of it, as of rows that are padded."""
+    steps = array.strides
+    return steps[-1] > 0 and all(outer >= inner for outer, inner in zip(steps, steps[1:], strict=False))
 
 
 def _found(needed: int) -> _Memory | None:
