@@ -16,6 +16,7 @@ import os
 import sys
 import weakref
 from functools import cache, partial
+from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,7 @@ def _made(array: Array) -> Array:
 def _in_c_order(array: Array) -> bool:
     """Whether np.empty_like makes a C-contiguous array of it, as of rows that are padded."""
     steps = array.strides
-    return steps[-1] > 0 and all(outer >= inner for outer, inner in zip(steps, steps[1:], strict=False))
+    return steps[-1] > 0 and all(outer >= inner for outer, inner in pairwise(steps))
 
 
 def _found(needed: int) -> _Memory | None:
