@@ -8,11 +8,10 @@ from xent_numba.backends.cpu.call import times
 from xent_numba.backends.cpu.columns import heeded
 from xent_numba.backends.cpu.conversions import narrow, shortened, whole, widen
 from xent_numba.backends.cpu.finish import Row, factors, inverse_of_saved, log_sum, loss, target_term
-from xent_numba.backends.cpu.lanes import lane, total
+from xent_numba.backends.cpu.lanes import lane
 from xent_numba.backends.cpu.memory import keep, load, load_part, pointer, put, scratch
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import lanes_of, select, splat
-from xent_numba.backends.cpu.stage import empty
 from xent_numba.backends.cpu.terms import factor
 from xent_numba.backends.cpu.vmath import divided, scaled
 
@@ -128,23 +127,3 @@ def slopes(call: Any, lse: Any, end: Any, i: int, rows: int, like: Any) -> Any:
     by = factors(end.row, end.hard, end.e_y, inverse, lse_of(lse, end.row, end.log_s, i, rows, call.s), call.z)
     k = end.scale * row_values(call.upstream, i, rows, wide) * splat(call.grad_scale, wide)
     return by.of_p * k, narrow(k, like), narrow(by.at_target * k, like)
-
-
-@inline
-def walk(group: Any, stage: Any, call: Any, start: int, stop: int, like: Any) -> float:
-    """Σ loss of the groups start … stop, each of which `group` works on; a group is a vector of rows of one a."""
-    lanes = lanes_of(like)
-    width = call.logits.shape[1]
-    per_a = (width + lanes - 1) // lanes
-    sum_of_losses = 0.0
-    held = 0
-    for g in range(start, stop):
-        a = g // per_a
-        b = (g - a * per_a) * lanes
-        rows = min(lanes, width - b)
-        found, held = group(call, call.lse, call.grad, stage, held, a, b, rows, like)
-        if b + rows == width or g + 1 == stop:
-            held = empty(call.grad, stage, held, a, b + rows, like)
-        put_rows(call.rows, a * width + b, rows, found)
-        sum_of_losses += total(found)
-    return sum_of_losses

@@ -13,12 +13,12 @@ from xent_numba.backends.cpu.columns import (
     tile_statistics,
 )
 from xent_numba.backends.cpu.conversions import narrow, widen
-from xent_numba.backends.cpu.group import end_of, labels_of, losses, saved_of, slopes, walk
-from xent_numba.backends.cpu.lanes import lane
+from xent_numba.backends.cpu.group import end_of, labels_of, losses, put_rows, saved_of, slopes
+from xent_numba.backends.cpu.lanes import lane, total
 from xent_numba.backends.cpu.memory import advance, gather, load, load_part, put, scratch, stride
 from xent_numba.backends.cpu.pieces import inline, unless_none
 from xent_numba.backends.cpu.simd import iota, lanes_of, select, splat
-from xent_numba.backends.cpu.stage import deliver, stage_for
+from xent_numba.backends.cpu.stage import deliver, empty, stage_for
 from xent_numba.backends.cpu.terms import transformed
 from xent_numba.backends.cpu.tiles import TILE, fill, soon
 
@@ -106,4 +106,18 @@ def _group(call: Any, lse: Any, grad: Any, stage: Any, held: int, a: int, b: int
 def wide_rows(call: Any, start: int, stop: int) -> Any:
     """Σ loss of the groups start … stop; a group is a vector of rows of one first index a."""
     like = zero_vector(call)
-    return walk(_group, stage_for(call.grad, like), call, start, stop, like)
+    lanes = lanes_of(like)
+    width = call.logits.shape[1]
+    per_a = (width + lanes - 1) // lanes
+    sum_of_losses = 0.0
+    stage, held = stage_for(call.grad, like), 0
+    for g in range(start, stop):
+        a = g // per_a
+        b = (g - a * per_a) * lanes
+        rows = min(lanes, width - b)
+        found, held = _group(call, call.lse, call.grad, stage, held, a, b, rows, like)
+        if b + rows == width or g + 1 == stop:
+            held = empty(call.grad, stage, held, a, b + rows, like)
+        put_rows(call.rows, a * width + b, rows, found)
+        sum_of_losses += total(found)
+    return sum_of_losses
