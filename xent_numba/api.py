@@ -78,7 +78,7 @@ def cross_entropy(
     sample_weight : array_like of the shape of class indices, optional
         Row weights s ≥ 0, as in scikit-learn.
     ignore_index : int, several ints or None
-        Labels that mark a row to leave out: its logits are never looked at, its loss and gradient are 0.
+        Labels that mark a row to leave out: whatever its logits are, its loss and gradient are 0.
     label_smoothing : float between 0 and 1
         ε above.
     reduction : "mean", "sum" or "none"
