@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from xent_numba.backends.cpu.lanes import largest
-from xent_numba.backends.cpu.memory import blank, load, pointer, prefetch, prefetch_far, stream
-from xent_numba.backends.cpu.simd import maximum
+from xent_numba.backends.cpu.simd.load_store import blank, load, pointer, prefetch, prefetch_far, stream
+from xent_numba.backends.cpu.simd.reduce import largest
+from xent_numba.backends.cpu.simd.vector import maximum
 
 BLOCK = 1 << 16  # float32 that a thread takes at a time
 NEAR, FAR = 1024, 4096  # float32 that software prefetch runs ahead

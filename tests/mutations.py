@@ -84,7 +84,7 @@ SCALED = (
 )
 
 # ---------------------------------------------------------------- what any backend does
-PROBLEM, LEAN = "problem.py", "1.0 / denominator, options.n_threads"
+PROBLEM, LEAN = "prepare/loss.py", "1.0 / denominator, options.n_threads"
 SHARED = (
     Mutant("mean: gradient without 1/N", ((PROBLEM, LEAN, "1.0, options.n_threads"), (PROBLEM, "scale / d1", "scale"))),
     Mutant("mean: loss without 1/N", (("reduction.py", "value / denominator if", "value if"),)),
@@ -141,12 +141,20 @@ NUMPY = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cpu backend
-FINISH, COLUMNS = "backends/cpu/finish.py", "backends/cpu/columns.py"
-LONG, GROUP, GRADIENT = "backends/cpu/long.py", "backends/cpu/group.py", "backends/cpu/gradient.py"
-SPLIT, STATISTICS = "backends/cpu/split.py", "backends/cpu/statistics.py"
-LONG_ROWWISE = "backends/cpu/long_probabilities.py"
-ALONG, BATCH = "backends/cpu/along.py", "backends/cpu/batch.py"
-VMATH, SHIFTED, ROWWISE = "backends/cpu/vmath.py", "backends/cpu/shifted.py", "backends/cpu/probabilities.py"
+FINISH, COLUMNS = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
+LONG, GROUP, GRADIENT = (
+    "backends/cpu/regimes/long.py",
+    "backends/cpu/regimes/group_epilogue.py",
+    "backends/cpu/regimes/long_gradient.py",
+)
+SPLIT, STATISTICS = "backends/cpu/regimes/split.py", "backends/cpu/regimes/long_stats.py"
+LONG_ROWWISE = "backends/cpu/regimes/softmax_long.py"
+ALONG, BATCH = "backends/cpu/regimes/packed_row.py", "backends/cpu/regimes/packed.py"
+VMATH, SHIFTED, ROWWISE = (
+    "backends/cpu/simd/math.py",
+    "backends/cpu/simd/exp_shifted.py",
+    "backends/cpu/regimes/softmax.py",
+)
 
 
 def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Mutant:
@@ -202,9 +210,13 @@ CPU = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cuda backend, simulated
-CLOSING, ROWMATH = "backends/cuda/closing.py", "backends/cuda/rowmath.py"
-REGISTERS, TILE, ONLINE = "backends/cuda/registers.py", "backends/cuda/tile.py", "backends/cuda/online.py"
-PARTS, REDUCE = "backends/cuda/split.py", "backends/cuda/reduce.py"
+CLOSING, ROWMATH = "backends/cuda/row/epilogue.py", "backends/cuda/row/transform_target.py"
+REGISTERS, TILE, ONLINE = (
+    "backends/cuda/regimes/registers.py",
+    "backends/cuda/regimes/tile.py",
+    "backends/cuda/regimes/online.py",
+)
+PARTS, REDUCE = "backends/cuda/regimes/split.py", "backends/cuda/hw/reduce.py"
 
 
 def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:

@@ -21,7 +21,7 @@ PROGRAM = """
 import json
 import numpy as np
 import xent_numba as xn
-from xent_numba.backends.cpu import drivers
+from xent_numba.backends.cpu.regimes import entry as drivers
 
 x, y = np.zeros((5, 1000), np.float32), np.zeros(5, np.int64)
 found = {}

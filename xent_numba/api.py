@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from xent_numba.backends import select
-from xent_numba.devices import device_arrays, on_device
-from xent_numba.options import make_options
-from xent_numba.problem import prepare
+from xent_numba.backends.registry import device_arrays, select
+from xent_numba.devices import on_device
+from xent_numba.prepare.aligned import straight
+from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.options import make_options
 from xent_numba.reduction import reduced, total
-from xent_numba.straight import straight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from xent_numba.backends import Backend
-    from xent_numba.options import LossOptions
-    from xent_numba.problem import Prepared
+    from xent_numba.backends.protocol import Backend
+    from xent_numba.prepare.loss import Prepared
+    from xent_numba.prepare.options import LossOptions
 
     Array = NDArray[Any]
     Scalar = np.floating[Any]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xent_numba.backends import select
-from xent_numba.devices import device_arrays, on_device
-from xent_numba.options import make_options
-from xent_numba.rowwise import prepare_rowwise
-from xent_numba.straight import straight_pairs
+from xent_numba.backends.registry import device_arrays, select
+from xent_numba.devices import on_device
+from xent_numba.prepare.aligned import straight_pairs
+from xent_numba.prepare.options import make_options
+from xent_numba.prepare.rowwise import prepare_rowwise
 
 if TYPE_CHECKING:
     from typing import Any

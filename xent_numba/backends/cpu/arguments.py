@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu.kernel import code_of
+from xent_numba.backends.cpu.compile.kernel import code_of
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.problem import Problem
+    from xent_numba.backends.protocol import Problem
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]

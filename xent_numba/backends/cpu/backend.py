@@ -8,8 +8,6 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from xent_numba.backends import LabelScan
-from xent_numba.backends.cpu import cache, drivers, labels, probabilities, split, threads
 from xent_numba.backends.cpu.arguments import (
     STREAM,
     arguments,
@@ -23,17 +21,23 @@ from xent_numba.backends.cpu.arguments import (
     rows_of,
     some,
 )
-from xent_numba.backends.cpu.call import Call
-from xent_numba.backends.cpu.kernel import code_of
-from xent_numba.backends.cpu.simd import LINE
-from xent_numba.backends.cpu.statistics import SEGMENT
-from xent_numba.backends.cpu.tiles import TILE
+from xent_numba.backends.cpu.compile import cache
+from xent_numba.backends.cpu.compile.kernel import code_of
+from xent_numba.backends.cpu.regimes import entry as drivers
+from xent_numba.backends.cpu.regimes import labels, split
+from xent_numba.backends.cpu.regimes import softmax as probabilities
+from xent_numba.backends.cpu.regimes.long_stats import SEGMENT
+from xent_numba.backends.cpu.regimes.tile_load import TILE
+from xent_numba.backends.cpu.row.operands import Call
+from xent_numba.backends.cpu.runtime import threads
+from xent_numba.backends.cpu.simd.vector import LINE
+from xent_numba.backends.protocol import LabelScan
 from xent_numba.backends.reference import BACKEND as REFERENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.problem import Problem
+    from xent_numba.backends.protocol import Problem
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
