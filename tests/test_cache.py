@@ -25,8 +25,8 @@ import numpy as np
 import xent_numba as xn
 value = xn.logsumexp(np.linspace(-3, 3, 600).reshape(2, 300), backend="cpu")
 from xent_numba.backends.cpu.compile import cache
-from xent_numba.backends.cpu.regimes import softmax as probabilities
-hits = sum(probabilities.long.stats.cache_hits.values())
+from xent_numba.backends.cpu.regimes import softmax
+hits = sum(softmax.softmax_long.stats.cache_hits.values())
 directory = cache.directory()
 print(json.dumps({"value": value.tolist(), "hits": hits, "directory": directory and str(directory)}))
 """

@@ -101,7 +101,7 @@ def n_threads() -> None:
     from xent_numba.backends.cpu.compile.inline import inline
     from xent_numba.backends.cpu.compile.kernel import kernel
     from xent_numba.backends.cpu.runtime import threads as policy
-    from xent_numba.backends.cpu.runtime.parallel_for import each
+    from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
     @inline
     def note(seen, k):
@@ -109,7 +109,7 @@ def n_threads() -> None:
 
     @kernel
     def observe(seen, loop):
-        each(note, (seen,), seen.size, loop)
+        parallel_for(note, (seen,), seen.size, loop)
 
     observe._cache = NullCache()  # which knows of changes of the package alone
     most = numba.config.NUMBA_NUM_THREADS

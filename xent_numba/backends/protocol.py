@@ -35,6 +35,7 @@ class Problem(NamedTuple):
     denominator: float  # the reduced loss is Σ rows / denominator: 1, or D1 for a mean; never 0
     grad_scale: float  # 1 / denominator, times a scalar grad_output
     n_threads: int | None
+    is_plain: bool  # class indices, and no weight, transform, smoothing or ignored class: the commonest call
 
 
 class Slab(NamedTuple):
@@ -66,6 +67,9 @@ class Backend(Protocol):
 
     def describe(self) -> dict[str, object]:
         """Facts for `show_config`: versions, threads, vector width, device."""
+
+    def explain(self, logits: Array, distribution: Array | None, grad: Array | None) -> dict[str, object]:
+        """How a loss of such arrays (A, B, C) would be computed, and why; only their shapes and strides matter."""
 
     def scan_labels(
         self,

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 BLOCK = 1 << 18  # logits copied at a time, at least one row
 
 
-def is_straight(*arrays: Array | None) -> bool:
+def is_aligned(*arrays: Array | None) -> bool:
     """Whether every element of these lies where the processor likes it."""
     return all(array is None or array.flags.aligned for array in arrays)
 
 
-def straight(slabs: Iterable[Slab]) -> Iterator[Slab]:
+def aligned_slabs(slabs: Iterable[Slab]) -> Iterator[Slab]:
     """The slabs, cut into blocks where they must be; the results of one are in place when the next is asked for."""
     for slab in slabs:
         problem = slab.problem
-        if is_straight(problem.logits, problem.distribution, slab.grad):
+        if is_aligned(problem.logits, problem.distribution, slab.grad):
             yield slab
             continue
         for block in _blocks(problem.logits.shape):
@@ -57,10 +57,10 @@ def straight(slabs: Iterable[Slab]) -> Iterator[Slab]:
                 grad[...] = slopes
 
 
-def straight_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+def aligned_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
     """The same for pairs of logits (A, B, C) and a result of the first two or all three dimensions."""
     for x, result in pairs:
-        if is_straight(x, result):
+        if is_aligned(x, result):
             yield x, result
             continue
         for block in _blocks(x.shape):

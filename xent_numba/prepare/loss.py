@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xent_numba.backends.protocol import Problem, Slab
-from xent_numba.prepare.aligned import is_straight
 from xent_numba.prepare.inputs import (
     as_factors,
     as_labels,
@@ -48,7 +47,6 @@ class Prepared(NamedTuple):
     grad: Array | None  # in the shape of the logits; the user's own array where one was passed
     denominator: float
     dtype: type[np.float32] | type[np.float64]  # of the loss
-    is_straight: bool  # whether a backend can take the slabs as they are; else see `straight`
 
 
 TINY = 1e-290  # a denominator that may have lost digits, and whose inverse may overflow
@@ -89,7 +87,7 @@ def prepare(
         and lse is None
         and grad_output is None
     ):
-        lean = _prepare_lean(backend, options, logits, target, want_rows, want_grad, out)
+        lean = _prepare_fast_path(backend, options, logits, target, want_rows, want_grad, out)
         if lean is not None:
             return lean
     x, axis = as_logits(logits, options.axis)
@@ -139,13 +137,14 @@ def prepare(
     if n_rows == 0 or d1 == 0.0:
         if grad is not None:
             grad.fill(0)
-        return Prepared((), rows, result, d1, dtype, True)  # type: ignore[arg-type]
+        return Prepared((), rows, result, d1, dtype)  # type: ignore[arg-type]
 
     layout = canonical(axis, x, q, grad)
     per_row = (-1, layout.a, layout.b)
     problem = Problem(
         x, None, None, w, None, ignore, options.label_smoothing, options.logit_scale, options.softcap,
         options.z_loss * (d1 / d2), d1, scale / d1, options.n_threads,
+        options.is_plain and labels is not None and w is None and s is None,
     )  # fmt: skip
     flat = [None if array is None else array.reshape(per_row) for array in (labels, s, rows, saved, upstream)]
     slabs = []
@@ -153,10 +152,10 @@ def prepare(
         labels_i, s_i, rows_i, lse_i, upstream_i = (None if array is None else array[i] for array in flat)
         part = problem._replace(logits=x_view, labels=labels_i, distribution=q_view, sample_weight=s_i)
         slabs.append(Slab(part, rows_i, grad_view, lse_i, upstream_i))
-    return Prepared(tuple(slabs), rows, result, d1, dtype, is_straight(x, q, grad))  # type: ignore[arg-type]
+    return Prepared(tuple(slabs), rows, result, d1, dtype)  # type: ignore[arg-type]
 
 
-def _prepare_lean(
+def _prepare_fast_path(
     backend: Backend, options: Options, logits: Array, target: Array, want_rows: bool, want_grad: bool, out: object
 ) -> Prepared | None:
     """The same for the commonest call, in as few steps as can be: 2-D floats, plain labels, a plain `out` if any.
@@ -199,13 +198,13 @@ def _prepare_lean(
         Problem,
         (
             logits[None], labels, None, None, None, options.ignore, options.label_smoothing, options.logit_scale,
-            options.softcap, options.z_loss, denominator, 1.0 / denominator, options.n_threads,
+            options.softcap, options.z_loss, denominator, 1.0 / denominator, options.n_threads, options.is_plain,
         ),
     )  # fmt: skip
     slab: Slab = _make(
         Slab, (problem, None if rows is None else rows[None], None if grad is None else grad[None], None, None)
     )
-    return _make(Prepared, ((slab,), rows, grad, denominator, dtype, True))
+    return _make(Prepared, ((slab,), rows, grad, denominator, dtype))
 
 
 def _plain_out(out: Array, logits: Array, labels: Array) -> bool:

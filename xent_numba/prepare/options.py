@@ -52,6 +52,7 @@ class Options:
     softcap: float | None  # None also where it was infinite: the limit of a large cap is no cap
     z_loss: float
     n_threads: int | None
+    is_plain: bool  # no option changes a row's loss, and no class is ignored
 
 
 def make_options(
@@ -98,17 +99,20 @@ def _build(
     threads = None if n_threads is None else _integer("n_threads", n_threads)
     if threads is not None and threads < 1:
         raise ValueError(f"n_threads = {n_threads!r} must be at least 1, or None for all threads")
+    ignore = tuple(value for value in distinct if -(2**63) <= value < 2**63)
+    cap = _softcap(softcap)
     return Options(
         axis=_integer("axis", axis),
         ignore_index=ignored,
-        ignore=tuple(value for value in distinct if -(2**63) <= value < 2**63),
+        ignore=ignore,
         ignore_beyond=tuple(value for value in distinct if 2**63 <= value < 2**64),
         label_smoothing=epsilon,
         reduction=_reduction(reduction),
         logit_scale=scale,
-        softcap=_softcap(softcap),
+        softcap=cap,
         z_loss=z,
         n_threads=threads,
+        is_plain=epsilon == 0.0 and scale == 1.0 and cap is None and all(value < 0 for value in ignore),
     )
 
 

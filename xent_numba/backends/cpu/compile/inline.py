@@ -1,10 +1,10 @@
 """Pieces of kernels: functions that exist only to be inlined into compiled ones.
 
 Numba compiles every function it meets to the end: optimised, turned into machine code, ready to be called from Python.
-A kernel is made of a hundred small ones, of which only the whole matters.  A `Piece` stops at unoptimised LLVM code for
-its caller to take in, so that LLVM works once, on the kernel: the first call takes a third of the time.
+A kernel is made of a hundred small ones, of which only the whole matters.  An `InlineFunction` stops at unoptimised
+LLVM code for its caller to take in, so that LLVM works once, on the kernel: the first call takes a third of the time.
 
-`by_type` and `unless_none` choose a piece by the types of the arguments: an option that is off is an argument None.
+`specialize` and `optional` choose a piece by the types of the arguments: an option that is off is an argument None.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from xent_numba.backends.cpu.compile.kernel import OPTIONS as OF_KERNELS
 OPTIONS = {**OF_KERNELS, "forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-class _Library(JITCodeLibrary):
+class _InlineLibrary(JITCodeLibrary):
     """LLVM code for linking only: each module as it was lowered, put together once, for a kernel."""
 
     _final_module: Any
@@ -68,7 +68,7 @@ class _Library(JITCodeLibrary):
             self._shared_module = self._final_module.clone()
             for library in self._callees({self}):
                 self._shared_module.link_in(
-                    library._final_module if isinstance(library, _Library) else library._get_module_for_linking(),
+                    library._final_module if isinstance(library, _InlineLibrary) else library._get_module_for_linking(),
                     preserve=True,
                 )
         return self._shared_module
@@ -79,7 +79,7 @@ class _Library(JITCodeLibrary):
             if library not in seen:
                 seen.add(library)
                 yield library
-                if isinstance(library, _Library):
+                if isinstance(library, _InlineLibrary):
                     yield from library._callees(seen)
 
 
@@ -98,7 +98,7 @@ class _Lowering(NativeLowering):
         return _Lower
 
 
-class _Compiler(CompilerBase):
+class _InlineCompiler(CompilerBase):
     """Numba's, into the library above, by the passes that pieces need of some thirty: they have no closures, lists or
     exceptions, and own no memory, so that no variable has to be deleted either.
     """
@@ -121,7 +121,7 @@ class _Compiler(CompilerBase):
     def __init__(
         self, typingctx: Any, targetctx: Any, library: Any, args: Any, return_type: Any, flags: Any, locals: Any
     ) -> None:
-        library = _Library(targetctx.codegen(), "piece")
+        library = _InlineLibrary(targetctx.codegen(), "piece")
         super().__init__(typingctx, targetctx, library, args, return_type, flags, locals)
 
     def define_pipelines(self) -> list[PassManager]:
@@ -133,11 +133,11 @@ class _Compiler(CompilerBase):
         return [manager]
 
 
-class Piece(CPUDispatcher):
+class InlineFunction(CPUDispatcher):
     """A function that compiled code can call, and Python cannot."""
 
     def __init__(self, function: Any) -> None:
-        super().__init__(function, {}, dict(OPTIONS), _Compiler)
+        super().__init__(function, {}, dict(OPTIONS), _InlineCompiler)
         self._compiler._customize_flags = _not_to_the_end
 
     def add_overload(self, cres: Any) -> None:
@@ -171,21 +171,21 @@ def _not_to_the_end(flags: Any) -> Any:
 
 def inline(function: Any) -> Any:
     """A piece of a kernel.  What stands under `if argument is None` is left out where the argument is not None."""
-    return Piece(function)
+    return InlineFunction(function)
 
 
-class _Choice(Piece):
+class _Specialized(InlineFunction):
     """A piece that is one of several, by the types of its arguments."""
 
     def __init__(self, choose: Any) -> None:
         super().__init__(choose)
         self._choose = choose
-        self._pieces: dict[Any, Piece] = {}
+        self._pieces: dict[Any, InlineFunction] = {}
 
-    def _piece(self, args: Any) -> Piece:
+    def _piece(self, args: Any) -> InlineFunction:
         key = tuple(types.unliteral(arg) for arg in args)
         if key not in self._pieces:
-            self._pieces[key] = Piece(self._choose(*key))
+            self._pieces[key] = InlineFunction(self._choose(*key))
         return self._pieces[key]
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
@@ -197,9 +197,9 @@ class _Choice(Piece):
         return self._piece(normalize_signature(sig)[0]).get_overload(sig)
 
 
-def by_type(choose: Any) -> Any:
+def specialize(choose: Any) -> Any:
     """A piece whose code `choose` picks by the types of its arguments."""
-    return _Choice(choose)
+    return _Specialized(choose)
 
 
 # Numba inlines no function with *args: one for each number of arguments.
@@ -214,7 +214,7 @@ _NOTHING = (
 )
 
 
-def unless_none(function: Any) -> Any:
+def optional(function: Any) -> Any:
     """A piece that is None where its first argument is."""
     nothing = _NOTHING[len(signature(function).parameters) - 1]
-    return by_type(lambda first, *rest: nothing if isinstance(first, types.NoneType) else function)
+    return specialize(lambda first, *rest: nothing if isinstance(first, types.NoneType) else function)

@@ -1,8 +1,9 @@
 """Kernels: the compiled functions that Python calls, each kept on disk.
 
-Numba would find out the types of all arguments at each call, 2 µs for the twenty of a `Call`, and compile once more for
-arrays that are contiguous or read-only, of which these kernels make nothing.  So the caller names the types by a `code`
-of its own, and as far as Numba knows, three-dimensional arrays have any strides and all arrays can be written to.
+Numba would find the types of all arguments at each call, 2 µs for the twenty of an `Operands`, and compile again for
+arrays that are contiguous or read-only, which makes no difference to these kernels.  So the caller names the types by a
+signature key of its own, and as far as Numba knows, three-dimensional arrays have any strides and all arrays can be
+written to.
 """
 
 from __future__ import annotations
@@ -71,10 +72,10 @@ def kernel(function: Any = None, **options: Any) -> Any:
     return Kernel(function, **options)
 
 
-def code_of(value: Any) -> Any:
+def signature_key(value: Any) -> Any:
     """A code for the types of some arguments, from themselves."""
     if isinstance(value, tuple):
-        return tuple(code_of(part) for part in value)
+        return tuple(signature_key(part) for part in value)
     if isinstance(value, np.ndarray):
         return value.dtype.char, value.ndim, value.ndim == 3 or value.flags.c_contiguous
     return type(value)

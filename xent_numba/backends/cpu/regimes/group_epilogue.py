@@ -4,96 +4,103 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline, unless_none
-from xent_numba.backends.cpu.regimes.lanes_tile import heeded
-from xent_numba.backends.cpu.row.epilogue import Row, factors, inverse_of_saved, log_sum, loss, target_term
-from xent_numba.backends.cpu.row.operands import times
-from xent_numba.backends.cpu.row.transform import factor
-from xent_numba.backends.cpu.simd.cast import narrow, shortened, whole, widen
-from xent_numba.backends.cpu.simd.load_store import keep, load, load_part, pointer, put, scratch
-from xent_numba.backends.cpu.simd.math import divided, scaled
-from xent_numba.backends.cpu.simd.reduce import lane
+from xent_numba.backends.cpu.compile.inline import inline, optional
+from xent_numba.backends.cpu.regimes.lanes_tile import zero_ignored
+from xent_numba.backends.cpu.row.epilogue import (
+    RowStatistics,
+    gradient_factors,
+    inverse_from_lse,
+    log_sum,
+    row_loss,
+    target_exp,
+)
+from xent_numba.backends.cpu.row.operands import apply_weight
+from xent_numba.backends.cpu.row.transform import scale_or_one
+from xent_numba.backends.cpu.simd.cast import demote, minus_ones, promote, truncate_integers
+from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, pointer, stack_buffer, store_scalar
+from xent_numba.backends.cpu.simd.math import apply_scale, divide
+from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, select, splat
 
 
-@unless_none
-def labels_of(labels: Any, i: int, rows: int, classes: int, ignored: Any, like: Any) -> Any:
+@optional
+def labels_of(labels: Any, i: int, rows: int, classes: int, ignored: Any, vtype: Any) -> Any:
     """The class of each row, −1 in lanes without one; None where there are no labels."""
-    nothing = whole(like)
-    y = load(pointer(labels), i, nothing) if rows == lanes_of(like) else load_part(pointer(labels), i, rows, nothing)
+    nothing = minus_ones(vtype)
+    y = load(pointer(labels), i, nothing) if rows == lanes_of(vtype) else load_n(pointer(labels), i, rows, nothing)
     for value in ignored:
         y = select(y == splat(value, y), nothing, y)
     y = select(y < splat(classes, y), y, nothing)  # what is out of range is ignored: the scan saw to it
-    return shortened(select(y < splat(0, y), nothing, y), like)
+    return truncate_integers(select(y < splat(0, y), nothing, y), vtype)
 
 
 @inline
-def row_values(array: Any, i: int, rows: int, wide: Any) -> Any:
+def row_values(array: Any, i: int, rows: int, vtype64: Any) -> Any:
     """array[i + r] in lane r, or 1 where the array is empty."""
     if array.size == 0:
-        return splat(1.0, wide)
-    memory = scratch(wide, 1)
-    for r in range(lanes_of(wide)):
-        put(memory, r, array[i + r] if r < rows else 0.0)
-    return load(memory, 0, wide)
+        return splat(1.0, vtype64)
+    memory = stack_buffer(vtype64, 1)
+    for r in range(lanes_of(vtype64)):
+        store_scalar(memory, r, array[i + r] if r < rows else 0.0)
+    return load(memory, 0, vtype64)
 
 
-@unless_none
-def hard_of(hard: Any, weight: Any, y: Any, wide: Any) -> Any:
+@optional
+def label_weights(label_weight: Any, weight: Any, y: Any, vtype64: Any) -> Any:
     """(1 − ε) w_y of each row; None for a distribution."""
     if weight.size == 0:
-        return splat(hard, wide)
-    memory = scratch(wide, 1)
-    for r in range(lanes_of(wide)):
-        put(memory, r, hard * weight[max(lane(y, r), 0)])
-    return load(memory, 0, wide)
+        return splat(label_weight, vtype64)
+    memory = stack_buffer(vtype64, 1)
+    for r in range(lanes_of(vtype64)):
+        store_scalar(memory, r, label_weight * weight[max(extract_lane(y, r), 0)])
+    return load(memory, 0, vtype64)
 
 
-@unless_none
-def saved_of(lse: Any, i: int, rows: int, s: Any, like: Any) -> Any:
+@optional
+def saved_shift(lse: Any, i: int, rows: int, s: Any, vtype: Any) -> Any:
     """What stands in for the maximum where a log-sum-exp is saved: it, without the scale."""
-    given = row_values(lse, i, rows, widen(like))
-    return narrow(given / splat(factor(s), given), like)
+    given = row_values(lse, i, rows, promote(vtype))
+    return demote(given / splat(scale_or_one(s), given), vtype)
 
 
 @inline
-def inverse_of(lse: Any, row: Any, total: Any, i: int, rows: int, s: Any, like: Any) -> Any:
+def inverse_sum(lse: Any, row: Any, total: Any, i: int, rows: int, s: Any, vtype: Any) -> Any:
     """1 / S."""
     if lse is None:
-        return divided(splat(1.0, total), total)
-    return inverse_of_saved(row, row_values(lse, i, rows, widen(like)), s)
+        return divide(splat(1.0, total), total)
+    return inverse_from_lse(row, row_values(lse, i, rows, promote(vtype)), s)
 
 
 @inline
 def lse_of(saved: Any, row: Any, log_s: Any, i: int, rows: int, s: Any) -> Any:
     if saved is None:
-        return scaled(row.top, s) + log_s
+        return apply_scale(row.row_max, s) + log_s
     return row_values(saved, i, rows, log_s)
 
 
 @inline
-def put_rows(out: Any, i: int, rows: int, loss: Any) -> None:
+def store_losses(out: Any, i: int, rows: int, loss: Any) -> None:
     if out.size:
         for r in range(lanes_of(loss)):
             if r < rows:
-                out[i + r] = lane(loss, r)
+                out[i + r] = extract_lane(loss, r)
 
 
 @inline
-def kept(loss: Any, y: Any, rows: int) -> Any:
+def mask_losses(loss: Any, y: Any, rows: int) -> Any:
     """The loss, 0 in lanes that have no row or an ignored one."""
     if y is None:
-        return keep(loss, rows, splat(0.0, loss))
-    return heeded(loss, y)
+        return first_n_or(loss, rows, splat(0.0, loss))
+    return zero_ignored(loss, y)
 
 
 # ------------------------------------------------------------------------------------------------ the end of a row
-class End(NamedTuple):
+class GroupEpilogue(NamedTuple):
     """What loss and gradient of the rows have in common."""
 
     row: Any  # in float64
     x_y: Any
-    hard: Any
+    label_weight: Any
     e_y: Any
     total: Any
     log_s: Any
@@ -101,29 +108,31 @@ class End(NamedTuple):
 
 
 @inline
-def end_of(call: Any, row: Any, x_y: Any, y: Any, i: int, rows: int, like: Any) -> Any:
+def group_epilogue(call: Any, row: Any, x_y: Any, y: Any, i: int, rows: int, vtype: Any) -> Any:
     """Of the rows from i on, with their statistics and the logits at their targets."""
-    wide = widen(like)
-    row = Row(widen(row.top), row.rest, row.dot, row.mass)
-    hard = hard_of(call.hard, call.weight, y, wide)
-    e_y = target_term(row, hard, x_y, call.s, like)
-    total = row.rest + e_y
-    log_s = log_sum(row, hard, x_y, total)
-    return End(row, x_y, hard, e_y, total, log_s, row_values(call.sample_weight, i, rows, wide))
+    vtype64 = promote(vtype)
+    row = RowStatistics(promote(row.row_max), row.sum_exp_others, row.target_gap, row.target_sum)
+    label_weight = label_weights(call.label_weight, call.weight, y, vtype64)
+    e_y = target_exp(row, label_weight, x_y, call.s, vtype)
+    total = row.sum_exp_others + e_y
+    log_s = log_sum(row, label_weight, x_y, total)
+    return GroupEpilogue(row, x_y, label_weight, e_y, total, log_s, row_values(call.sample_weight, i, rows, vtype64))
 
 
 @inline
-def losses(call: Any, end: Any, y: Any, rows: int) -> Any:
+def group_losses(call: Any, end: Any, y: Any, rows: int) -> Any:
     """The losses times their sample weights, 0 in lanes without a row and in ignored ones."""
-    value = loss(end.row, end.hard, end.x_y, end.log_s, call.s, call.z)
-    return kept(times(value, end.scale), y, rows)
+    value = row_loss(end.row, end.label_weight, end.x_y, end.log_s, call.s, call.z)
+    return mask_losses(apply_weight(value, end.scale), y, rows)
 
 
 @inline
-def slopes(call: Any, lse: Any, end: Any, i: int, rows: int, like: Any) -> Any:
+def gradient_scales(call: Any, lse: Any, end: Any, i: int, rows: int, vtype: Any) -> Any:
     """The factor of exp(s (x − top)) in float64, that of u, and the value at the target: all times their scale."""
-    wide = widen(like)
-    inverse = inverse_of(lse, end.row, end.total, i, rows, call.s, like)
-    by = factors(end.row, end.hard, end.e_y, inverse, lse_of(lse, end.row, end.log_s, i, rows, call.s), call.z)
-    k = end.scale * row_values(call.upstream, i, rows, wide) * splat(call.grad_scale, wide)
-    return by.of_p * k, narrow(k, like), narrow(by.at_target * k, like)
+    vtype64 = promote(vtype)
+    inverse = inverse_sum(lse, end.row, end.total, i, rows, call.s, vtype)
+    by = gradient_factors(
+        end.row, end.label_weight, end.e_y, inverse, lse_of(lse, end.row, end.log_s, i, rows, call.s), call.z
+    )
+    k = end.scale * row_values(call.upstream, i, rows, vtype64) * splat(call.grad_scale, vtype64)
+    return by.of_p * k, demote(k, vtype), demote(by.at_target * k, vtype)

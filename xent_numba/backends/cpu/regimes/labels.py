@@ -8,11 +8,9 @@ import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel
-from xent_numba.backends.cpu.row.operands import at, is_among
-from xent_numba.backends.cpu.runtime.parallel_for import each
-
-GROUP = 1 << 14  # labels whose weights are summed together, whatever the number of threads
-HANDFUL = 4  # labels that Python counts as quickly as machine code would, with nothing to compile
+from xent_numba.backends.cpu.plan import LABEL_GROUP
+from xent_numba.backends.cpu.row.operands import is_among, value_or_one
+from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
 
 @inline
@@ -44,9 +42,9 @@ def _weigh(labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_
     for i in range(start, stop):
         y = np.int64(labels[i])
         if not is_among(ignore, y):
-            s = at(sample_weight, i)
+            s = value_or_one(sample_weight, i)
             by_sample += s
-            by_weight += s * at(weight, y)
+            by_weight += s * value_or_one(weight, y)
     return by_weight, by_sample
 
 
@@ -54,22 +52,22 @@ def _weigh(labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_
 def _scan_group(
     labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any, k: int
 ) -> None:
-    start, stop = k * GROUP, min((k + 1) * GROUP, labels.size)
+    start, stop = k * LABEL_GROUP, min((k + 1) * LABEL_GROUP, labels.size)
     kept[k] = _count(labels, start, stop, classes, ignore)
     if kept[k] >= 0:
         sums[k, 0], sums[k, 1] = _weigh(labels, start, stop, ignore, weight, sample_weight, kept[k])
 
 
 @kernel
-def scan(
+def scan_labels(
     labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any, loop: int
 ) -> None:
     """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
-    each(_scan_group, (labels, classes, ignore, weight, sample_weight, kept, sums), kept.size, loop)
+    parallel_for(_scan_group, (labels, classes, ignore, weight, sample_weight, kept, sums), kept.size, loop)
 
 
 @kernel
-def count_few(labels: Any, classes: int, unlike: int) -> int:
+def count_few_labels(labels: Any, classes: int, unlike: int) -> int:
     """How many of a few unweighted labels are not `unlike`, or −1 if one of these is not a class."""
     kept = 0
     for y in labels:

@@ -9,99 +9,117 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from xent_numba.backends.cpu.compile.inline import by_type, inline, unless_none
+from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.regimes.long_gradient import (
-    Job,
-    Slope,
-    dense_mass,
-    gradient_saved,
-    one_logit,
-    slope_of,
-    work,
-    write_one,
+    GradientCoefficients,
+    PendingGradient,
+    dense_target_sum,
+    gradient_coefficients,
+    gradient_from_lse,
+    load_logit,
+    store_element,
+    write_pending,
 )
 from xent_numba.backends.cpu.regimes.long_stats import statistics
-from xent_numba.backends.cpu.regimes.staging import release
-from xent_numba.backends.cpu.row.epilogue import Row, factors, inverse_of_saved, log_sum, loss, target_term
-from xent_numba.backends.cpu.row.operands import (
-    at,
-    dense,
-    is_ignored,
-    known_mass,
-    label,
-    put_row,
-    row_pointer,
-    times,
-    zero_vector,
+from xent_numba.backends.cpu.regimes.staging import flush_tail
+from xent_numba.backends.cpu.row.epilogue import (
+    RowStatistics,
+    gradient_factors,
+    inverse_from_lse,
+    log_sum,
+    row_loss,
+    target_exp,
 )
-from xent_numba.backends.cpu.row.transform import factor, sloped
-from xent_numba.backends.cpu.simd.cast import whole, widen
+from xent_numba.backends.cpu.row.operands import (
+    apply_weight,
+    dense_target_of,
+    is_ignored,
+    known_target_sum,
+    label,
+    row_pointer,
+    store_loss,
+    value_or_one,
+    vtype_of,
+)
+from xent_numba.backends.cpu.row.transform import chain_rule, scale_or_one
+from xent_numba.backends.cpu.simd.cast import minus_ones, promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
-from xent_numba.backends.cpu.simd.load_store import advance, get, load, load_part, put, scratch, stride
-from xent_numba.backends.cpu.simd.reduce import lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, single, splat
+from xent_numba.backends.cpu.simd.load_store import (
+    advance,
+    load,
+    load_n,
+    load_scalar,
+    stack_buffer,
+    store_scalar,
+    stride,
+)
+from xent_numba.backends.cpu.simd.reduce import extract_lane
+from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
 
-class Pending(NamedTuple):
+class LossBuffer(NamedTuple):
     """Rows whose losses are still to be taken: pointers to a vector of each value."""
 
-    top: Any
-    rest: Any
-    dot: Any
-    mass: Any
+    row_max: Any
+    sum_exp_others: Any
+    target_gap: Any
+    target_sum: Any
     x_y: Any
-    hard: Any
+    label_weight: Any
     scale: Any  # the sample weight
 
 
-@unless_none
-def hard_part(hard: Any, weight: Any, y: int) -> Any:
+@optional
+def label_weight_of(label_weight: Any, weight: Any, y: int) -> Any:
     """(1 − ε) w_y; None for a distribution."""
-    return hard * at(weight, max(y, 0))
+    return label_weight * value_or_one(weight, max(y, 0))
 
 
-@unless_none
-def _lanes(hard: Any, wide: Any) -> Any:
-    return single(hard, wide)
+@optional
+def _lanes(label_weight: Any, vtype64: Any) -> Any:
+    return one_lane(label_weight, vtype64)
 
 
 # ------------------------------------------------------------------------------------------------ losses
 @inline
-def pending_rows(wide: Any) -> Any:
-    return Pending(
-        scratch(wide, 1), scratch(wide, 1), scratch(wide, 1), scratch(wide, 1),
-        scratch(wide, 1), scratch(wide, 1), scratch(wide, 1),
+def loss_buffer(vtype64: Any) -> Any:
+    return LossBuffer(
+        stack_buffer(vtype64, 1), stack_buffer(vtype64, 1), stack_buffer(vtype64, 1), stack_buffer(vtype64, 1),
+        stack_buffer(vtype64, 1), stack_buffer(vtype64, 1), stack_buffer(vtype64, 1),
     )  # fmt: skip
 
 
 @inline
-def keep_row(pending: Any, k: int, row: Any, x_y: float, hard: Any, scale: float) -> None:
-    put(pending.top, k, row.top)
-    put(pending.rest, k, row.rest)
-    put(pending.dot, k, row.dot)
-    put(pending.mass, k, row.mass)
-    put(pending.x_y, k, x_y)
-    put(pending.scale, k, scale)
-    if hard is not None:
-        put(pending.hard, k, hard)
+def buffer_row(pending: Any, k: int, row: Any, x_y: float, label_weight: Any, scale: float) -> None:
+    store_scalar(pending.row_max, k, row.row_max)
+    store_scalar(pending.sum_exp_others, k, row.sum_exp_others)
+    store_scalar(pending.target_gap, k, row.target_gap)
+    store_scalar(pending.target_sum, k, row.target_sum)
+    store_scalar(pending.x_y, k, x_y)
+    store_scalar(pending.scale, k, scale)
+    if label_weight is not None:
+        store_scalar(pending.label_weight, k, label_weight)
 
 
-@unless_none
-def _hard_lanes(hard: Any, pending: Any, wide: Any) -> Any:
-    return load(pending.hard, 0, wide)
+@optional
+def _label_weight_lanes(label_weight: Any, pending: Any, vtype64: Any) -> Any:
+    return load(pending.label_weight, 0, vtype64)
 
 
 @inline
-def losses_of(pending: Any, hard: Any, s: Any, z: float, like: Any) -> Any:
+def buffered_losses(pending: Any, label_weight: Any, s: Any, z: float, vtype: Any) -> Any:
     """The losses of the rows that wait, times their sample weights."""
-    wide = widen(like)
-    row = Row(
-        load(pending.top, 0, wide), load(pending.rest, 0, wide), load(pending.dot, 0, wide), load(pending.mass, 0, wide)
+    vtype64 = promote(vtype)
+    row = RowStatistics(
+        load(pending.row_max, 0, vtype64),
+        load(pending.sum_exp_others, 0, vtype64),
+        load(pending.target_gap, 0, vtype64),
+        load(pending.target_sum, 0, vtype64),
     )
-    x_y, hard_lanes = load(pending.x_y, 0, wide), _hard_lanes(hard, pending, wide)
-    total = row.rest + target_term(row, hard_lanes, x_y, s, like)
-    value = loss(row, hard_lanes, x_y, log_sum(row, hard_lanes, x_y, total), s, z)
-    return times(value, load(pending.scale, 0, wide))
+    x_y, hard_lanes = load(pending.x_y, 0, vtype64), _label_weight_lanes(label_weight, pending, vtype64)
+    total = row.sum_exp_others + target_exp(row, hard_lanes, x_y, s, vtype)
+    value = row_loss(row, hard_lanes, x_y, log_sum(row, hard_lanes, x_y, total), s, z)
+    return apply_weight(value, load(pending.scale, 0, vtype64))
 
 
 # ------------------------------------------------------------------------------------------------ gradients
@@ -117,109 +135,132 @@ def _target_part(t: Any, y: int) -> Any:
 def _weight_at(weight: Any, y: int) -> Any:
     if weight is None:
         return 1.0
-    return get(weight, y)
+    return load_scalar(weight, y)
 
 
 @inline
-def value_at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, like: Any) -> Any:
+def value_at_target(y: int, value: float, k: float, p: Any, t: Any, f: Any, vtype: Any) -> Any:
     """The gradient at the target's own class."""
     if y < 0:
         return 0.0
-    x = load_part(p, y, 1, splat(0.0, like))
-    return np.float64(lane(sloped(splat((value - _target_part(t, y)) * k, like), x, f), 0))
+    x = load_n(p, y, 1, splat(0.0, vtype))
+    return np.float64(extract_lane(chain_rule(splat((value - _target_part(t, y)) * k, vtype), x, f), 0))
 
 
 @inline
-def row_factors(row: Any, hard: Any, x_y: float, s: Any, z: float, like: Any) -> Any:
+def row_gradient_factors(row: Any, label_weight: Any, x_y: float, s: Any, z: float, vtype: Any) -> Any:
     """The factors of one row; its log-sum-exp is taken only where a z-loss needs it."""
-    wide = widen(like)
-    r = Row(single(row.top, wide), single(row.rest, wide), single(row.dot, wide), single(row.mass, wide))
-    h, x = _lanes(hard, wide), single(x_y, wide)
-    e_y = target_term(r, h, x, s, like)
-    total = r.rest + e_y
+    vtype64 = promote(vtype)
+    r = RowStatistics(
+        one_lane(row.row_max, vtype64),
+        one_lane(row.sum_exp_others, vtype64),
+        one_lane(row.target_gap, vtype64),
+        one_lane(row.target_sum, vtype64),
+    )
+    h, x = _lanes(label_weight, vtype64), one_lane(x_y, vtype64)
+    e_y = target_exp(r, h, x, s, vtype)
+    total = r.sum_exp_others + e_y
     lse = total
     if z != 0.0:
-        lse = single(row.top * factor(s), wide) + log_sum(r, h, x, total)
-    return factors(r, h, e_y, single(1.0, wide) / total, lse, z)
+        lse = one_lane(row.row_max * scale_or_one(s), vtype64) + log_sum(r, h, x, total)
+    return gradient_factors(r, h, e_y, one_lane(1.0, vtype64) / total, lse, z)
 
 
-@by_type
-def _no_job(lse: Any, grad: Any, call: Any, like: Any) -> Any:
+@specialize
+def _no_gradient(lse: Any, grad: Any, call: Any, vtype: Any) -> Any:
     """Nothing to write yet; None where nothing will be, or where it needs no statistics."""
     if isinstance(lse, types.NoneType):
-        return lambda lse, grad, call, like: _job_without_work(grad, call, like)
-    return lambda lse, grad, call, like: None
+        return lambda lse, grad, call, vtype: _empty_gradient(grad, call, vtype)
+    return lambda lse, grad, call, vtype: None
 
 
-@unless_none
-def _job_without_work(grad: Any, call: Any, like: Any) -> Any:
+@optional
+def _empty_gradient(grad: Any, call: Any, vtype: Any) -> Any:
     p = row_pointer(call.logits, 0, 0)
-    t = dense(call.dense, row_pointer(call.q, 0, 0), call.dense_weight)
-    progress = scratch(whole(like), 1)
-    put(progress, 0, 0)
-    put(progress, 1, 0)
-    slope = slope_of(0.0, 0.0, 0.0, call.s, like)
-    return Job(p, row_pointer(grad, 0, 0), 0, -1, 0.0, slope, t, call.streaming, scratch(like, 2), progress)
+    t = dense_target_of(call.dense, row_pointer(call.q, 0, 0), call.dense_weight)
+    progress = stack_buffer(minus_ones(vtype), 1)
+    store_scalar(progress, 0, 0)
+    store_scalar(progress, 1, 0)
+    slope = gradient_coefficients(0.0, 0.0, 0.0, call.s, vtype)
+    return PendingGradient(
+        p, row_pointer(grad, 0, 0), 0, -1, 0.0, slope, t, call.streaming, stack_buffer(vtype, 2), progress
+    )
 
 
 @inline
-def _next_job(
-    job: Any, out: Any, p: Any, n: int, y: int, row: Any, x_y: float, hard: Any, k: float, t: Any, call: Any, like: Any
+def _next_gradient(
+    job: Any,
+    out: Any,
+    p: Any,
+    n: int,
+    y: int,
+    row: Any,
+    x_y: float,
+    label_weight: Any,
+    k: float,
+    t: Any,
+    call: Any,
+    vtype: Any,
 ) -> Any:
     """To write the gradient of a row, when that of the row before is written."""
     if job is None:
         return None
-    by = row_factors(row, hard, x_y, call.s, call.z, like)
-    c = row.top if row.top > -np.inf else 0.0
-    value = value_at_target(y, lane(by.at_target, 0), k, p, t, call.f, like)
-    put(job.progress, 0, 0)
-    slope = slope_of(c, lane(by.of_p, 0) * k, k, call.s, like)
-    return Job(p, out, n, y, value, slope, t, job.streaming, job.stage, job.progress)
+    by = row_gradient_factors(row, label_weight, x_y, call.s, call.z, vtype)
+    c = row.row_max if row.row_max > -np.inf else 0.0
+    value = value_at_target(y, extract_lane(by.at_target, 0), k, p, t, call.f, vtype)
+    store_scalar(job.progress, 0, 0)
+    slope = gradient_coefficients(c, extract_lane(by.of_p, 0) * k, k, call.s, vtype)
+    return PendingGradient(p, out, n, y, value, slope, t, job.streaming, job.staging, job.progress)
 
 
 @inline
-def _finish(job: Any, call: Any, last: bool, like: Any) -> None:
+def _finish_gradient(job: Any, call: Any, last: bool, vtype: Any) -> None:
     """Write what is left of a gradient; and what stays in the stage, unless the next row begins where it ends."""
     if job is not None:
-        work(job, job.n, call.f, call.s, like)
-        held = get(job.progress, 1)
-        if held > 0 and (last or stride(call.grad, 1) != job.n):
-            release(job.stage, held, advance(job.out, job.n), like)
-            put(job.progress, 1, 0)
+        write_pending(job, job.n, call.f, call.s, vtype)
+        carry = load_scalar(job.progress, 1)
+        if carry > 0 and (last or stride(call.grad, 1) != job.n):
+            flush_tail(job.staging, carry, advance(job.out, job.n), vtype)
+            store_scalar(job.progress, 1, 0)
 
 
 @inline
 def _gradient_from_saved(
-    out: Any, p: Any, n: int, y: int, saved: float, hard: Any, k: float, t: Any, call: Any, like: Any
+    out: Any, p: Any, n: int, y: int, saved: float, label_weight: Any, k: float, t: Any, call: Any, vtype: Any
 ) -> None:
-    wide = widen(like)
+    vtype64 = promote(vtype)
     f, s, z = call.f, call.s, call.z
-    top = np.float64(lane(splat(saved / factor(s), like), 0))
-    x_y = single(one_logit(p, max(y, 0), f, like), wide)
-    h, lse, zero = _lanes(hard, wide), single(saved, wide), single(0.0, wide)
-    row = Row(single(top, wide), zero, zero, single(dense_mass(n, t, known_mass(call.dense), like), wide))
-    e_y, inverse = target_term(row, h, x_y, s, like), inverse_of_saved(row, lse, s)
-    of_p = lane(factors(row, h, e_y, inverse, lse, z).of_p, 0) * k
-    x = load_part(p, max(y, 0), 1, splat(0.0, like))  # before it is overwritten, if the gradient is made in place
-    slope = Slope(Shift(splat(top, like), splat(0.0, like)), of_p, k, True)
-    rest = gradient_saved(p, out, n, y, slope, f, s, t, call.streaming, like)
-    row = Row(row.top, single(rest, wide), zero, row.mass)
+    row_max = np.float64(extract_lane(splat(saved / scale_or_one(s), vtype), 0))
+    x_y = one_lane(load_logit(p, max(y, 0), f, vtype), vtype64)
+    h, lse, zero = _lanes(label_weight, vtype64), one_lane(saved, vtype64), one_lane(0.0, vtype64)
+    row = RowStatistics(
+        one_lane(row_max, vtype64),
+        zero,
+        zero,
+        one_lane(dense_target_sum(n, t, known_target_sum(call.dense), vtype), vtype64),
+    )
+    e_y, inverse = target_exp(row, h, x_y, s, vtype), inverse_from_lse(row, lse, s)
+    of_p = extract_lane(gradient_factors(row, h, e_y, inverse, lse, z).of_p, 0) * k
+    x = load_n(p, max(y, 0), 1, splat(0.0, vtype))  # before it is overwritten, if the gradient is made in place
+    slope = GradientCoefficients(Shift(splat(row_max, vtype), splat(0.0, vtype)), of_p, k, True)
+    sum_exp_others = gradient_from_lse(p, out, n, y, slope, f, s, t, call.streaming, vtype)
+    row = RowStatistics(row.row_max, one_lane(sum_exp_others, vtype64), zero, row.target_sum)
     if y >= 0:
-        value = (lane(factors(row, h, e_y, inverse, lse, z).at_target, 0) - _target_part(t, y)) * k
-        write_one(out, y, lane(sloped(splat(value, like), x, f), 0), like)
+        value = (extract_lane(gradient_factors(row, h, e_y, inverse, lse, z).at_target, 0) - _target_part(t, y)) * k
+        store_element(out, y, extract_lane(chain_rule(splat(value, vtype), x, f), 0), vtype)
 
 
 @inline
-def _blank_row(out: Any, n: int, like: Any) -> None:
+def _zero_row(out: Any, n: int, vtype: Any) -> None:
     """A gradient of 0."""
     if out is not None:
         for j in range(n):
-            write_one(out, j, 0.0, like)
+            store_element(out, j, 0.0, vtype)
 
 
 # ------------------------------------------------------------------------------------------------ rows
 @inline
-def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, job: Any, like: Any) -> Any:
+def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, job: Any, vtype: Any) -> Any:
     """Leave what the loss of row i is made of at k, and its gradient as the job; that of the row before is written."""
     width, n = call.logits.shape[1:]
     a = i // width
@@ -227,47 +268,51 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, job
     y = label(labels, i, n, call.ignored)
     out = row_pointer(call.grad, a, b)
     if is_ignored(labels, y):
-        _finish(job, call, True, like)
-        _blank_row(out, n, like)
+        _finish_gradient(job, call, True, vtype)
+        _zero_row(out, n, vtype)
         # what comes to a loss of 0
-        keep_row(pending, k, Row(0.0, 0.0, 0.0, 0.0), 0.0, hard_part(call.hard, call.weight, y), 0.0)
+        buffer_row(
+            pending, k, RowStatistics(0.0, 0.0, 0.0, 0.0), 0.0, label_weight_of(call.label_weight, call.weight, y), 0.0
+        )
         return job
     p = row_pointer(call.logits, a, b)
-    t = dense(call.dense, row_pointer(call.q, a, b), call.dense_weight)
-    hard = hard_part(call.hard, call.weight, y)
-    scale = at(call.sample_weight, i)
-    factor_of_row = scale * at(call.upstream, i) * call.grad_scale
+    t = dense_target_of(call.dense, row_pointer(call.q, a, b), call.dense_weight)
+    label_weight = label_weight_of(call.label_weight, call.weight, y)
+    scale = value_or_one(call.sample_weight, i)
+    factor_of_row = scale * value_or_one(call.upstream, i) * call.grad_scale
     if lse is not None:
-        _gradient_from_saved(out, p, n, y, lse[i], hard, factor_of_row, t, call, like)
+        _gradient_from_saved(out, p, n, y, lse[i], label_weight, factor_of_row, t, call, vtype)
         return job
-    row = statistics(p, n, y, call.f, call.s, t, job, like)
-    x_y = one_logit(p, max(y, 0), call.f, like)
-    keep_row(pending, k, row, x_y, hard, scale)
-    _finish(job, call, b == 0, like)
-    return _next_job(job, out, p, n, y, row, x_y, hard, factor_of_row, t, call, like)
+    row = statistics(p, n, y, call.f, call.s, t, job, vtype)
+    x_y = load_logit(p, max(y, 0), call.f, vtype)
+    buffer_row(pending, k, row, x_y, label_weight, scale)
+    _finish_gradient(job, call, b == 0, vtype)
+    return _next_gradient(job, out, p, n, y, row, x_y, label_weight, factor_of_row, t, call, vtype)
 
 
 @inline
 def long_rows(call: Any, start: int, stop: int, group: int, partials: Any) -> None:
     """Add the losses of rows start … stop, in their order, to the partial sums of their groups."""
-    like = zero_vector(call)
-    lanes = lanes_of(like)
-    pending = pending_rows(widen(like))
-    job = _no_job(call.lse, call.grad, call, like)
+    vtype = vtype_of(call)
+    lanes = lanes_of(vtype)
+    pending = loss_buffer(promote(vtype))
+    job = _no_gradient(call.lse, call.grad, call, vtype)
     for first in range(start, stop, lanes):
         rows = min(lanes, stop - first)
         for k in range(rows):
-            job = _one_row(call, call.labels, call.lse, first + k, k, pending, job, like)
-        _settle(call.lse, call, pending, first, rows, group, partials, like)
-    _finish(job, call, True, like)
+            job = _one_row(call, call.labels, call.lse, first + k, k, pending, job, vtype)
+        _store_losses(call.lse, call, pending, first, rows, group, partials, vtype)
+    _finish_gradient(job, call, True, vtype)
 
 
 @inline
-def _settle(saved: Any, call: Any, pending: Any, first: int, rows: int, group: int, partials: Any, like: Any) -> None:
+def _store_losses(
+    saved: Any, call: Any, pending: Any, first: int, rows: int, group: int, partials: Any, vtype: Any
+) -> None:
     """Take the losses that wait; there are none where only the gradient is wanted."""
     if saved is None:
-        losses = losses_of(pending, call.hard, call.s, call.z, like)
+        losses = buffered_losses(pending, call.label_weight, call.s, call.z, vtype)
         for k in range(rows):
-            one = lane(losses, k)
-            put_row(call.rows, first + k, one)
+            one = extract_lane(losses, k)
+            store_loss(call.rows, first + k, one)
             partials[(first + k) // group] += one

@@ -7,32 +7,33 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from xent_numba.backends.cpu.compile.inline import by_type, inline
+from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
-from xent_numba.backends.cpu.regimes.lanes_tile import finite, merge_lanes, tile_exponentials, tile_statistics
+from xent_numba.backends.cpu.plan import TILE_CLASSES
+from xent_numba.backends.cpu.regimes.lanes_tile import finite_or_zero, merge_lanes, tile_exponentials, tile_statistics
 from xent_numba.backends.cpu.regimes.long_stats import statistics
 from xent_numba.backends.cpu.regimes.softmax_long import write_log_softmax, write_logsumexp, write_softmax
-from xent_numba.backends.cpu.regimes.staging import deliver, empty, stage_for
-from xent_numba.backends.cpu.regimes.tile_load import TILE, fill, soon
-from xent_numba.backends.cpu.row.epilogue import log_of
+from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_buffer, write_rows
+from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor
+from xent_numba.backends.cpu.row.epilogue import log_of_sum
 from xent_numba.backends.cpu.row.operands import row_pointer
-from xent_numba.backends.cpu.runtime.parallel_for import each
-from xent_numba.backends.cpu.simd.cast import narrow, widen
+from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
+from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.load_store import (
     advance,
-    blank,
     load,
     pointer,
-    scratch,
+    stack_buffer,
     store,
     stride,
+    zero_vector,
 )
 from xent_numba.backends.cpu.simd.math import exp
-from xent_numba.backends.cpu.simd.reduce import lane
+from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat
 
 
-class Rows(NamedTuple):
+class SoftmaxOperands(NamedTuple):
     """A call: logits, and one of the three results."""
 
     logits: Any  # (A, B, C)
@@ -43,18 +44,18 @@ class Rows(NamedTuple):
 
 
 @inline
-def _long(fields: Any, group: int, units: int, k: int) -> None:
-    rows = Rows(*fields)
-    like = blank(pointer(rows.logits))
+def _long(fields: Any, group: int, work_items: int, k: int) -> None:
+    rows = SoftmaxOperands(*fields)
+    vtype = zero_vector(pointer(rows.logits))
     width, n = rows.logits.shape[1:]
-    for i in range(k * group, min(units, (k + 1) * group)):
+    for i in range(k * group, min(work_items, (k + 1) * group)):
         a = i // width
         b = i - a * width
         p = row_pointer(rows.logits, a, b)
-        row = statistics(p, n, -1, None, None, None, None, like)
-        write_softmax(rows, row_pointer(rows.softmax, a, b), p, n, row, like)
-        write_log_softmax(rows, row_pointer(rows.log_softmax, a, b), p, n, row, like)
-        write_logsumexp(rows.logsumexp, i, p, n, row, like)
+        row = statistics(p, n, -1, None, None, None, None, vtype)
+        write_softmax(rows, row_pointer(rows.softmax, a, b), p, n, row, vtype)
+        write_log_softmax(rows, row_pointer(rows.log_softmax, a, b), p, n, row, vtype)
+        write_logsumexp(rows.logsumexp, i, p, n, row, vtype)
 
 
 # ------------------------------------------------------------------------------------------------ wide groups
@@ -66,77 +67,79 @@ def _tile_softmax(e_tile: Any, classes: int, factor: Any) -> None:
 
 
 @inline
-def _tile_logs(tile: Any, e_tile: Any, classes: int, top: Any, log_s: Any, like: Any) -> None:
-    lanes = lanes_of(like)
+def _tile_logs(tile: Any, e_tile: Any, classes: int, row_max: Any, log_s: Any, vtype: Any) -> None:
+    lanes = lanes_of(vtype)
     for j in range(classes):
-        store(e_tile, j * lanes, (load(tile, j * lanes, like) - top) - log_s)
+        store(e_tile, j * lanes, (load(tile, j * lanes, vtype) - row_max) - log_s)
 
 
 @inline
-def _wide_logsumexp(out: Any, i: int, rows: int, top: Any, nans: Any, log_s: Any) -> None:
+def _lanes_logsumexp(out: Any, i: int, rows: int, row_max: Any, nans: Any, log_s: Any) -> None:
     if out is not None:
         for r in range(lanes_of(log_s)):
             if r < rows:
-                t = lane(top, r)
+                t = extract_lane(row_max, r)
                 if t == math.inf:
-                    out[i + r] = lane(nans, r) + math.inf
+                    out[i + r] = extract_lane(nans, r) + math.inf
                 elif t == -math.inf:  # of all that is no NaN
-                    out[i + r] = t + lane(nans, r)
+                    out[i + r] = t + extract_lane(nans, r)
                 else:
-                    out[i + r] = t + lane(log_s, r)
+                    out[i + r] = t + extract_lane(log_s, r)
 
 
 @inline
-def _nans(wanted: Any, tile: Any, classes: int, sums: Any, like: Any) -> Any:
+def _nans(wanted: Any, tile: Any, classes: int, sums: Any, vtype: Any) -> Any:
     """0 per lane, nan where there is a NaN, for a logsumexp; nothing that matters where there is none."""
     if wanted is None:
         return sums
-    lanes = lanes_of(like)
+    lanes = lanes_of(vtype)
     for j in range(classes):
-        x = load(tile, j * lanes, like)
-        sums = sums + select(x == x, splat(0.0, like), x)
+        x = load(tile, j * lanes, vtype)
+        sums = sums + select(x == x, splat(0.0, vtype), x)
     return sums
 
 
 @inline
-def _tile_place(tile: Any, first: int, classes: int, best: Any, place: Any, like: Any) -> Any:
+def _tile_place(tile: Any, first: int, classes: int, best: Any, place: Any, vtype: Any) -> Any:
     """The largest logit so far and the first class that has it, per lane."""
-    lanes = lanes_of(like)
+    lanes = lanes_of(vtype)
     for j in range(classes):
-        x = load(tile, j * lanes, like)
+        x = load(tile, j * lanes, vtype)
         larger = x > best
         best, place = select(larger, x, best), select(larger, splat(first + j, place), place)
     return best, place
 
 
-@by_type
-def _places(softmax: Any, logsumexp: Any, p: Any, logits: Any, rows: int, tile: Any, like: Any) -> Any:
+@specialize
+def _max_places(softmax: Any, logsumexp: Any, p: Any, logits: Any, rows: int, tile: Any, vtype: Any) -> Any:
     """The class of each row's maximum, which a softmax need not know; and `_nans`.  The first tile is filled."""
     if isinstance(softmax, types.NoneType):
-        return lambda softmax, logsumexp, p, logits, rows, tile, like: _find(logsumexp, p, logits, rows, tile, like)
-    return lambda softmax, logsumexp, p, logits, rows, tile, like: _fill_first(p, logits, rows, tile, like)
+        return lambda softmax, logsumexp, p, logits, rows, tile, vtype: _find_max(
+            logsumexp, p, logits, rows, tile, vtype
+        )
+    return lambda softmax, logsumexp, p, logits, rows, tile, vtype: _fill_first(p, logits, rows, tile, vtype)
 
 
 @inline
-def _fill_first(p: Any, logits: Any, rows: int, tile: Any, like: Any) -> Any:
-    fill(p, stride(logits, 1), stride(logits, 2), rows, min(logits.shape[2], TILE), tile, like)
-    return None, splat(0.0, like)
+def _fill_first(p: Any, logits: Any, rows: int, tile: Any, vtype: Any) -> Any:
+    load_tile(p, stride(logits, 1), stride(logits, 2), rows, min(logits.shape[2], TILE_CLASSES), tile, vtype)
+    return None, splat(0.0, vtype)
 
 
 @inline
-def _find(logsumexp: Any, p: Any, logits: Any, rows: int, tile: Any, like: Any) -> Any:
+def _find_max(logsumexp: Any, p: Any, logits: Any, rows: int, tile: Any, vtype: Any) -> Any:
     classes = logits.shape[2]
     row_stride, class_stride = stride(logits, 1), stride(logits, 2)
-    best, place = splat(-math.inf, like), iota(like)
+    best, place = splat(-math.inf, vtype), iota(vtype)
     place = place - place
-    nans = splat(0.0, like)
-    for first in range(0, classes, TILE):
-        count = min(classes - first, TILE)
-        fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
-        best, place = _tile_place(tile, first, count, best, place, like)
-        nans = _nans(logsumexp, tile, count, nans, like)
-    if classes > TILE:
-        fill(p, row_stride, class_stride, rows, TILE, tile, like)
+    nans = splat(0.0, vtype)
+    for first in range(0, classes, TILE_CLASSES):
+        count = min(classes - first, TILE_CLASSES)
+        load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
+        best, place = _tile_place(tile, first, count, best, place, vtype)
+        nans = _nans(logsumexp, tile, count, nans, vtype)
+    if classes > TILE_CLASSES:
+        load_tile(p, row_stride, class_stride, rows, TILE_CLASSES, tile, vtype)
     return place, nans
 
 
@@ -144,45 +147,45 @@ def _find(logsumexp: Any, p: Any, logits: Any, rows: int, tile: Any, like: Any) 
 def _total(place: Any, row: Any) -> Any:
     """Σ exp(x − top).  `row` is without the maximum, whose term is 1, or nan for +inf, or 0 where all is −inf."""
     if place is None:
-        return row.rest
-    return row.rest + widen(exp(row.top - finite(row.top)))
+        return row.sum_exp_others
+    return row.sum_exp_others + promote(exp(row.row_max - finite_or_zero(row.row_max)))
 
 
 @inline
-def _group(call: Any, out: Any, a: int, b: int, rows: int, stage: Any, held: int, like: Any) -> int:
+def _group(call: Any, out: Any, a: int, b: int, rows: int, staging: Any, carry: int, vtype: Any) -> int:
     """How much of the output stays in the stage."""
     classes = call.logits.shape[2]
     p = row_pointer(call.logits, a, b)
     row_stride, class_stride = stride(call.logits, 1), stride(call.logits, 2)
-    tile, e_tile = scratch(like, 256), scratch(like, 256)
-    place, nans = _places(call.softmax, call.logsumexp, p, call.logits, rows, tile, like)
-    count = min(classes, TILE)
-    ahead = soon(p, row_stride, class_stride, count, like)
-    row, by = tile_statistics(tile, e_tile, 0, count, place, None, None, None, None, ahead, like)
-    for first in range(TILE, classes, TILE):
-        count = min(classes - first, TILE)
-        fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
-        more, _ = tile_statistics(tile, e_tile, first, count, place, None, None, None, None, None, like)
+    tile, e_tile = stack_buffer(vtype, 256), stack_buffer(vtype, 256)
+    place, nans = _max_places(call.softmax, call.logsumexp, p, call.logits, rows, tile, vtype)
+    count = min(classes, TILE_CLASSES)
+    ahead = prefetch_cursor(p, row_stride, class_stride, count, vtype)
+    row, by = tile_statistics(tile, e_tile, 0, count, place, None, None, None, None, ahead, vtype)
+    for first in range(TILE_CLASSES, classes, TILE_CLASSES):
+        count = min(classes - first, TILE_CLASSES)
+        load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
+        more, _ = tile_statistics(tile, e_tile, first, count, place, None, None, None, None, None, vtype)
         row = merge_lanes(row, more, None, None)
-    top, total = widen(row.top), _total(place, row)
-    log_s = log_of(row.rest, total)
-    for first in range(0, classes, TILE):
-        count = min(classes - first, TILE)
+    row_max, total = promote(row.row_max), _total(place, row)
+    log_s = log_of_sum(row.sum_exp_others, total)
+    for first in range(0, classes, TILE_CLASSES):
+        count = min(classes - first, TILE_CLASSES)
         if out is not None:
-            if classes > TILE:
-                fill(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, like)
+            if classes > TILE_CLASSES:
+                load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
             if call.softmax is not None:
-                if classes > TILE:
-                    by = tile_exponentials(tile, e_tile, count, finite(row.top), None, None, None)
-                _tile_softmax(e_tile, count, narrow(by / total, like))
+                if classes > TILE_CLASSES:
+                    by = tile_exponentials(tile, e_tile, count, finite_or_zero(row.row_max), None, None, None)
+                _tile_softmax(e_tile, count, demote(by / total, vtype))
             else:
-                _tile_logs(tile, e_tile, count, row.top, narrow(log_s, like), like)
-            held = deliver(e_tile, out, a, b, first, rows, count, call.streaming, stage, held, like)
-    _wide_logsumexp(call.logsumexp, a * call.logits.shape[1] + b, rows, top, nans, log_s)
-    return held
+                _tile_logs(tile, e_tile, count, row.row_max, demote(log_s, vtype), vtype)
+            carry = write_rows(e_tile, out, a, b, first, rows, count, call.streaming, staging, carry, vtype)
+    _lanes_logsumexp(call.logsumexp, a * call.logits.shape[1] + b, rows, row_max, nans, log_s)
+    return carry
 
 
-@by_type
+@specialize
 def _output(softmax: Any, log_softmax: Any) -> Any:
     """What is written to, None for a logsumexp."""
     if isinstance(softmax, types.NoneType):
@@ -191,32 +194,32 @@ def _output(softmax: Any, log_softmax: Any) -> Any:
 
 
 @inline
-def _wide(fields: Any, group: int, units: int, k: int) -> None:
-    call = Rows(*fields)
+def _lanes(fields: Any, group: int, work_items: int, k: int) -> None:
+    call = SoftmaxOperands(*fields)
     out = _output(call.softmax, call.log_softmax)
-    like = blank(pointer(call.logits))
-    lanes = lanes_of(like)
+    vtype = zero_vector(pointer(call.logits))
+    lanes = lanes_of(vtype)
     width = call.logits.shape[1]
     per_a = (width + lanes - 1) // lanes
-    stop = min(units, (k + 1) * group)
-    stage, held = stage_for(out, like), 0
+    stop = min(work_items, (k + 1) * group)
+    staging, carry = staging_buffer(out, vtype), 0
     for g in range(k * group, stop):
         a = g // per_a
         b = (g - a * per_a) * lanes
         rows = min(lanes, width - b)
-        held = _group(call, out, a, b, rows, stage, held, like)
+        carry = _group(call, out, a, b, rows, staging, carry, vtype)
         if b + rows == width or g + 1 == stop:
-            held = empty(out, stage, held, a, b + rows, like)
+            carry = flush_carry(out, staging, carry, a, b + rows, vtype)
 
 
 # ------------------------------------------------------------------------------------------------ drivers
 @kernel
-def long(fields: Any, group: int, units: int, groups: int, loop: int) -> None:
+def softmax_long(fields: Any, group: int, work_items: int, groups: int, loop: int) -> None:
     """Rows 0 … units, one at a time."""
-    each(_long, (fields, group, units), groups, loop)
+    parallel_for(_long, (fields, group, work_items), groups, loop)
 
 
 @kernel
-def wide(fields: Any, group: int, units: int, groups: int, loop: int) -> None:
+def softmax_lanes(fields: Any, group: int, work_items: int, groups: int, loop: int) -> None:
     """Vectors of rows 0 … units."""
-    each(_wide, (fields, group, units), groups, loop)
+    parallel_for(_lanes, (fields, group, work_items), groups, loop)

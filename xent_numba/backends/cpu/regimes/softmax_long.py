@@ -12,33 +12,33 @@ from typing import Any
 import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.regimes.long_gradient import slope_of, store_gradient, stream_gradient
+from xent_numba.backends.cpu.regimes.long_gradient import gradient_coefficients, store_gradient, stream_gradient
 from xent_numba.backends.cpu.regimes.long_stats import statistics
-from xent_numba.backends.cpu.regimes.staging import release
-from xent_numba.backends.cpu.row.epilogue import log_of
-from xent_numba.backends.cpu.simd.cast import widen
+from xent_numba.backends.cpu.regimes.staging import flush_tail
+from xent_numba.backends.cpu.row.epilogue import log_of_sum
+from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import (
     advance,
-    blank,
+    elements_to_alignment,
     load,
-    load_part,
-    scratch,
-    store_part,
+    load_n,
+    stack_buffer,
+    store_n,
     stream,
-    to_line,
+    zero_vector,
 )
-from xent_numba.backends.cpu.simd.reduce import any_lane, lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, single, splat
+from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane
+from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
 
 @inline
 def _place_of(p: Any, n: int, value: float) -> Any:
     """The first class with this logit, or −1."""
-    like = blank(p)
-    wanted, step = splat(value, like), lanes_of(like)
+    vtype = zero_vector(p)
+    wanted, step = splat(value, vtype), lanes_of(vtype)
     for i in range(0, n, step):
         count = min(step, n - i)
-        if any_lane(load_part(p, i, count, splat(math.nan, like)) == wanted):
+        if any_true(load_n(p, i, count, splat(math.nan, vtype)) == wanted):
             for k in range(count):
                 if np.float64(_one(p, i + k)) == value:
                     return i + k
@@ -47,7 +47,7 @@ def _place_of(p: Any, n: int, value: float) -> Any:
 
 @inline
 def _one(p: Any, i: int) -> Any:
-    return lane(load_part(p, i, 1, blank(p)), 0)
+    return extract_lane(load_n(p, i, 1, zero_vector(p)), 0)
 
 
 @inline
@@ -60,60 +60,60 @@ def _has_nan(p: Any, n: int) -> bool:
 
 
 @inline
-def _log_sum(p: Any, n: int, row: Any, alone: bool, like: Any) -> Any:
+def _log_sum(p: Any, n: int, row: Any, alone: bool, vtype: Any) -> Any:
     """log S, with all digits of its own if it is to stand alone."""
-    q = row.rest - 1.0
+    q = row.sum_exp_others - 1.0
     if q < 0.5 and alone:
-        place = _place_of(p, n, row.top)
+        place = _place_of(p, n, row.row_max)
         if place >= 0:
-            q = statistics(p, n, place, None, None, None, None, like).rest
-    wide = widen(like)
-    return lane(log_of(single(q, wide), single(row.rest, wide)), 0)
+            q = statistics(p, n, place, None, None, None, None, vtype).sum_exp_others
+    vtype64 = promote(vtype)
+    return extract_lane(log_of_sum(one_lane(q, vtype64), one_lane(row.sum_exp_others, vtype64)), 0)
 
 
 @inline
-def _write_logs(p: Any, out: Any, n: int, top: float, log_s: float, streaming: bool, like: Any) -> None:
-    step = lanes_of(like)
-    shift, log_sums, zero = splat(top, like), splat(log_s, like), splat(0.0, like)
-    head = to_line(out, 0, like) if streaming else -1
+def _write_logs(p: Any, out: Any, n: int, row_max: float, log_s: float, streaming: bool, vtype: Any) -> None:
+    step = lanes_of(vtype)
+    shift, log_sums, zero = splat(row_max, vtype), splat(log_s, vtype), splat(0.0, vtype)
+    head = elements_to_alignment(out, 0, vtype) if streaming else -1
     i = 0
     if head > 0:
         i = min(head, n)
-        store_part(out, 0, i, (load_part(p, 0, i, zero) - shift) - log_sums)
+        store_n(out, 0, i, (load_n(p, 0, i, zero) - shift) - log_sums)
     while i + step <= n and head >= 0:
-        stream(out, i, (load(p, i, like) - shift) - log_sums)
+        stream(out, i, (load(p, i, vtype) - shift) - log_sums)
         i += step
     while i < n:
         count = min(step, n - i)
-        store_part(out, i, count, (load_part(p, i, count, zero) - shift) - log_sums)
+        store_n(out, i, count, (load_n(p, i, count, zero) - shift) - log_sums)
         i += count
 
 
 @inline
-def write_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> None:
+def write_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, vtype: Any) -> None:
     if out is not None:
-        c = row.top if row.top > -np.inf else 0.0
-        slope = slope_of(c, 1.0 / row.rest, 0.0, None, like)
+        c = row.row_max if row.row_max > -np.inf else 0.0
+        slope = gradient_coefficients(c, 1.0 / row.sum_exp_others, 0.0, None, vtype)
         if rows.streaming:
-            stage = scratch(like, 2)
-            held = stream_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, stage, 0, like)
-            release(stage, held, advance(out, n), like)
+            staging = stack_buffer(vtype, 2)
+            carry = stream_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, staging, 0, vtype)
+            flush_tail(staging, carry, advance(out, n), vtype)
         else:
-            store_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, like)
+            store_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, vtype)
 
 
 @inline
-def write_log_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, like: Any) -> None:
+def write_log_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, vtype: Any) -> None:
     if out is not None:
-        _write_logs(p, out, n, row.top, _log_sum(p, n, row, True, like), rows.streaming, like)
+        _write_logs(p, out, n, row.row_max, _log_sum(p, n, row, True, vtype), rows.streaming, vtype)
 
 
 @inline
-def write_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, like: Any) -> None:
+def write_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, vtype: Any) -> None:
     if out is not None:
-        if row.top == math.inf:
+        if row.row_max == math.inf:
             out[i] = math.nan if _has_nan(p, n) else math.inf
-        elif row.top == -math.inf:
-            out[i] = row.top + row.rest  # rest is 0, or nan
+        elif row.row_max == -math.inf:
+            out[i] = row.row_max + row.sum_exp_others  # rest is 0, or nan
         else:
-            out[i] = row.top + _log_sum(p, n, row, abs(row.top) < 4.0, like)  # else the sum has no more digits
+            out[i] = row.row_max + _log_sum(p, n, row, abs(row.row_max) < 4.0, vtype)  # else the sum has no more digits

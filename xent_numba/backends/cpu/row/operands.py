@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from xent_numba.backends.cpu.compile.inline import by_type, inline, unless_none
-from xent_numba.backends.cpu.row.target import Dense
-from xent_numba.backends.cpu.row.transform import Cap, Sign, is_a
-from xent_numba.backends.cpu.simd.cast import widest
-from xent_numba.backends.cpu.simd.load_store import advance, blank, pointer, stride
+from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
+from xent_numba.backends.cpu.row.target import DenseTarget
+from xent_numba.backends.cpu.row.transform import Sign, Softcap, is_instance_type
+from xent_numba.backends.cpu.simd.cast import zero_float64_vector
+from xent_numba.backends.cpu.simd.load_store import advance, pointer, stride, zero_vector
 from xent_numba.backends.cpu.simd.vector import select, splat
 
 
-class Call(NamedTuple):
+class Operands(NamedTuple):
     """All that a kernel needs.  (A, B, C) arrays have any strides, the others are contiguous.
 
     What is used for every logit is None when it is not there, and then the machine code lacks it.  What is used once
@@ -33,28 +33,28 @@ class Call(NamedTuple):
     rows: Any  # (A·B,) where the losses go, or (0,)
     grad: Any  # (A, B, C) where the gradient goes, or None
     ignored: Any  # labels in range that are ignored
-    hard: Any  # 1 − ε, or None for a distribution
+    label_weight: Any  # 1 − ε, or None for a distribution
     dense: Any  # array of α, β and the Σ u of a row without a distribution; or None
-    f: Any  # Sign, Cap or None; an array before `call_of`
+    f: Any  # Sign, Cap or None; an array before `operands_of`
     s: Any  # |logit_scale|, or None for 1
     z: float  # z-loss coefficient
     grad_scale: float  # with the part of f' that is the same everywhere: logit_scale without a softcap
     streaming: bool  # whether the gradient goes past the caches
 
 
-@by_type
+@specialize
 def transform(f: Any) -> Any:
     """The transform of the logits from an array, as it comes through a parallel loop, which takes no tuples."""
     if isinstance(f, types.NoneType):
         return lambda f: None
-    return (lambda f: Sign(f[0])) if f.ndim == 1 else (lambda f: Cap(f[0, 0], f[0, 1]))
+    return (lambda f: Sign(f[0])) if f.ndim == 1 else (lambda f: Softcap(f[0, 0], f[0, 1]))
 
 
 @inline
-def call_of(fields: Any) -> Any:
-    """A `Call` from the plain tuple that Python passes."""
-    c = Call(*fields)
-    return Call(
+def operands_of(fields: Any) -> Any:
+    """A `Operands` from the plain tuple that Python passes."""
+    c = Operands(*fields)
+    return Operands(
         c.logits,
         c.labels,
         c.q,
@@ -66,7 +66,7 @@ def call_of(fields: Any) -> Any:
         c.rows,
         c.grad,
         c.ignored,
-        c.hard,
+        c.label_weight,
         c.dense,
         transform(c.f),
         c.s,
@@ -77,26 +77,26 @@ def call_of(fields: Any) -> Any:
 
 
 @inline
-def zero_vector(call: Any) -> Any:
+def vtype_of(call: Any) -> Any:
     """A vector of the arithmetic of a call.
 
     float64 where the logits or the distribution are, and with a softcap, of which float32 would take digits that a
     small loss has.
     """
-    return _widest(pointer(call.logits), pointer(call.q), call.f)
+    return _compute_type(pointer(call.logits), pointer(call.q), call.f)
 
 
-@by_type
-def _widest(p: Any, q: Any, f: Any) -> Any:
+@specialize
+def _compute_type(p: Any, q: Any, f: Any) -> Any:
     if not isinstance(q, types.NoneType) and q.dtype == types.float64:
-        return lambda p, q, f: blank(q)
-    if is_a(f, Cap):
-        return lambda p, q, f: widest(blank(p))
-    return lambda p, q, f: blank(p)
+        return lambda p, q, f: zero_vector(q)
+    if is_instance_type(f, Softcap):
+        return lambda p, q, f: zero_float64_vector(zero_vector(p))
+    return lambda p, q, f: zero_vector(p)
 
 
 @inline
-def at(array: Any, i: int) -> Any:
+def value_or_one(array: Any, i: int) -> Any:
     """array[i], or 1 where the array is empty."""
     return array[i] if array.size else 1.0
 
@@ -132,26 +132,26 @@ def is_ignored(labels: Any, y: int) -> bool:
 
 
 @inline
-def put_row(rows: Any, i: int, value: float) -> None:
+def store_loss(rows: Any, i: int, value: float) -> None:
     """rows[i] = value, if there are rows."""
     if rows.size:
         rows[i] = value
 
 
-@unless_none
+@optional
 def row_pointer(array: Any, a: int, b: int) -> Any:
     """The address of array[a, b, 0]."""
     return advance(pointer(array), a * stride(array, 0) + b * stride(array, 1))
 
 
-@unless_none
-def dense(dense: Any, q: Any, weight: Any) -> Any:
+@optional
+def dense_target_of(dense: Any, q: Any, weight: Any) -> Any:
     """The dense part of the target of one row, or of a tile of rows."""
-    return Dense(q, pointer(weight), dense[0], dense[1])
+    return DenseTarget(q, pointer(weight), dense[0], dense[1])
 
 
 @inline
-def known_mass(dense: Any) -> Any:
+def known_target_sum(dense: Any) -> Any:
     """Σ u of a row that has no distribution."""
     if dense is None:
         return 0.0
@@ -159,7 +159,7 @@ def known_mass(dense: Any) -> Any:
 
 
 @inline
-def times(loss: Any, scale: Any) -> Any:
+def apply_weight(loss: Any, scale: Any) -> Any:
     """loss · scale, where a scale of 0 silences even an infinite loss, but not NaN."""
     zero = splat(0.0, loss)
     silent = select(loss == loss, zero, loss)

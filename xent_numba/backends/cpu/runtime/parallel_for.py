@@ -2,8 +2,8 @@
 
 Numba compiles a `prange` loop three times over, each time with its whole body: two seconds for a kernel here.  So the
 loop stands in a function of its own, which calls its body by address and knows nothing of it.  A kernel is compiled
-once and runs serially or in parallel, as its caller says: `each` takes the address of a description of the loop, or 0
-to run serially.
+once and runs serially or in parallel, as its caller says: `parallel_for` takes the address of a description of the
+loop, or 0 to run serially.
 
 What must be undone at the end, the number of threads and the lock under `workqueue`, is done and undone by the loop
 itself: between Python's instructions a Ctrl-C can come, and in machine code nothing can.
@@ -31,7 +31,7 @@ _ADDRESS, _THREADS, _LOCK = range(3)  # words of a description: of the loop, how
 
 
 @intrinsic
-def each(typing_context: Any, piece: Any, args: Any, n: Any, loop: Any) -> Any:
+def parallel_for(typing_context: Any, piece: Any, args: Any, n: Any, loop: Any) -> Any:
     """piece(*args, k) for each k < n, one after the other, or by the loop at an address that is not 0."""
     takes = (*args.types, types.int64)
     called = piece.get_call_type(typing_context, takes, {})
@@ -77,7 +77,7 @@ def _call(typing_context: Any, body: Any, arguments: Any, k: Any) -> Any:
 
 
 @intrinsic
-def _word(typing_context: Any, description: Any, index: Any) -> Any:
+def _load_word(typing_context: Any, description: Any, index: Any) -> Any:
     """One word of a description."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -88,7 +88,7 @@ def _word(typing_context: Any, description: Any, index: Any) -> Any:
 
 
 @intrinsic
-def _taken(typing_context: Any, lock: Any) -> Any:
+def _try_acquire(typing_context: Any, lock: Any) -> Any:
     """Whether a lock was free, and is held from now on."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -99,7 +99,7 @@ def _taken(typing_context: Any, lock: Any) -> Any:
 
 
 @intrinsic
-def _given_back(typing_context: Any, lock: Any) -> Any:
+def _release(typing_context: Any, lock: Any) -> Any:
     """Free a lock."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -126,17 +126,17 @@ def _set_threads(typing_context: Any, n: Any) -> Any:
 
 @kernel(parallel=True)
 def _loop(body: int, arguments: int, n: int, description: int) -> None:
-    lock = _word(description, _LOCK)
-    if lock and not _taken(lock):
+    lock = _load_word(description, _LOCK)
+    if lock and not _try_acquire(lock):
         for k in range(n):
             _call(body, arguments, k)
         return
-    before = _set_threads(_word(description, _THREADS))
+    before = _set_threads(_load_word(description, _THREADS))
     for k in prange(n):
         _call(body, arguments, k)
     _set_threads(before)
     if lock:
-        _given_back(lock)
+        _release(lock)
 
 
 @cache
@@ -152,8 +152,8 @@ _descriptions: list[np.ndarray] = []  # for as long as the process: machine code
 
 
 @cache
-def loop(threads: int, one_at_a_time: bool) -> int:
-    """The address of a description: what `each` takes to run in parallel, by so many threads.
+def loop_descriptor(threads: int, one_at_a_time: bool) -> int:
+    """The address of a description: what `parallel_for` takes to run in parallel, by so many threads.
 
     With `one_at_a_time`, while one thread of Python is in the loop, the loops of the others are serial.
     """

@@ -27,7 +27,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.np.ufunc import parallel as numba_parallel
 
 from xent_numba import forks
-from xent_numba.backends.cpu.runtime.parallel_for import loop
+from xent_numba.backends.cpu.runtime.parallel_for import loop_descriptor
 from xent_numba.interrupts import uninterrupted
 
 
@@ -75,10 +75,10 @@ _serially = nullcontext(0)
 
 
 def parallel(n_threads: int | None, worthwhile: bool) -> AbstractContextManager[int]:
-    """What `each` takes to run in parallel by so many threads; 0: serially."""
+    """What `parallel_for` takes to run in parallel by so many threads; 0: serially."""
     if not worthwhile or n_threads == 1 or forks.orphaned or numba.config.NUMBA_NUM_THREADS == 1:
         return _serially
     threads = wanted(n_threads)
     if threads == 1:
         return _serially
-    return nullcontext(loop(threads, numba_parallel._threading_layer == "workqueue"))
+    return nullcontext(loop_descriptor(threads, numba_parallel._threading_layer == "workqueue"))

@@ -8,11 +8,12 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
-from xent_numba.backends.cpu.simd.vector import LINE, Vector, integers, ir_vector
+from xent_numba.backends.cpu.plan import CACHE_LINE
+from xent_numba.backends.cpu.simd.vector import Vector, integer_vector, ir_vector
 
 
 @intrinsic
-def widen(typingctx: Any, a: Any) -> Any:
+def promote(typingctx: Any, a: Any) -> Any:
     """The lanes as float64."""
     wide = Vector(types.float64, a.lanes)
 
@@ -23,29 +24,29 @@ def widen(typingctx: Any, a: Any) -> Any:
 
 
 @intrinsic
-def widest(typingctx: Any, like: Any) -> Any:
+def zero_float64_vector(typingctx: Any, vtype: Any) -> Any:
     """The zero vector of as many float64 as a line holds."""
-    result = Vector(types.float64, LINE // 8)
+    result = Vector(types.float64, CACHE_LINE // 8)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return ir.Constant(ir_vector(result), None)
 
-    return result(like), codegen
+    return result(vtype), codegen
 
 
 @intrinsic
-def narrow(typingctx: Any, a: Any, like: Any) -> Any:
-    """The float64 lanes rounded to the dtype of `like`."""
-    result = Vector(like.dtype, a.lanes)
+def demote(typingctx: Any, a: Any, vtype: Any) -> Any:
+    """The float64 lanes rounded to the dtype of `vtype`."""
+    result = Vector(vtype.dtype, a.lanes)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return args[0] if a == result else builder.fptrunc(args[0], ir_vector(result))
 
-    return result(a, like), codegen
+    return result(a, vtype), codegen
 
 
 @intrinsic
-def to_float32(typingctx: Any, a: Any) -> Any:
+def demote_to_float32(typingctx: Any, a: Any) -> Any:
     """The float64 lanes rounded to float32."""
     result = Vector(types.float32, a.lanes)
 
@@ -56,31 +57,31 @@ def to_float32(typingctx: Any, a: Any) -> Any:
 
 
 @intrinsic
-def whole(typingctx: Any, like: Any) -> Any:
+def minus_ones(typingctx: Any, vtype: Any) -> Any:
     """-1 in every lane, as int64."""
-    result = Vector(types.int64, like.lanes)
+    result = Vector(types.int64, vtype.lanes)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return ir.Constant(ir_vector(result), [-1] * like.lanes)
+        return ir.Constant(ir_vector(result), [-1] * vtype.lanes)
 
-    return result(like), codegen
+    return result(vtype), codegen
 
 
 @intrinsic
-def shortened(typingctx: Any, a: Any, like: Any) -> Any:
-    """int64 lanes as integers as wide as the lanes of `like`."""
-    result = integers(like)
+def truncate_integers(typingctx: Any, a: Any, vtype: Any) -> Any:
+    """int64 lanes as integers as wide as the lanes of `vtype`."""
+    result = integer_vector(vtype)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return args[0] if a == result else builder.trunc(args[0], ir_vector(result))
 
-    return result(a, like), codegen
+    return result(a, vtype), codegen
 
 
 @intrinsic
-def as_bits(typingctx: Any, a: Any) -> Any:
+def bitcast_to_int(typingctx: Any, a: Any) -> Any:
     """The bits of floats as integers."""
-    result = integers(a)
+    result = integer_vector(a)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.bitcast(args[0], ir_vector(result))
@@ -89,20 +90,20 @@ def as_bits(typingctx: Any, a: Any) -> Any:
 
 
 @intrinsic
-def as_floats(typingctx: Any, bits: Any, like: Any) -> Any:
+def bitcast_to_float(typingctx: Any, bits: Any, vtype: Any) -> Any:
     """Bits as the floats they are."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir_vector(like))
+        return builder.bitcast(args[0], ir_vector(vtype))
 
-    return like(bits, like), codegen
+    return vtype(bits, vtype), codegen
 
 
 @intrinsic
-def convert(typingctx: Any, whole: Any, like: Any) -> Any:
+def convert_to_float(typingctx: Any, whole: Any, vtype: Any) -> Any:
     """Signed integers to floats of the same value."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.sitofp(args[0], ir_vector(like))
+        return builder.sitofp(args[0], ir_vector(vtype))
 
-    return like(whole, like), codegen
+    return vtype(whole, vtype), codegen

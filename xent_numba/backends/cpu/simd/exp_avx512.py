@@ -56,7 +56,7 @@ def _powers(up: int) -> Any:
 
 
 @intrinsic
-def _unless_below(typingctx: Any, value: Any, d: Any, lowest: Any) -> Any:
+def _zero_below(typingctx: Any, value: Any, d: Any, lowest: Any) -> Any:
     """`value`, 0 where d < lowest; where d is NaN, `value` too."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -67,7 +67,7 @@ def _unless_below(typingctx: Any, value: Any, d: Any, lowest: Any) -> Any:
 
 
 @intrinsic
-def reciprocal(typingctx: Any, a: Any) -> Any:
+def approximate_reciprocal(typingctx: Any, a: Any) -> Any:
     """1 / a of sixteen float32, to 14 bits."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -78,7 +78,7 @@ def reciprocal(typingctx: Any, a: Any) -> Any:
     return a(a), codegen
 
 
-def suits(vector: Vector) -> bool:
+def supports(vector: Vector) -> bool:
     """Whether `exp` takes this type of vector, on this processor."""
     return AVAILABLE and vector.dtype == types.float32 and vector.lanes == LANES
 
@@ -95,6 +95,6 @@ def exponential(up: int) -> Any:
         r = fma(shift - biased, ln2, d)
         power = power_of(biased)
         p = fma(fma(splat(1.0 / 6.0, d), r, splat(0.5, d)), r, splat(1.0, d)) * r
-        return _unless_below(fma(power, p, power), d, fma(m, ln2, splat(lowest, d)))
+        return _zero_below(fma(power, p, power), d, fma(m, ln2, splat(lowest, d)))
 
     return exp

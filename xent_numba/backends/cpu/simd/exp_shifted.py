@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from xent_numba.backends.cpu.compile.inline import by_type, inline
-from xent_numba.backends.cpu.simd.cast import widen
+from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_avx512 import LN2
-from xent_numba.backends.cpu.simd.math import FLOAT32_LANES, exp, exp_by, exp_up, exp_up_by
-from xent_numba.backends.cpu.simd.reduce import any_lane
+from xent_numba.backends.cpu.simd.math import FLOAT32_LANES, exp, exp_adjusted, exp_scaled, exp_scaled_adjusted
+from xent_numba.backends.cpu.simd.reduce import any_true
 from xent_numba.backends.cpu.simd.vector import fma, select, splat
 
-REACH = 2048.0  # |c| from which on x − c is exact where it matters
+EXACT_SHIFT_LIMIT = 2048.0  # |c| from which on x − c is exact where it matters
 
 
 @inline
-def _or_nothing(lost: Any) -> Any:
+def _finite_error(lost: Any) -> Any:
     """What rounding took, 0 where it is NaN, as from −inf, or so large that exp of the rest is 0."""
     return select(lost * lost < splat(1.0, lost), lost, splat(0.0, lost))
 
@@ -35,10 +35,10 @@ def _difference(a: Any, b: Any, s: Any) -> Any:
     back = a - d
     lost = (a - (d + back)) + (back - b)  # Knuth's
     if s is None:
-        return d, _or_nothing(lost)
+        return d, _finite_error(lost)
     by = splat(s, d)
     product = d * by
-    return product, _or_nothing(fma(d, by, splat(0.0, d) - product) + lost * by)
+    return product, _finite_error(fma(d, by, splat(0.0, d) - product) + lost * by)
 
 
 def _of_product(exponential: Any) -> Any:
@@ -52,23 +52,23 @@ def _of_product(exponential: Any) -> Any:
     return of_product
 
 
-@by_type
-def exp_between(a: Any, b: Any, s: Any) -> Any:
-    """`exp_up` of s · (a − b), as if it were not rounded where that counts."""
+@specialize
+def exp_scaled_difference(a: Any, b: Any, s: Any) -> Any:
+    """`exp_scaled` of s · (a − b), as if it were not rounded where that counts."""
     if a.dtype == types.float32 or a.lanes == FLOAT32_LANES:
         if isinstance(s, types.NoneType):
-            return lambda a, b, s: exp_up(a - b)
-        return _of_product(exp_up)
+            return lambda a, b, s: exp_scaled(a - b)
+        return _of_product(exp_scaled)
 
     def in_float64(a: Any, b: Any, s: Any) -> Any:
         d, lost = _difference(a, b, s)
-        return exp_up_by(d, lost)
+        return exp_scaled_adjusted(d, lost)
 
     return in_float64
 
 
-@by_type
-def _exp_below(a: Any, b: Any, s: Any) -> Any:
+@specialize
+def _exp_difference(a: Any, b: Any, s: Any) -> Any:
     """exp of s · (a − b), rounded before exp once and not twice."""
     if isinstance(s, types.NoneType):
         return lambda a, b, s: exp(a - b)
@@ -78,11 +78,11 @@ def _exp_below(a: Any, b: Any, s: Any) -> Any:
 class Shift(NamedTuple):
     """near + m ln 2, of ln 2 as rounded to float32: what is taken off the logits of a row."""
 
-    near: Any
+    residual: Any
     m: Any
 
 
-@by_type
+@specialize
 def shift_of(c: Any, s: Any) -> Any:
     """The shift next to c, which is not −inf: c itself in float64, or where s · (x − c) is asked for."""
     if c.dtype == types.float64 or not isinstance(s, types.NoneType):
@@ -91,7 +91,7 @@ def shift_of(c: Any, s: Any) -> Any:
     def in_float32(c: Any, s: Any) -> Any:
         zero, rounder = splat(0.0, c), splat(12582912.0, c)
         m = fma(c, splat(1.4426950408889634, c), rounder) - rounder
-        inside = c * c < splat(REACH * REACH, c)
+        inside = c * c < splat(EXACT_SHIFT_LIMIT * EXACT_SHIFT_LIMIT, c)
         return Shift(select(inside, zero, c), select(inside, m, zero))
 
     return in_float32
@@ -100,8 +100,8 @@ def shift_of(c: Any, s: Any) -> Any:
 @inline
 def shift_value(shift: Any) -> Any:
     """near + m ln 2, exactly, in float64."""
-    near = widen(shift.near)
-    return fma(widen(shift.m), splat(LN2, near), near)
+    residual = promote(shift.residual)
+    return fma(promote(shift.m), splat(LN2, residual), residual)
 
 
 def _shifted(by: Any, of_difference: Any) -> Any:
@@ -111,36 +111,39 @@ def _shifted(by: Any, of_difference: Any) -> Any:
         if isinstance(shift[0], types.NoneType):
             return lambda x, shift, s: by(x, shift.m)
         if x.dtype == types.float32 and isinstance(s, types.NoneType):
-            return lambda x, shift, s: by(x - shift.near, shift.m)
-        return lambda x, shift, s: of_difference(x, shift.near, s)
+            return lambda x, shift, s: by(x - shift.residual, shift.m)
+        return lambda x, shift, s: of_difference(x, shift.residual, s)
 
-    return by_type(choose)
-
-
-exp_shifted, exp_shifted_up = _shifted(exp_by, _exp_below), _shifted(exp_up_by, exp_between)
+    return specialize(choose)
 
 
-@by_type
-def is_far(shift: Any, s: Any) -> Any:
-    """Whether something must be taken off the logits themselves, which `close` leaves out."""
-    near = shift[0]
-    if near.dtype == types.float64 or not isinstance(s, types.NoneType):
+exp_shifted, exp_shifted_scaled = (
+    _shifted(exp_adjusted, _exp_difference),
+    _shifted(exp_scaled_adjusted, exp_scaled_difference),
+)
+
+
+@specialize
+def has_residual(shift: Any, s: Any) -> Any:
+    """Whether something must be taken off the logits themselves, which `drop_residual` leaves out."""
+    residual = shift[0]
+    if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda shift, s: False
-    return lambda shift, s: any_lane(shift.near * shift.near > splat(0.0, shift.near))
+    return lambda shift, s: any_true(shift.residual * shift.residual > splat(0.0, shift.residual))
 
 
-@by_type
-def close(shift: Any, s: Any) -> Any:
+@specialize
+def drop_residual(shift: Any, s: Any) -> Any:
     """The same shift where it is not far, which nearly none is: it has an instruction less."""
-    near = shift[0]
-    if near.dtype == types.float64 or not isinstance(s, types.NoneType):
+    residual = shift[0]
+    if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda shift, s: shift
     return lambda shift, s: Shift(None, shift.m)
 
 
-@by_type
-def to_top(shift: Any, c: Any, s: Any) -> Any:
+@specialize
+def rescale_to_max(shift: Any, c: Any, s: Any) -> Any:
     """What makes a sum of exp(x − shift) one of exp(x − c), c being what the shift is next to."""
     if c.dtype == types.float64 or not isinstance(s, types.NoneType):
-        return lambda shift, c, s: splat(1.0, widen(c))
-    return lambda shift, c, s: exp(shift_value(shift) - widen(c))
+        return lambda shift, c, s: splat(1.0, promote(c))
+    return lambda shift, c, s: exp(shift_value(shift) - promote(c))

@@ -21,9 +21,15 @@ from typing import Any
 
 from numba import types
 
-from xent_numba.backends.cpu.compile.inline import by_type, inline
+from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.simd import exp_avx512 as avx512
-from xent_numba.backends.cpu.simd.cast import as_bits, as_floats, convert, to_float32, widen
+from xent_numba.backends.cpu.simd.cast import (
+    bitcast_to_float,
+    bitcast_to_int,
+    convert_to_float,
+    demote_to_float32,
+    promote,
+)
 from xent_numba.backends.cpu.simd.vector import fma, polynomial, select, shift_left, shift_right, splat
 
 # log2(e); ln 2 in two parts, the second of which is nothing to float32; 1.5·2^p + bias; -bias·ln 2; bits of a
@@ -88,7 +94,7 @@ _q32, _q64, _log_series = polynomial(_Q32), polynomial(_Q64), polynomial(_LOG)
 
 
 # 2^up · exp: sums of small terms lose nothing to the smallest normal number when they are taken so much higher up.
-UP32, UP64 = 32, 64
+EXP_SCALE_BITS32, EXP_SCALE_BITS64 = 32, 64
 
 
 def _exponential(up32: int, up64: int) -> Any:
@@ -96,7 +102,7 @@ def _exponential(up32: int, up64: int) -> Any:
     in_avx512 = avx512.exponential(up32)
 
     def choose(d: Any, m: Any) -> Any:
-        if avx512.suits(d):
+        if avx512.supports(d):
             return lambda d, m: in_avx512(d, m)
         log2e, ln2_high, ln2_low, magic, lowest, mantissa = _REDUCE32 if d.dtype == types.float32 else _REDUCE64
         up = up32 if d.dtype == types.float32 else up64
@@ -109,7 +115,7 @@ def _exponential(up32: int, up64: int) -> Any:
             biased = fma(d, splat(log2e, d), shift)
             r = fma(shift - biased, splat(ln2_high, d), d)
             one = splat(1.0, d)
-            return fma(fma(_q32(r), r, one), r, one) * as_floats(shift_left(as_bits(biased), mantissa), d)
+            return fma(fma(_q32(r), r, one), r, one) * bitcast_to_float(shift_left(bitcast_to_int(biased), mantissa), d)
 
         def in_float64(d: Any, m: Any) -> Any:
             floor = splat(lowest, d)
@@ -119,40 +125,40 @@ def _exponential(up32: int, up64: int) -> Any:
             minus_n = shift - biased
             r = fma(minus_n, splat(ln2_low, d), fma(minus_n, splat(ln2_high, d), d) + m)
             one = splat(1.0, d)
-            return fma(fma(_q64(r), r, one), r, one) * as_floats(shift_left(as_bits(biased), mantissa), d)
+            return fma(fma(_q64(r), r, one), r, one) * bitcast_to_float(shift_left(bitcast_to_int(biased), mantissa), d)
 
         return in_float32 if d.dtype == types.float32 else in_float64
 
-    return by_type(choose)
+    return specialize(choose)
 
 
-exp_by, exp_up_by = _exponential(0, 0), _exponential(UP32, UP64)
+exp_adjusted, exp_scaled_adjusted = _exponential(0, 0), _exponential(EXP_SCALE_BITS32, EXP_SCALE_BITS64)
 
 
 @inline
 def exp(d: Any) -> Any:
     """exp(d) for d ≤ 0 or NaN; error about 1 ulp, and |d| / 20 more in float32; 0 for what is not normal."""
-    return exp_by(d, splat(0.0, d))
+    return exp_adjusted(d, splat(0.0, d))
 
 
 @inline
-def exp_up(d: Any) -> Any:
+def exp_scaled(d: Any) -> Any:
     """2^32 or 2^64 times that, so that a sum has all digits of a loss as small as the smallest normal number.
 
-    See `down`.
+    See `unscale`.
     """
-    return exp_up_by(d, splat(0.0, d))
+    return exp_scaled_adjusted(d, splat(0.0, d))
 
 
-@by_type
-def down(like: Any) -> Any:
-    """What brings a sum of `exp_up` of vectors such as `like` down again, in float64."""
-    factor = 2.0**-UP32 if like.dtype == types.float32 else 2.0**-UP64
-    return lambda like: factor
+@specialize
+def unscale(vtype: Any) -> Any:
+    """What brings a sum of `exp_scaled` of vectors such as `vtype` down again, in float64."""
+    factor = 2.0**-EXP_SCALE_BITS32 if vtype.dtype == types.float32 else 2.0**-EXP_SCALE_BITS64
+    return lambda vtype: factor
 
 
 @inline
-def scaled(d: Any, s: Any) -> Any:
+def apply_scale(d: Any, s: Any) -> Any:
     """s · d, or d where s is None."""
     if s is None:
         return d
@@ -160,14 +166,14 @@ def scaled(d: Any, s: Any) -> Any:
 
 
 @inline
-def bounded(d: Any) -> Any:
+def clamp_exp_arg(d: Any) -> Any:
     """d, or the largest argument of `exp` where a saved lse that is too small would pass it."""
     highest = splat(88.0, d)
     return select(d > highest, highest, d)
 
 
-@by_type
-def added(total: Any, lost: Any, x: Any) -> Any:
+@specialize
+def compensated_add(total: Any, lost: Any, x: Any) -> Any:
     """A sum of float64 lanes and what rounding took from it, with x added: over thousands of equal terms, that counts.
 
     Where there are 16 lanes, which stand for float32 logits, nothing is kept: their sums have digits to spare.
@@ -183,15 +189,15 @@ def added(total: Any, lost: Any, x: Any) -> Any:
     return knuth
 
 
-@by_type
-def digits_to_spare(like: Any) -> Any:
+@specialize
+def has_guard_digits(vtype: Any) -> Any:
     """Whether float64 has more digits than the logits."""
-    short = like.dtype == types.float32
-    return lambda like: short
+    short = vtype.dtype == types.float32
+    return lambda vtype: short
 
 
-@by_type
-def divided(a: Any, b: Any) -> Any:
+@specialize
+def divide(a: Any, b: Any) -> Any:
     """a / b of float64 lanes: to 46 bits where there are 16, which stand for float32 logits, and rounded where there
     are 8.
 
@@ -201,23 +207,23 @@ def divided(a: Any, b: Any) -> Any:
         return lambda a, b: a / b
 
     def from_reciprocal(a: Any, b: Any) -> Any:
-        short = to_float32(b)
-        return a * _newton(b, widen(splat(1.0, short) / short))
+        short = demote_to_float32(b)
+        return a * _newton_step(b, promote(splat(1.0, short) / short))
 
     def from_approximation(a: Any, b: Any) -> Any:
-        return a * _newton(b, _newton(b, widen(avx512.reciprocal(to_float32(b)))))
+        return a * _newton_step(b, _newton_step(b, promote(avx512.approximate_reciprocal(demote_to_float32(b)))))
 
     return from_approximation if avx512.AVAILABLE else from_reciprocal
 
 
 @inline
-def _newton(b: Any, inverse: Any) -> Any:
+def _newton_step(b: Any, inverse: Any) -> Any:
     """1 / b to twice as many digits."""
     return fma(inverse, splat(1.0, b) - b * inverse, inverse)
 
 
-@by_type
-def _of_rounding(lost: Any, u: Any) -> Any:
+@specialize
+def _rounding_error_of_log(lost: Any, u: Any) -> Any:
     """lost / u, what rounding of u took from log u; for float32, `lost` alone, which matters where u is nearly 1."""
     if lost.lanes == FLOAT32_LANES:
         return lambda lost, u: lost
@@ -229,15 +235,15 @@ def log1p(q: Any) -> Any:
     """log(1 + q) of float64 lanes for q ≥ 0, finite; error about 1 ulp."""
     one = splat(1.0, q)
     u = one + q
-    bits = as_bits(u)
+    bits = bitcast_to_int(u)
     root = splat(_SQRT_HALF_BITS, bits)
     moved = bits + splat(_ONE_BITS - _SQRT_HALF_BITS, bits)
-    k = convert(shift_right(moved, 52) - splat(1023, bits), q)
-    f = as_floats((moved & splat(0x000FFFFFFFFFFFFF, bits)) + root, q) - one
-    s = divided(f, splat(2.0, q) + f)
+    k = convert_to_float(shift_right(moved, 52) - splat(1023, bits), q)
+    f = bitcast_to_float((moved & splat(0x000FFFFFFFFFFFFF, bits)) + root, q) - one
+    s = divide(f, splat(2.0, q) + f)
     z = s * s
     half = splat(0.5, q) * f * f
-    correction = _of_rounding(q - (u - one), u)
+    correction = _rounding_error_of_log(q - (u - one), u)
     low = fma(k, splat(1.90821492927058770002e-10, q), s * (half + z * _log_series(z))) + correction
     return fma(k, splat(6.93147180369123816490e-01, q), f - (half - low))
 

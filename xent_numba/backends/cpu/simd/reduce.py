@@ -8,11 +8,12 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
-from xent_numba.backends.cpu.simd.vector import LINE, ir_vector
+from xent_numba.backends.cpu.plan import CACHE_LINE
+from xent_numba.backends.cpu.simd.vector import ir_vector
 
 
 @intrinsic
-def any_lane(typingctx: Any, mask: Any) -> Any:
+def any_true(typingctx: Any, mask: Any) -> Any:
     """Whether the mask is set anywhere."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -23,7 +24,7 @@ def any_lane(typingctx: Any, mask: Any) -> Any:
 
 
 @intrinsic
-def lane(typingctx: Any, a: Any, k: Any) -> Any:
+def extract_lane(typingctx: Any, a: Any, k: Any) -> Any:
     """The scalar in lane k."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -45,7 +46,7 @@ def _fold(builder: Any, value: Any, combine: Any) -> Any:
 
 
 @intrinsic
-def largest(typingctx: Any, a: Any) -> Any:
+def reduce_max(typingctx: Any, a: Any) -> Any:
     """The largest lane; none may be NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -55,7 +56,7 @@ def largest(typingctx: Any, a: Any) -> Any:
 
 
 @intrinsic
-def total(typingctx: Any, a: Any) -> Any:
+def reduce_add(typingctx: Any, a: Any) -> Any:
     """The sum of the lanes."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -65,14 +66,14 @@ def total(typingctx: Any, a: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ of many vectors
-def _across(combine: Any) -> Any:
-    def across(typingctx: Any, memory: Any, like: Any) -> Any:
+def _reduce_each(combine: Any) -> Any:
+    def across(typingctx: Any, memory: Any, vtype: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            lanes, index = like.lanes, ir.VectorType(ir.IntType(32), like.lanes)
+            lanes, index = vtype.lanes, ir.VectorType(ir.IntType(32), vtype.lanes)
             vectors = []
             for r in range(lanes):
                 where = builder.gep(args[0], [ir.IntType(64)(r * lanes)])
-                vectors.append(builder.load(builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE))
+                vectors.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
             half = lanes // 2  # of the lanes that a row has in a vector
             while half:
                 low = [2 * half * (c // (2 * half)) + c % half + lanes * (c % (2 * half) // half) for c in range(lanes)]
@@ -85,11 +86,11 @@ def _across(combine: Any) -> Any:
                 half //= 2
             return vectors[0]
 
-        return like(memory, like), codegen
+        return vtype(memory, vtype), codegen
 
     return intrinsic(across)
 
 
 # Lane r of the result: the sum, or the largest, of the lanes of vector r in memory, of as many vectors as lanes.
-totals = _across(lambda builder, x, y: builder.fadd(x, y))
-largests = _across(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+reduce_add_each = _reduce_each(lambda builder, x, y: builder.fadd(x, y))
+reduce_max_each = _reduce_each(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))

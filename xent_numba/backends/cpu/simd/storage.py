@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from xent_numba.backends.cpu.simd.vector import Vector, broadcast, integers, ir_vector, llvm_call, suffix
+from xent_numba.backends.cpu.simd.vector import Vector, broadcast, integer_vector, ir_vector, llvm_call, llvm_suffix
 
 _STORED = {
     types.int32: ir.IntType(32),
@@ -31,12 +31,12 @@ def size_of(dtype: types.Type) -> int:
     return int(dtype.bitwidth) // 8
 
 
-def raw_vector(p: types.CPointer, vector: Vector) -> ir.VectorType:
+def stored_vector(p: types.CPointer, vector: Vector) -> ir.VectorType:
     """A vector of what `p` points to."""
     return ir.VectorType(_STORED[p.dtype], vector.lanes)
 
 
-def constants(vector: ir.VectorType, value: int) -> Any:
+def integer_constants(vector: ir.VectorType, value: int) -> Any:
     """An integer in every lane."""
     return ir.Constant(vector, [value] * vector.count)
 
@@ -50,7 +50,7 @@ def decode(builder: Any, raw: Any, dtype: types.Type, vector: Vector) -> Any:
         raw, dtype = builder.bitcast(raw, ir.VectorType(ir.HalfType(), lanes)), types.float16
     elif dtype == types.int16:
         bits = ir.VectorType(ir.IntType(32), lanes)
-        raw = builder.shl(builder.zext(raw, bits), constants(bits, 16))
+        raw = builder.shl(builder.zext(raw, bits), integer_constants(bits, 16))
         raw, dtype = builder.bitcast(raw, ir.VectorType(ir.FloatType(), lanes)), types.float32
     if dtype.bitwidth < vector.dtype.bitwidth:
         return builder.fpext(raw, wide)
@@ -62,16 +62,16 @@ def encode(builder: Any, value: Any, dtype: types.Type) -> Any:
     lanes = value.type.count
     if isinstance(value.type.element, ir.DoubleType) and dtype != types.float64:
         single = builder.fptrunc(value, ir.VectorType(ir.FloatType(), lanes))
-        value = single if dtype == types.float32 else _to_odd(builder, value, single)
+        value = single if dtype == types.float32 else _round_to_odd(builder, value, single)
     if dtype == types.uint16:
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes))
         return builder.bitcast(half, ir.VectorType(ir.IntType(16), lanes))
     if dtype == types.int16:
         word = ir.VectorType(ir.IntType(32), lanes)
         bits = builder.bitcast(value, word)
-        odd = builder.and_(builder.lshr(bits, constants(word, 16)), constants(word, 1))
-        rounded = builder.add(bits, builder.add(odd, constants(word, 0x7FFF)))
-        quiet = builder.or_(bits, constants(word, 0x400000))  # rounding could carry a NaN into infinity
+        odd = builder.and_(builder.lshr(bits, integer_constants(word, 16)), integer_constants(word, 1))
+        rounded = builder.add(bits, builder.add(odd, integer_constants(word, 0x7FFF)))
+        quiet = builder.or_(bits, integer_constants(word, 0x400000))  # rounding could carry a NaN into infinity
         rounded = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
         # The upper halves, not truncated: LLVM 22 makes of a truncating store of one lane a store of all 32 bits.
         halves = builder.bitcast(rounded, ir.VectorType(ir.IntType(16), 2 * lanes))
@@ -80,26 +80,26 @@ def encode(builder: Any, value: Any, dtype: types.Type) -> Any:
     return value
 
 
-def _to_odd(builder: Any, value: Any, nearest: Any) -> Any:
+def _round_to_odd(builder: Any, value: Any, nearest: Any) -> Any:
     """float64 lanes as float32 that round to 16 bits as they themselves would: cut off, and odd where that was inexact.
 
     `nearest` are the lanes rounded to nearest.
     """
     word = ir.VectorType(ir.IntType(32), value.type.count)
-    size = llvm_call(builder, f"llvm.fabs.{suffix(value.type)}", value.type, [value])
+    size = llvm_call(builder, f"llvm.fabs.{llvm_suffix(value.type)}", value.type, [value])
     back = builder.fpext(nearest, value.type)
-    back = llvm_call(builder, f"llvm.fabs.{suffix(value.type)}", value.type, [back])
+    back = llvm_call(builder, f"llvm.fabs.{llvm_suffix(value.type)}", value.type, [back])
     bits = builder.bitcast(nearest, word)
-    one = constants(word, 1)
+    one = integer_constants(word, 1)
     too_large = builder.fcmp_ordered(">", back, size)
     inexact = builder.fcmp_ordered("!=", back, size)
     cut = builder.select(too_large, builder.sub(bits, one), bits)
     return builder.bitcast(builder.select(inexact, builder.or_(cut, one), bits), nearest.type)
 
 
-def first_lanes(builder: Any, count: Any, vector: Vector) -> Any:
+def first_n_mask(builder: Any, count: Any, vector: Vector) -> Any:
     """The mask of the first `count` lanes."""
-    word = integers(vector)
+    word = integer_vector(vector)
     lane = ir.Constant(ir_vector(word), list(range(vector.lanes)))
     if word.dtype == types.int32:
         count = builder.trunc(count, ir.IntType(32))
@@ -108,17 +108,17 @@ def first_lanes(builder: Any, count: Any, vector: Vector) -> Any:
 
 def masked_load(builder: Any, where: Any, mask: Any, p: Any, vector: Vector) -> Any:
     """The lanes under the mask, decoded; 0 in the others, whose memory is not touched."""
-    raw = raw_vector(p, vector)
+    raw = stored_vector(p, vector)
     args = [where, ir.Constant(ir.IntType(32), size_of(p.dtype)), mask, ir.Constant(raw, None)]
-    lanes = decode(builder, llvm_call(builder, f"llvm.masked.load.{suffix(raw)}.p0", raw, args), p.dtype, vector)
+    lanes = decode(builder, llvm_call(builder, f"llvm.masked.load.{llvm_suffix(raw)}.p0", raw, args), p.dtype, vector)
     # Where an operation under the same mask follows, LLVM 22 folds the load into it and then takes it out again without
     # its mask: past the end of the array.  Nothing folds through a fence.
     floats = ir.VectorType(ir.FloatType() if vector.dtype.bitwidth == 32 else ir.DoubleType(), vector.lanes)
-    name = f"llvm.arithmetic.fence.{suffix(floats)}"
+    name = f"llvm.arithmetic.fence.{llvm_suffix(floats)}"
     return builder.bitcast(llvm_call(builder, name, floats, [builder.bitcast(lanes, floats)]), lanes.type)
 
 
 def masked_store(builder: Any, where: Any, mask: Any, raw: Any, size: int) -> None:
     """Write the lanes under the mask, `size` bytes each, and touch no other memory."""
     align = ir.Constant(ir.IntType(32), size)
-    llvm_call(builder, f"llvm.masked.store.{suffix(raw.type)}.p0", ir.VoidType(), [raw, where, align, mask])
+    llvm_call(builder, f"llvm.masked.store.{llvm_suffix(raw.type)}.p0", ir.VoidType(), [raw, where, align, mask])

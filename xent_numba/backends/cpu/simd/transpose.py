@@ -8,19 +8,20 @@ from llvmlite import ir
 from numba import types
 from numba.core.extending import intrinsic
 
+from xent_numba.backends.cpu.plan import CACHE_LINE
 from xent_numba.backends.cpu.simd.storage import (
     decode,
     encode,
-    first_lanes,
+    first_n_mask,
     masked_load,
     masked_store,
-    raw_vector,
     size_of,
+    stored_vector,
 )
-from xent_numba.backends.cpu.simd.vector import LINE, ir_vector
+from xent_numba.backends.cpu.simd.vector import ir_vector
 
 
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+def _transpose_square(builder: Any, rows: list[Any]) -> list[Any]:
     """Square of vectors to its transpose: log2(lanes) rounds of pairwise exchanges."""
     lanes = len(rows)
     index = ir.VectorType(ir.IntType(32), lanes)
@@ -38,7 +39,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _row(builder: Any, base: Any, stride: Any, r: int, rows: Any, raw: ir.VectorType) -> tuple[Any, Any]:
+def _row_pointer(builder: Any, base: Any, stride: Any, r: int, rows: Any, raw: ir.VectorType) -> tuple[Any, Any]:
     """The address of row r, or of row 0 when there are not so many rows, and whether there are."""
     word = ir.IntType(64)
     there = builder.icmp_signed(">", rows, word(r))
@@ -47,51 +48,51 @@ def _row(builder: Any, base: Any, stride: Any, r: int, rows: Any, raw: ir.Vector
 
 
 @intrinsic
-def load_transposed(typingctx: Any, p: Any, stride: Any, rows: Any, columns: Any, tile: Any, like: Any) -> Any:
+def load_transposed(typingctx: Any, p: Any, stride: Any, rows: Any, columns: Any, tile: Any, vtype: Any) -> Any:
     """Put p[r·stride + c], r < rows ≤ lanes, c < columns ≤ lanes, at tile[c·lanes + r].
 
     All lanes × lanes elements of the tile are written; those of no row are copies of row 0, those of no column 0.
     """
-    raw, lanes = raw_vector(p, like), like.lanes
+    raw, lanes = stored_vector(p, vtype), vtype.lanes
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         base, step, count, width, out, _ = args
-        mask = first_lanes(builder, width, like)
+        mask = first_n_mask(builder, width, vtype)
         vectors = []
         for r in range(lanes):
-            where, _ = _row(builder, base, step, r, count, raw)
-            vectors.append(masked_load(builder, where, mask, p, like))
-        for c, column in enumerate(_transposed(builder, vectors)):
+            where, _ = _row_pointer(builder, base, step, r, count, raw)
+            vectors.append(masked_load(builder, where, mask, p, vtype))
+        for c, column in enumerate(_transpose_square(builder, vectors)):
             where = builder.gep(out, [ir.IntType(64)(c * lanes)])
-            builder.store(column, builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE)
+            builder.store(column, builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE)
         return context.get_dummy_value()
 
-    return types.void(p, types.int64, types.int64, types.int64, tile, like), codegen
+    return types.void(p, types.int64, types.int64, types.int64, tile, vtype), codegen
 
 
 @intrinsic
-def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, columns: Any, like: Any) -> Any:
+def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, columns: Any, vtype: Any) -> Any:
     """Write tile[c·lanes + r] to p[r·stride + c] for r < rows ≤ lanes, c < columns ≤ lanes, and nothing else."""
-    raw, lanes = raw_vector(p, like), like.lanes
+    raw, lanes = stored_vector(p, vtype), vtype.lanes
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, base, step, count, width, _ = args
         vectors = []
         for c in range(lanes):
             where = builder.gep(source, [ir.IntType(64)(c * lanes)])
-            vectors.append(builder.load(builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE))
-        for r, row in enumerate(_transposed(builder, vectors)):
-            where, there = _row(builder, base, step, r, count, raw)
+            vectors.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
+        for r, row in enumerate(_transpose_square(builder, vectors)):
+            where, there = _row_pointer(builder, base, step, r, count, raw)
             width_here = builder.select(there, width, ir.IntType(64)(0))
-            mask = first_lanes(builder, width_here, like)
+            mask = first_n_mask(builder, width_here, vtype)
             masked_store(builder, where, mask, encode(builder, row, p.dtype), size_of(p.dtype))
         return context.get_dummy_value()
 
-    return types.void(tile, p, types.int64, types.int64, types.int64, like), codegen
+    return types.void(tile, p, types.int64, types.int64, types.int64, vtype), codegen
 
 
 # ------------------------------------------------------------------------------------------------ four columns
-def _fours(builder: Any, vectors: list[Any]) -> list[Any]:
+def _transpose_fours(builder: Any, vectors: list[Any]) -> list[Any]:
     """Squares of four lanes transposed, those at the same place of four vectors: without crossing 128 bits."""
     lanes = vectors[0].type.count
     index = ir.VectorType(ir.IntType(32), lanes)
@@ -112,12 +113,12 @@ def _fours(builder: Any, vectors: list[Any]) -> list[Any]:
 
 
 @intrinsic
-def load_four(typingctx: Any, p: Any, stride: Any, tile: Any, like: Any) -> Any:
+def load_four_columns(typingctx: Any, p: Any, stride: Any, tile: Any, vtype: Any) -> Any:
     """Put p[r·stride + c], c < 4, at tile[c·lanes + r], for as many rows as there are lanes.
 
     Half the shuffles of a larger square: loads bring four columns of a row to where they are wanted in a vector.
     """
-    raw, lanes = raw_vector(p, like), like.lanes
+    raw, lanes = stored_vector(p, vtype), vtype.lanes
     four = ir.VectorType(raw.element, 4)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -131,19 +132,19 @@ def load_four(typingctx: Any, p: Any, stride: Any, tile: Any, like: Any) -> Any:
                 part = builder.load(builder.bitcast(where, four.as_pointer()), align=size_of(p.dtype))
                 here = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [k // 4 == g for k in range(lanes)])
                 value = builder.select(here, builder.shuffle_vector(part, part, everywhere), value)
-            vectors.append(decode(builder, value, p.dtype, like))
-        for c, column in enumerate(_fours(builder, vectors)):
+            vectors.append(decode(builder, value, p.dtype, vtype))
+        for c, column in enumerate(_transpose_fours(builder, vectors)):
             where = builder.gep(out, [ir.IntType(64)(c * lanes)])
-            builder.store(column, builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE)
+            builder.store(column, builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE)
         return context.get_dummy_value()
 
-    return types.void(p, types.int64, tile, like), codegen
+    return types.void(p, types.int64, tile, vtype), codegen
 
 
 @intrinsic
-def store_four(typingctx: Any, tile: Any, p: Any, stride: Any, like: Any) -> Any:
+def store_four_columns(typingctx: Any, tile: Any, p: Any, stride: Any, vtype: Any) -> Any:
     """Write tile[c·lanes + r] to p[r·stride + c] for c < 4, in as many rows as there are lanes."""
-    raw, lanes = raw_vector(p, like), like.lanes
+    raw, lanes = stored_vector(p, vtype), vtype.lanes
     four = ir.VectorType(raw.element, 4)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -151,8 +152,8 @@ def store_four(typingctx: Any, tile: Any, p: Any, stride: Any, like: Any) -> Any
         columns = []
         for c in range(4):
             where = builder.gep(source, [ir.IntType(64)(c * lanes)])
-            columns.append(builder.load(builder.bitcast(where, ir_vector(like).as_pointer()), align=LINE))
-        for i, value in enumerate(_fours(builder, columns)):
+            columns.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
+        for i, value in enumerate(_transpose_fours(builder, columns)):
             stored = encode(builder, value, p.dtype)
             for g in range(lanes // 4):
                 places = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(range(4 * g, 4 * g + 4)))
@@ -161,4 +162,4 @@ def store_four(typingctx: Any, tile: Any, p: Any, stride: Any, like: Any) -> Any
                 builder.store(part, builder.bitcast(where, four.as_pointer()), align=size_of(p.dtype))
         return context.get_dummy_value()
 
-    return types.void(tile, p, types.int64, like), codegen
+    return types.void(tile, p, types.int64, vtype), codegen

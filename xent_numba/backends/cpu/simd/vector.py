@@ -20,8 +20,6 @@ from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 from numba.core.extending import intrinsic, lower_builtin, type_callable
 
-LINE = 64  # bytes in a cache line, and in a vector
-
 
 class Vector(types.Type):
     """`lanes` values of `dtype` in one value."""
@@ -51,7 +49,7 @@ def ir_vector(vector: Vector) -> ir.VectorType:
     return ir.VectorType(_IR[vector.dtype], vector.lanes)
 
 
-def integers(vector: Vector) -> Vector:
+def integer_vector(vector: Vector) -> Vector:
     """The vector of integers as wide as these floats."""
     return Vector(types.int32 if vector.dtype.bitwidth == 32 else types.int64, vector.lanes)
 
@@ -62,7 +60,7 @@ def llvm_call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
     return builder.call(function, args)
 
 
-def suffix(vector: ir.VectorType) -> str:
+def llvm_suffix(vector: ir.VectorType) -> str:
     """How LLVM writes a vector type in the names of its intrinsics."""
     scalar = {ir.FloatType(): "f32", ir.DoubleType(): "f64", ir.HalfType(): "f16"}.get(vector.element)
     return f"v{vector.count}{scalar or f'i{vector.element.width}'}"
@@ -112,45 +110,45 @@ _comparison(operator.eq, "==")
 
 # ------------------------------------------------------------------------------------------------ making vectors
 @intrinsic
-def splat(typingctx: Any, value: Any, like: Any) -> Any:
-    """`value` in every lane of a vector such as `like`."""
+def splat(typingctx: Any, value: Any, vtype: Any) -> Any:
+    """`value` in every lane of a vector such as `vtype`."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return broadcast(builder, context.cast(builder, args[0], sig.args[0], like.dtype), like.lanes)
+        return broadcast(builder, context.cast(builder, args[0], sig.args[0], vtype.dtype), vtype.lanes)
 
-    return like(value, like), codegen
+    return vtype(value, vtype), codegen
 
 
 @intrinsic
-def iota(typingctx: Any, like: Any) -> Any:
-    """0, 1, 2, … as integers as wide as the lanes of `like`."""
-    result = integers(like)
+def iota(typingctx: Any, vtype: Any) -> Any:
+    """0, 1, 2, … as integers as wide as the lanes of `vtype`."""
+    result = integer_vector(vtype)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return ir.Constant(ir_vector(result), list(range(like.lanes)))
+        return ir.Constant(ir_vector(result), list(range(vtype.lanes)))
 
-    return result(like), codegen
+    return result(vtype), codegen
 
 
 @intrinsic
-def lanes_of(typingctx: Any, like: Any) -> Any:
+def lanes_of(typingctx: Any, vtype: Any) -> Any:
     """The number of lanes, a compile-time constant."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return ir.Constant(ir.IntType(64), like.lanes)
+        return ir.Constant(ir.IntType(64), vtype.lanes)
 
-    return types.int64(like), codegen
+    return types.int64(vtype), codegen
 
 
 @intrinsic
-def single(typingctx: Any, value: Any, like: Any) -> Any:
-    """`value` as a vector of one lane of the dtype of `like`."""
-    result = Vector(like.dtype, 1)
+def one_lane(typingctx: Any, value: Any, vtype: Any) -> Any:
+    """`value` as a vector of one lane of the dtype of `vtype`."""
+    result = Vector(vtype.dtype, 1)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return broadcast(builder, context.cast(builder, args[0], sig.args[0], like.dtype), 1)
+        return broadcast(builder, context.cast(builder, args[0], sig.args[0], vtype.dtype), 1)
 
-    return result(value, like), codegen
+    return result(value, vtype), codegen
 
 
 # ------------------------------------------------------------------------------------------------ lane by lane
@@ -159,7 +157,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c, rounded once wherever the processor has the instruction."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return llvm_call(builder, f"llvm.fmuladd.{suffix(args[0].type)}", args[0].type, list(args))
+        return llvm_call(builder, f"llvm.fmuladd.{llvm_suffix(args[0].type)}", args[0].type, list(args))
 
     return a(a, b, c), codegen
 
@@ -173,7 +171,7 @@ def polynomial(coefficients: tuple[float, ...]) -> Any:
             constants = [ir.Constant(args[0].type, [c] * x.lanes) for c in coefficients]
             value = constants[0]
             for constant in constants[1:]:
-                name = f"llvm.fmuladd.{suffix(args[0].type)}"
+                name = f"llvm.fmuladd.{llvm_suffix(args[0].type)}"
                 value = llvm_call(builder, name, args[0].type, [value, args[0], constant])
             return value
 
@@ -218,7 +216,7 @@ shift_right = _shift("ashr")
 
 
 @intrinsic
-def unknown(typing_context: Any, n: Any) -> Any:
+def opaque(typing_context: Any, n: Any) -> Any:
     """n, which LLVM cannot see: it would unroll a loop over all of so many, and run out of registers."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
