@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, overload
 
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
-from xent_numba.prepare.aligned import aligned_slabs
 from xent_numba.prepare.loss import prepare
 from xent_numba.prepare.options import make_options
 from xent_numba.reduction import reduced, total
@@ -282,7 +281,7 @@ def cross_entropy_grad(
         chosen, options, logits, target, weight, sample_weight,
         want_grad=True, out=out, lse=lse, grad_output=grad_output,
     )  # fmt: skip
-    for slab in aligned_slabs(call.slabs):
+    for slab in call.slabs:
         chosen.cross_entropy_grad(slab.problem, slab.grad, slab.lse, slab.grad_output)  # type: ignore[arg-type]
     return call.grad  # type: ignore[return-value]
 
@@ -290,7 +289,7 @@ def cross_entropy_grad(
 def _loss(backend: Backend, call: Prepared) -> Scalar | Array:
     """Run each slab, then reduce in the order of the rows."""
     rows = call.rows
-    partials = [backend.cross_entropy(slab.problem, slab.rows, slab.grad) for slab in aligned_slabs(call.slabs)]
+    partials = [backend.cross_entropy(slab.problem, slab.rows, slab.grad) for slab in call.slabs]
     if rows is not None:
         return rows if rows.ndim else rows[()]
     return reduced(total(partials), call.denominator, call.dtype)  # type: ignore[arg-type]

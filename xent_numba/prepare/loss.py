@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xent_numba.backends.protocol import Problem, Slab
+from xent_numba.prepare.aligned import aligned_slabs, is_aligned
 from xent_numba.prepare.inputs import (
     as_factors,
     as_labels,
@@ -28,6 +29,7 @@ from xent_numba.reduction import loss_dtype
 from xent_numba.results import empty_like
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 class Prepared(NamedTuple):
     """A call ready to run: its slabs, in C order of the rows, and the arrays that they fill."""
 
-    slabs: tuple[Slab, ...]  # () where there are no rows, or the denominator is 0: results are as they should be
+    slabs: Iterable[Slab]  # empty where there are no rows, or the denominator is 0: results are as they should be
     rows: Array | None  # in the shape of class indices
     grad: Array | None  # in the shape of the logits; the user's own array where one was passed
     denominator: float
@@ -152,7 +154,8 @@ def prepare(
         labels_i, s_i, rows_i, lse_i, upstream_i = (None if array is None else array[i] for array in flat)
         part = problem._replace(logits=x_view, labels=labels_i, distribution=q_view, sample_weight=s_i)
         slabs.append(Slab(part, rows_i, grad_view, lse_i, upstream_i))
-    return Prepared(tuple(slabs), rows, result, d1, dtype)  # type: ignore[arg-type]
+    whole = slabs if is_aligned(x, q, grad) else aligned_slabs(slabs)
+    return Prepared(whole, rows, result, d1, dtype)  # type: ignore[arg-type]
 
 
 def _prepare_fast_path(

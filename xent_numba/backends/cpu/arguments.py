@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent_numba.backends.cpu.compile.kernel import signature_key
-from xent_numba.backends.cpu.fallback import computes_in_float64, is_ordinary
+from xent_numba.backends.cpu.fallback import computes_in_float64
 from xent_numba.backends.cpu.plan import STREAM_BYTES
 from xent_numba.reduction import loss_dtype
 
@@ -38,24 +38,8 @@ def flat(array: Array | None) -> Array:
     return _EMPTY if array is None else array.ravel()
 
 
-def kernel_arguments(
-    problem: Problem,
-    rows: Array | None,
-    grad: Array | None,
-    lse: Array | None = None,
-    upstream: Float64s | None = None,
-) -> tuple[Any, tuple[Any, ...]]:
-    """The signature key of a call, and the fields of its `Operands` as a plain tuple: a named one costs four times
-    as much to pass.
-    """
-    if lse is None and upstream is None and is_ordinary(problem):
-        return _plain_arguments(problem, rows, grad)
-    fields = _all_arguments(problem, rows, grad, lse, upstream)
-    return signature_key(fields), fields
-
-
-def _plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> tuple[Any, tuple[Any, ...]]:
-    """The same as `_all_arguments` where no option is on, at a fraction of the cost."""
+def plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> tuple[Any, tuple[Any, ...]]:
+    """The same as `kernel_arguments` where no option is on (`is_ordinary`), at a fraction of the cost."""
     logits, labels = problem.logits, problem.labels
     key = logits.dtype, labels.dtype, grad is None  # type: ignore[union-attr]
     return key, (
@@ -66,10 +50,16 @@ def _plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -
     )  # fmt: skip
 
 
-def _all_arguments(
-    problem: Problem, rows: Array | None, grad: Array | None, lse: Array | None, upstream: Float64s | None
-) -> tuple[Any, ...]:
-    """The fields of the `Operands` of any problem."""
+def kernel_arguments(
+    problem: Problem,
+    rows: Array | None,
+    grad: Array | None,
+    lse: Array | None = None,
+    upstream: Float64s | None = None,
+) -> tuple[Any, tuple[Any, ...]]:
+    """The signature key of a call, and the fields of its `Operands` as a plain tuple: a named one costs four times
+    as much to pass.
+    """
     classes = problem.logits.shape[2]
     hard, dense, dense_weight = _target(problem, classes)
     scale, cap = problem.logit_scale, problem.softcap
@@ -80,7 +70,7 @@ def _all_arguments(
     elif scale != 1.0:
         f, s = np.array([-1.0 if scale < 0.0 else 1.0]), abs(scale)
     in_range = [y for y in problem.ignore if 0 <= y < classes]
-    return (
+    fields = (
         native(problem.logits),
         None if problem.labels is None else flat(problem.labels),
         None if problem.distribution is None else native(problem.distribution),
@@ -100,6 +90,7 @@ def _all_arguments(
         problem.grad_scale * (scale if cap is None else 1.0),
         grad is not None and grad.nbytes >= STREAM_BYTES,
     )
+    return signature_key(fields), fields
 
 
 def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:

@@ -8,11 +8,11 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from xent_numba.backends.cpu.arguments import flat, kernel_arguments, native
+from xent_numba.backends.cpu.arguments import flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
 from xent_numba.backends.cpu.fallback import computes_in_float64, fits, gradient_apart, is_ordinary
-from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, STREAM_BYTES, plan
+from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, PACKED_CLASSES, STREAM_BYTES, plan
 from xent_numba.backends.cpu.regimes import entry, labels, softmax, split
 from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime import threads
@@ -60,7 +60,7 @@ class Cpu:
         """The plan of a call without further options."""
         float64 = "d" in {x.dtype.char for x in (logits, distribution) if x is not None}
         contiguous = _contiguous(logits, distribution, grad)
-        chosen = plan(logits.shape, contiguous=contiguous, float64=float64, may_pack=distribution is None)
+        chosen = plan(logits.shape, contiguous, float64, may_pack=distribution is None)
         streams = grad is not None and grad.nbytes >= STREAM_BYTES
         return {
             "regime": chosen.regime,
@@ -103,11 +103,12 @@ class Cpu:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        apart = None
-        if not is_ordinary(problem):
-            if not fits(problem):
-                return REFERENCE.cross_entropy(problem, rows, grad)
-            apart = None if grad is None else gradient_apart(problem)
+        if is_ordinary(problem):
+            partials = _run(problem, plain_arguments(problem, rows, grad), grad)
+            return partials if rows is None else None
+        if not fits(problem):
+            return REFERENCE.cross_entropy(problem, rows, grad)
+        apart = None if grad is None else gradient_apart(problem)
         partials = _run(problem, kernel_arguments(problem, rows, grad), grad)
         if grad is not None and apart is not None:
             grad[apart.rows] = apart.grad
@@ -155,19 +156,18 @@ def _first_bad(labels_: Array, group: int, n_classes: int, ignore: tuple[int, ..
 
 def _contiguous(*arrays: Array | None) -> bool:
     """Whether the classes of each row lie side by side in all of these."""
-    return all(x is None or x.strides[2] == x.itemsize for x in arrays)
+    for x in arrays:  # noqa: SIM110 - a generator would cost more than the look itself
+        if x is not None and x.strides[2] != x.itemsize:
+            return False
+    return True
 
 
 def _run(problem: Problem, arguments: Arguments, grad: Array | None, *, may_split: bool = True) -> Float64s:
     """Run the kernel of the plan; the partial sums of the losses come back."""
     logits, n_threads = problem.logits, problem.n_threads
-    chosen = plan(
-        logits.shape,
-        contiguous=_contiguous(logits, problem.distribution, grad),
-        float64=computes_in_float64(problem),
-        may_pack=problem.distribution is None,
-        may_split=may_split,
-    )
+    q = problem.distribution
+    contiguous = logits.shape[2] < PACKED_CLASSES or _contiguous(logits, q, grad)  # no matter to short rows
+    chosen = plan(logits.shape, contiguous, computes_in_float64(problem), q is None, may_split)
     key, fields = arguments
     group, work_items = chosen.group, chosen.work_items
     partials = np.zeros(-(-work_items // group))
@@ -208,7 +208,7 @@ def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, gr
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
     """Run the kernel of the plan for a softmax and its kin."""
     float64 = logits.dtype.char == "d"
-    chosen = plan(logits.shape, contiguous=_contiguous(logits, out), float64=float64, may_pack=False, may_split=False)
+    chosen = plan(logits.shape, _contiguous(logits, out), float64, may_pack=False, may_split=False)
     kernel = _ROWWISE_KERNELS[chosen.regime]
     groups = -(-chosen.work_items // chosen.group)
     with threads.parallel(n_threads, chosen.parallel) as loop:

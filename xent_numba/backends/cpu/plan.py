@@ -12,6 +12,7 @@ size, one partial sum each, so the bits of a result do not depend on the number 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 CACHE_LINE = 64  # bytes, and the size of a vector
@@ -45,13 +46,9 @@ _APART = "the classes of a row are apart in memory: a vector of rows, one row in
 _EXACT = f"{PACKED_CLASSES} to {TILE_CLASSES} classes summed without crossing lanes: one row in each lane"
 
 
+@lru_cache(maxsize=256)
 def plan(
-    shape: tuple[int, ...],
-    *,
-    contiguous: bool,
-    float64: bool,
-    may_pack: bool = True,
-    may_split: bool = True,
+    shape: tuple[int, ...], contiguous: bool, float64: bool, may_pack: bool = True, may_split: bool = True
 ) -> Plan:
     """Choose for logits of shape (A, B, C).
 
