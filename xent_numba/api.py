@@ -288,8 +288,10 @@ def cross_entropy_grad(
 
 def _loss(backend: Backend, call: Prepared) -> Scalar | Array:
     """Run each slab, then reduce in the order of the rows."""
-    rows = call.rows
-    partials = [backend.cross_entropy(slab.problem, slab.rows, slab.grad) for slab in call.slabs]
-    if rows is not None:
-        return rows if rows.ndim else rows[()]
-    return reduced(total(partials), call.denominator, call.dtype)  # type: ignore[arg-type]
+    slabs, losses, _, denominator, dtype = call
+    partials = []
+    for problem, rows, grad, _, _ in slabs:
+        partials.append(backend.cross_entropy(problem, rows, grad))
+    if losses is not None:
+        return losses if losses.ndim else losses[()]
+    return reduced(total(partials), denominator, dtype)  # type: ignore[arg-type]

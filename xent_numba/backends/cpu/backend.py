@@ -208,7 +208,8 @@ def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, gr
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
     """Run the kernel of the plan for a softmax and its kin."""
     float64 = logits.dtype.char == "d"
-    chosen = plan(logits.shape, _contiguous(logits, out), float64, may_pack=False, may_split=False)
+    contiguous = logits.shape[2] < PACKED_CLASSES or _contiguous(logits, out)
+    chosen = plan(logits.shape, contiguous, float64, False, False)
     kernel = _ROWWISE_KERNELS[chosen.regime]
     groups = -(-chosen.work_items // chosen.group)
     with threads.parallel(n_threads, chosen.parallel) as loop:
