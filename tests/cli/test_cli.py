@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import command, environment, left_over, write_data
 
 import xent_numba as xn
+from tests.support.cli import command, environment, left_over, write_data
 from xent_numba.cli import arguments, example, main, progress
 
 WORKED_EXAMPLE = {

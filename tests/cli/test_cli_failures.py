@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_support import command, environment, left_over, write_data
 
+from tests.support.cli import command, environment, left_over, write_data
 from xent_numba.cli import files, main
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and limits")

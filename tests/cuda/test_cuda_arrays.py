@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_support import SIMULATED, OnDevice
 
 import xent_numba as xn
+from tests.support.device_arrays import SIMULATED, OnDevice
 from xent_numba.backends.cuda import BACKEND, adopt, device, dlpack
 from xent_numba.devices import device_arrays, on_device
 
@@ -252,7 +252,7 @@ def test_a_torch_tensor_that_requires_gradients():
 def test_the_benchmark_says_what_is_missing():
     if BACKEND.why_not() is None:
         pytest.skip("a GPU is here")
-    script = Path(__file__).parents[1] / "benchmarks" / "cuda.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "cuda.py"
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2

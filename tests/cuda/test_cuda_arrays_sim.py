@@ -9,16 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cuda_support import SIMULATED, OnDevice
+
+from tests.support.device_arrays import SIMULATED, OnDevice
 
 if not SIMULATED:
     pytest.skip("runs in the process that test_cuda_sim.py starts", allow_module_level=True)
 
-import cudasim
 import ml_dtypes
 from numba import cuda
 
 import xent_numba as xn
+from tests.support import cudasim
 from xent_numba.backends.cuda import adopt, arrays, device, dispatch, launches, memory, scan
 from xent_numba.backends.cuda.call import Operand
 from xent_numba.backends.cuda.deferred import deferred_checks

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "cuda_codegen.py"
 KEYS = {"kernel", "dtype", "arch", "registers", "spill_bytes", "vector_accesses"}
 

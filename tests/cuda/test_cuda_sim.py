@@ -34,10 +34,10 @@ if not SIMULATED:
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 else:
-    import cudasim
     import ml_dtypes
 
     import xent_numba as xn
+    from tests.support import cudasim
     from xent_numba import backends
     from xent_numba.backends.cuda import BACKEND, device, dispatch, memory
     from xent_numba.backends.cuda.dispatch import Plan
@@ -283,7 +283,7 @@ else:
         from xent_numba.backends.cuda.call import Call, Operand, specialise
         from xent_numba.backends.cuda.spec import ITEMSIZE
 
-        script = Path(__file__).parents[1] / "benchmarks" / "cuda.py"
+        script = Path(__file__).parents[2] / "benchmarks" / "cuda.py"
         found = importlib.util.spec_from_file_location("cuda_benchmark", script)
         benchmark = importlib.util.module_from_spec(found)
         found.loader.exec_module(benchmark)

@@ -6,9 +6,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import random_logits
 
 import xent_numba as xn
+from tests.support.logits import random_logits
 from xent_numba.backends.reference import BACKEND
 from xent_numba.layout import canonical, merged_axes, overlaps_itself
 from xent_numba.options import make_options

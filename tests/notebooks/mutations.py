@@ -1,9 +1,9 @@
 """How much escapes the notebooks?  Break the library, or a number they show, and see whether they notice.
 
-    python tests/mutations.py                    # everything; half an hour on two cores
-    python tests/mutations.py numbers            # only the numbers in the outputs
-    python tests/mutations.py "numpy: sign"      # only the mutants whose names begin so
-    python tests/mutations.py --list
+    python tests/notebooks/mutations.py                    # everything; half an hour on two cores
+    python tests/notebooks/mutations.py numbers            # only the numbers in the outputs
+    python tests/notebooks/mutations.py "numpy: sign"      # only the mutants whose names begin so
+    python tests/notebooks/mutations.py --list
 
 A mutant is a copy of the package with a small change, put before the real one on the path of the notebooks' kernels.
 It is caught when nbval fails in at least one notebook; which is tried first is a matter of speed.  CUDA kernels are run
@@ -24,7 +24,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 NONSENSE = re.compile(r"NameError|SyntaxError|ImportError|TypingError|LoweringError|UnsupportedError")
@@ -275,7 +275,7 @@ def nbval(notebook: Path, *options: str, path: Path = ROOT, **variables: str) ->
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--nbval", *options, str(notebook)],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT / "tests")])},
+        env={**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT / "tests" / "notebooks")])},
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat", reason="notebooks need what pip install '.[test]' installs")
 
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MACHINE = re.compile(
     r"(?<![\w.])/(home|root|tmp|usr|opt|var|mnt|Users|private|work)/|[A-Z]:\\|site-packages|0x[0-9a-f]{6,}"

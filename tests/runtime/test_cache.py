@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 240  # of a machine that does much else
 OFF = ("XENT_NUMBA_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "XENT_NUMBA_BACKEND", "NUMBA_BOUNDSCHECK")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 # In a process of its own without a cache: what was loaded from disk has no assembly to look at.
 PROGRAM = """

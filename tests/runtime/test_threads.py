@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAYERS = ["default", "omp", "workqueue", "tbb"]
 TIMEOUT = 400  # the first of all runs compiles
 

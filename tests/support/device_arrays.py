@@ -6,7 +6,7 @@ import os
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 if SIMULATED:
-    import cudasim
+    from tests.support import cudasim
 
 
 class OnDevice:

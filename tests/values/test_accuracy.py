@@ -10,11 +10,11 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from exact import exact_rows
-from exact import excess as law
-from palette import DIGITS, exact_row, excess, pair, row_excess
 
 import xent_numba as xn
+from tests.support.exact import exact_rows
+from tests.support.exact import excess as law
+from tests.support.palette import DIGITS, exact_row, excess, pair, row_excess
 
 bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
 DTYPES = [np.float32, np.float64, np.float16, bfloat16]

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import random_logits
 
 import xent_numba as xn
+from tests.support.logits import random_logits
 
 DTYPES = [np.float32, np.float64]
 # Short rows, long rows, enough rows for several groups, few rows of several segments

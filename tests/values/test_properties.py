@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
 
 import xent_numba as xn
+from tests.support.backends import BACKENDS
 
 hypothesis = pytest.importorskip("hypothesis")
 ml_dtypes = pytest.importorskip("ml_dtypes")

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 import pytest
-from conftest import random_logits
-from exact import exact_rows, excess
 
 import xent_numba as xn
+from tests.support.exact import exact_rows, excess
+from tests.support.logits import random_logits
 
 A = np.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]])
 Y = np.array([1, 0])

@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
 
 import xent_numba as xn
+from tests.support.backends import BACKENDS
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 torch.set_num_threads(1)  # for tiny tensors; more would only get in the way of the threads under test
