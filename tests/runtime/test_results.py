@@ -17,6 +17,15 @@ from xent_numba import results
 LARGE = (64, 1 << 16)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def little_to_collect():
+    """A garbage collection looks at what these tests make, not at all that Numba has made before: a second each."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_waits():
     results._waiting.clear()

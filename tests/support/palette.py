@@ -30,10 +30,20 @@ def pair(exact):
     return np.array(high), np.array(low)
 
 
-def exact_row(row, y):
-    """(loss, gradient at the target, {value of another class: its probability}) of one row as mpmath numbers."""
+def distinct(row):
+    """The values of a row, where each class has its own among them, and how many classes have each."""
+    return np.unique(np.asarray(row, np.float64), return_inverse=True, return_counts=True)
+
+
+def exact_row(row, y, known=None):
+    """(loss, gradient at the target, {value of another class: its probability}) of one row as mpmath numbers.
+
+    What `distinct` finds in the row may be given, where it is known.
+    """
+    values, where, counts = known or distinct(row)
+    counts = counts - (np.arange(values.size) == where[y])
+    values, counts = values[counts > 0], counts[counts > 0]
     with mpmath.workdps(DIGITS):
-        values, counts = np.unique(np.delete(np.asarray(row, np.float64), y), return_counts=True)
         target = mpmath.mpf(float(row[y]))
         top = mpmath.mpf(max(float(row[y]), float(values.max(initial=-math.inf))))
         terms = [_exp(mpmath.mpf(v) - top) if v > -math.inf else mpmath.mpf(0) for v in values.tolist()]
@@ -50,34 +60,41 @@ def excess(found, truth, dtype, *, larger=0.0):
     The units are those of the arithmetic: float64 for float64, else float32.  What is stored in 16 bits may be off by
     half a unit of its own format on top of that, for it is rounded once.  What is not normal may be 0.
     """
-    kind = np.dtype(dtype)
-    precision = np.finfo(np.float64 if kind.char == "d" else np.float32)
     high, low = truth
+    return float(np.max(_errors(found, high, low, dtype) / _bounds(high, dtype, larger), initial=0.0))
+
+
+def _errors(found, high, low, dtype):
+    kind = np.dtype(dtype)
     found = np.asarray(found).astype(np.float64)
     error = np.abs((found - high) - low)
     if kind.itemsize == 2:
         digits, lowest = (11, -14) if kind.char == "e" else (8, -126)
         exponent = np.maximum(np.frexp(found)[1] - 1, lowest)
         error = np.maximum(error - np.ldexp(1.0, exponent - digits), 0.0)
+    return error
+
+
+def _bounds(high, dtype, larger=0.0):
+    precision = np.finfo(np.float64 if np.dtype(dtype).char == "d" else np.float32)
     size = np.maximum(np.abs(high), larger)
     normal = size >= precision.tiny
     size = np.where(normal, size, 1.0)
     unit = np.ldexp(float(precision.eps), np.frexp(size)[1] - 1)
-    bound = np.where(normal, unit * (4 + np.abs(np.log(size))), float(precision.tiny))
-    return float(np.max(error / bound, initial=0.0))
+    return np.where(normal, unit * (4 + np.abs(np.log(size))), float(precision.tiny))
 
 
-def row_excess(row, y, loss, grad):
+def row_excess(row, y, loss, grad, known=None):
     """The worst error over its bound in one row's loss (or None) and gradient (or None)."""
-    exact, own, others = exact_row(row, y)
+    values, where, _ = known = known or distinct(row)
+    exact, own, others = exact_row(row, y, known)
     worst = 0.0
     if loss is not None:
         worst = excess([loss], pair([exact]), np.float64 if row.dtype.char == "d" else np.float32)
     if grad is not None:
-        values = np.array(list(others))
-        high, low = pair(others.values())
-        where = np.minimum(np.searchsorted(values, np.asarray(row, np.float64)), values.size - 1)
-        high, low = high[where], low[where]
-        (high[y],), (low[y],) = pair([own])
-        worst = max(worst, excess(grad, (high, low), row.dtype))
+        high, low = pair([*(others.get(v, 0) for v in values.tolist()), own])
+        where = where.copy()
+        where[y] = values.size
+        errors = _errors(grad, high[where], low[where], row.dtype)
+        worst = max(worst, float(np.max(errors / _bounds(high, row.dtype)[where], initial=0.0)))
     return worst

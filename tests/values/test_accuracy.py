@@ -14,7 +14,7 @@ import pytest
 import xent_numba as xn
 from tests.support.exact import exact_rows
 from tests.support.exact import excess as law
-from tests.support.palette import DIGITS, exact_row, excess, pair, row_excess
+from tests.support.palette import DIGITS, distinct, exact_row, excess, pair, row_excess
 
 bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
 DTYPES = [np.float32, np.float64, np.float16, bfloat16]
@@ -91,19 +91,21 @@ def targets(row, rng):
 
 def excess_of(rows, dtype, rng, axis=-1):
     """The worst error over bound of rows of one length, each at several targets, in one call."""
-    x, y = [], []
+    x, y, known = [], [], []
     for row in rows:
         cast = row.astype(dtype)
+        values = distinct(cast)
         if np.isfinite(cast.astype(np.float64)).any() and not np.isposinf(cast.astype(np.float64)).any():
             for target in targets(cast.astype(np.float64), rng):
                 x.append(cast)
                 y.append(target)
+                known.append(values)
     x, y = np.array(x), np.array(y)
     given = np.ascontiguousarray(x.T) if axis == 0 else x
     losses, _ = xn.cross_entropy_and_grad(given, y, reduction="none", axis=axis)
     grad = xn.cross_entropy_and_grad(given, y, reduction="sum", axis=axis)[1]
     grad = grad.T if axis == 0 else grad
-    return max(row_excess(x[i], y[i], losses[i], grad[i]) for i in range(y.size))
+    return max(row_excess(x[i], y[i], losses[i], grad[i], known[i]) for i in range(y.size))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
