@@ -1,4 +1,4 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share, and the order of their files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,38 @@ import pytest
 
 import xent_numba as xn
 from tests.support.backends import BACKENDS
+
+
+# Files that take longest.  They come first, so that no worker of pytest-xdist is left alone with one of them at the end;
+# but not those two one after the other that compile the same kernels.
+LONG = [
+    "test_edges.py",
+    "test_cuda_sim.py",
+    "test_accuracy.py",
+    "test_reference.py",
+    "test_threads.py",
+    "test_cache.py",
+    "04_inside_the_cpu_kernel.ipynb",
+    "test_guard_pages.py",
+    "test_bits.py",
+    "test_inputs.py",
+    "02_numerical_stability.ipynb",
+    "05_inside_the_cuda_kernels.ipynb",
+    "test_properties.py",
+    "test_codegen_cpu.py",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have `--dist loadfile` keep that order, which it would change for one by the number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, each as it was."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(params=BACKENDS)

@@ -63,7 +63,8 @@ def available() -> dict[str, str]:
     return found
 
 
-@pytest.fixture(params=LAYERS)
+# Where there is no tbb, the default is omp.
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.rare] if name == "omp" else []) for name in LAYERS])
 def layer(request, available: dict[str, str]) -> str:
     if available[request.param]:
         pytest.skip(available[request.param])
