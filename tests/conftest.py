@@ -8,9 +8,7 @@ import pytest
 import xent_numba as xn
 from tests.support.backends import BACKENDS
 
-
-# Files that take longest.  They come first, so that no worker of pytest-xdist is left alone with one of them at the end;
-# but not those two one after the other that compile the same kernels.
+# The files that take longest.  They come first, so that no worker of pytest-xdist is left with one of them at the end.
 LONG = [
     "test_edges.py",
     "test_cuda_sim.py",
