@@ -28,8 +28,9 @@ import numpy as np
 # NVIDIA's Python package is called `cuda` too: this folder must not come before it.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-from xent_numba.backends.cuda import BACKEND, device  # noqa: E402
-from xent_numba.options import make_options  # noqa: E402
+from xent_numba.backends.cuda.backend import BACKEND  # noqa: E402
+from xent_numba.backends.cuda.runtime import device  # noqa: E402
+from xent_numba.prepare.options import make_options  # noqa: E402
 
 CLASSES = [32, 100, 256, 1000, 1024, 4096, 16384, 32000, 32768, 50257, 65536, 131072, 262144]
 CHECKED = [1, 2, 10, 32, 33, 127, 512, 1000, 1024, 1025, 4096, 10000, 32000, 50257, 131072]
@@ -55,7 +56,7 @@ def make_inputs(torch: Any, rows: int, classes: int, dtype: str) -> tuple[Any, A
 
 def check(torch: Any, dtypes: list[str]) -> bool:
     """Every regime against float64 on the host, (12 + 2.25 |ln v|) ulp in float32 and (4 + |ln v|) in float64."""
-    from xent_numba.backends.cuda import arrays
+    from xent_numba.backends.cuda.arrays import api as arrays
 
     options, right = make_options(reduction="none"), True
     for dtype in dtypes:
@@ -101,7 +102,7 @@ def checked_shapes(processors: int) -> Iterator[tuple[int, int, bool]]:
 @contextmanager
 def regimes() -> Iterator[set[str]]:
     """The regimes that are chosen within the block."""
-    from xent_numba.backends.cuda import dispatch
+    from xent_numba.backends.cuda import plan as dispatch
 
     seen: set[str] = set()
     original = dispatch.plan
@@ -148,8 +149,8 @@ def worst_error(found: np.ndarray, exact: np.ndarray, dtype: str) -> float:
 
 def contenders(torch: Any, x: Any, y: Any) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """(who, what, function) for everything that can run here."""
-    from xent_numba.backends.cuda import arrays
-    from xent_numba.backends.cuda.deferred import deferred_checks
+    from xent_numba.backends.cuda.arrays import api as arrays
+    from xent_numba.backends.cuda.runtime.deferred import deferred_checks
 
     options, out = make_options(), torch.empty_like(x)
 

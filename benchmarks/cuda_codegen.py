@@ -48,8 +48,10 @@ def kernels() -> list[Kernel]:
 
 
 def _kernels(dtype: str) -> Iterator[Kernel]:
-    from xent_numba.backends.cuda import block, columns, dispatch, online, scan, split, tile, warp
-    from xent_numba.backends.cuda.spec import ITEMSIZE, Spec, signature
+    from xent_numba.backends.cuda import plan as dispatch
+    from xent_numba.backends.cuda.regimes import block, columns, online, split, tile, warp
+    from xent_numba.backends.cuda.regimes import labels as scan
+    from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, signature
 
     lanes = 16 // ITEMSIZE[dtype]
     grad = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True)
@@ -141,7 +143,7 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
 
 def _integers(count: int, floats: int = 0) -> Any:
     """The signature of a kernel that takes integers, then numbers."""
-    from xent_numba.backends.cuda.intrinsics import types
+    from xent_numba.backends.cuda.hw.intrinsics import types
 
     return types.void(*[types.int64] * count, *[types.float64] * floats)
 

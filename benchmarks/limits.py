@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from xent_numba.backends.cpu.lanes import largest
-from xent_numba.backends.cpu.memory import blank, load, pointer, prefetch, prefetch_far, stream
-from xent_numba.backends.cpu.simd import maximum
+from xent_numba.backends.cpu.simd.load_store import load, pointer, prefetch_l1, prefetch_l2, stream, zero_vector
+from xent_numba.backends.cpu.simd.reduce import reduce_max
+from xent_numba.backends.cpu.simd.vector import maximum
 
 BLOCK = 1 << 16  # float32 that a thread takes at a time
 NEAR, FAR = 1024, 4096  # float32 that software prefetch runs ahead
@@ -27,13 +27,13 @@ def aligned(count: int, dtype: Any) -> np.ndarray:
 
 def _make(ahead: int) -> tuple[Any, Any]:
     """(read, copy) with software prefetch that far ahead; 0: none."""
-    ask = prefetch_far if ahead == FAR else prefetch
+    ask = prefetch_l2 if ahead == FAR else prefetch_l1
 
     @njit(parallel=True, nogil=True)
     def read(x: Any, tops: Any) -> None:
         n, p = x.size, pointer(x)
         for k in prange(tops.size):
-            like = blank(p)
+            like = zero_vector(p)
             a = like
             b = c = d = a
             for i in range(k * BLOCK, min(n, (k + 1) * BLOCK) - 63, 64):
@@ -44,13 +44,13 @@ def _make(ahead: int) -> tuple[Any, Any]:
                     ask(p, i + ahead + 48)
                 a, b = maximum(load(p, i, like), a), maximum(load(p, i + 16, like), b)
                 c, d = maximum(load(p, i + 32, like), c), maximum(load(p, i + 48, like), d)
-            tops[k] = largest(maximum(maximum(a, b), maximum(c, d)))
+            tops[k] = reduce_max(maximum(maximum(a, b), maximum(c, d)))
 
     @njit(parallel=True, nogil=True)
     def copy(x: Any, out: Any, tops: Any) -> None:
         n, p, q = x.size, pointer(x), pointer(out)
         for k in prange(tops.size):
-            like = blank(p)
+            like = zero_vector(p)
             for i in range(k * BLOCK, min(n, (k + 1) * BLOCK) - 63, 64):
                 if ahead:
                     ask(p, i + ahead)

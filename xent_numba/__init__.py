@@ -9,13 +9,12 @@ Importing this package imports NumPy and nothing else.
 """
 
 from xent_numba import forks  # noqa: F401 - first: from here on it notices them
+from xent_numba._version import __version__
 from xent_numba.api import cross_entropy, cross_entropy_and_grad, cross_entropy_grad
-from xent_numba.backends import available_backends, get_backend, set_backend, use_backend
+from xent_numba.backends.registry import available_backends, get_backend, set_backend, use_backend
 from xent_numba.config import show_config
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CrossEntropyLoss",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from xent_numba.backends import select
-from xent_numba.devices import device_arrays, on_device
-from xent_numba.options import make_options
-from xent_numba.problem import prepare
+from xent_numba.backends.registry import device_arrays, select
+from xent_numba.devices import on_device
+from xent_numba.prepare.aligned import aligned_slabs
+from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.options import make_options
 from xent_numba.reduction import reduced, total
-from xent_numba.straight import straight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from xent_numba.backends import Backend
-    from xent_numba.options import LossOptions
-    from xent_numba.problem import Prepared
+    from xent_numba.backends.protocol import Backend
+    from xent_numba.prepare.loss import Prepared
+    from xent_numba.prepare.options import LossOptions
 
     Array = NDArray[Any]
     Scalar = np.floating[Any]
@@ -282,20 +282,15 @@ def cross_entropy_grad(
         chosen, options, logits, target, weight, sample_weight,
         want_grad=True, out=out, lse=lse, grad_output=grad_output,
     )  # fmt: skip
-    for slab in straight(call.slabs):
+    for slab in aligned_slabs(call.slabs):
         chosen.cross_entropy_grad(slab.problem, slab.grad, slab.lse, slab.grad_output)  # type: ignore[arg-type]
     return call.grad  # type: ignore[return-value]
 
 
 def _loss(backend: Backend, call: Prepared) -> Scalar | Array:
     """Run each slab, then reduce in the order of the rows."""
-    slabs, rows, _, denominator, dtype, is_straight = call
-    if is_straight and rows is None and len(slabs) == 1:  # nearly always
-        problem, _, grad, _, _ = slabs[0]
-        return reduced(total((backend.cross_entropy(problem, None, grad),)), denominator, dtype)  # type: ignore[arg-type]
+    rows = call.rows
+    partials = [backend.cross_entropy(slab.problem, slab.rows, slab.grad) for slab in aligned_slabs(call.slabs)]
     if rows is not None:
-        for slab in straight(slabs):
-            backend.cross_entropy(slab.problem, slab.rows, slab.grad)
         return rows if rows.ndim else rows[()]
-    partials = [backend.cross_entropy(slab.problem, None, slab.grad) for slab in straight(slabs)]
-    return reduced(total(partials), denominator, dtype)  # type: ignore[arg-type]
+    return reduced(total(partials), call.denominator, call.dtype)  # type: ignore[arg-type]

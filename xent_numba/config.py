@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xent_numba.backends import IMPLEMENTATIONS, available_backends, get_backend, select
+from xent_numba._version import __version__
+from xent_numba.backends.registry import IMPLEMENTATIONS, available_backends, get_backend, select
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -18,8 +19,6 @@ PACKAGES = ("numba", "llvmlite", "ml_dtypes", "numba-cuda", "tbb")
 def config() -> dict[str, dict[str, object]]:
     """Versions, and each backend's own description or the reason why it cannot run.  Imports what it describes."""
     import platform  # here, so that importing the package stays quick
-
-    from xent_numba import __version__  # here, because the package is still being imported when this module is
 
     found: dict[str, dict[str, object]] = {
         "versions": {"xent_numba": __version__, "python": platform.python_version(), "numpy": np.__version__}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xent_numba.api import cross_entropy, cross_entropy_grad
-from xent_numba.backends import select
-from xent_numba.options import make_options
+from xent_numba.backends.registry import select
+from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from xent_numba.options import LossOptions
+    from xent_numba.prepare.options import LossOptions
 
     Array = NDArray[Any]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xent_numba.backends import select
-from xent_numba.devices import device_arrays, on_device
-from xent_numba.options import make_options
-from xent_numba.rowwise import prepare_rowwise
-from xent_numba.straight import straight_pairs
+from xent_numba.backends.registry import device_arrays, select
+from xent_numba.devices import on_device
+from xent_numba.prepare.aligned import aligned_pairs
+from xent_numba.prepare.options import make_options
+from xent_numba.prepare.rowwise import prepare_rowwise
 
 if TYPE_CHECKING:
     from typing import Any
@@ -62,7 +62,7 @@ def softmax(
         return found
     chosen = select(backend)
     call = prepare_rowwise(options, logits, out, reduces=False)
-    for x, result in straight_pairs(call.slabs):
+    for x, result in aligned_pairs(call.slabs):
         chosen.softmax(x, result, options.n_threads)
     return call.result
 
@@ -91,7 +91,7 @@ def log_softmax(
         return found
     chosen = select(backend)
     call = prepare_rowwise(options, logits, out, reduces=False)
-    for x, result in straight_pairs(call.slabs):
+    for x, result in aligned_pairs(call.slabs):
         chosen.log_softmax(x, result, options.n_threads)
     return call.result
 
@@ -135,6 +135,6 @@ def logsumexp(
         return found
     chosen = select(backend)
     call = prepare_rowwise(options, logits, out, reduces=True)
-    for x, result in straight_pairs(call.slabs):
+    for x, result in aligned_pairs(call.slabs):
         chosen.logsumexp(x, result, options.n_threads)
     return call.result if out is not None or call.result.ndim else call.result[()]

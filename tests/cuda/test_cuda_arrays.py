@@ -17,8 +17,11 @@ import pytest
 
 import xent_numba as xn
 from tests.support.device_arrays import SIMULATED, OnDevice
-from xent_numba.backends.cuda import BACKEND, adopt, device, dlpack
-from xent_numba.devices import device_arrays, on_device
+from xent_numba.backends.cuda.arrays import adopt, dlpack
+from xent_numba.backends.cuda.backend import BACKEND
+from xent_numba.backends.cuda.runtime import device
+from xent_numba.backends.registry import device_arrays
+from xent_numba.devices import on_device
 
 
 def test_numpy_calls_never_import_cuda():
@@ -124,7 +127,7 @@ def test_out_of_memory_says_how_much(monkeypatch):
         def get_memory_info(self):
             return 2**20, 2**30
 
-    from xent_numba.backends.cuda import memory as module
+    from xent_numba.backends.cuda.runtime import memory as module
 
     monkeypatch.setattr(module, "numba_cuda", lambda: Full())
     with pytest.raises(MemoryError, match=r"512.0 MiB wanted, 1.0 of 1024.0 MiB free"):

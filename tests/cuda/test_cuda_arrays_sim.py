@@ -20,10 +20,15 @@ from numba import cuda
 
 import xent_numba as xn
 from tests.support import cudasim
-from xent_numba.backends.cuda import adopt, arrays, device, dispatch, launches, memory, scan
-from xent_numba.backends.cuda.call import Operand
-from xent_numba.backends.cuda.deferred import deferred_checks
-from xent_numba.options import make_options
+from xent_numba.backends.cuda import launch as launches
+from xent_numba.backends.cuda import plan as dispatch
+from xent_numba.backends.cuda.arrays import adopt
+from xent_numba.backends.cuda.arrays import api as arrays
+from xent_numba.backends.cuda.regimes import labels as scan
+from xent_numba.backends.cuda.row.operands import Operand
+from xent_numba.backends.cuda.runtime import device, memory
+from xent_numba.backends.cuda.runtime.deferred import deferred_checks
+from xent_numba.prepare.options import make_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here
 

@@ -94,8 +94,8 @@ def test_what_is_compiled_is_what_a_launch_asks_for():
     """Numba types the arguments of a call by their values: those must be the types that were compiled here."""
     from numba.cuda.typing.typeof import typeof
 
-    from xent_numba.backends.cuda.call import Call, Operand, specialise
-    from xent_numba.backends.cuda.spec import signature
+    from xent_numba.backends.cuda.row.operands import Call, Operand, specialise
+    from xent_numba.backends.cuda.row.spec import signature
 
     logits, labels = Operand("float32", 2**47, 0, 64, 4), Operand("int32", 2**47, 0, 4)
     factors = dict.fromkeys(("weight", "sample_weight", "grad_output", "saved_lse"), Operand("float64", 16))

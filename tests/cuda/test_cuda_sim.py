@@ -38,9 +38,11 @@ else:
 
     import xent_numba as xn
     from tests.support import cudasim
-    from xent_numba import backends
-    from xent_numba.backends.cuda import BACKEND, device, dispatch, memory
-    from xent_numba.backends.cuda.dispatch import Plan
+    from xent_numba.backends import registry
+    from xent_numba.backends.cuda import plan as dispatch
+    from xent_numba.backends.cuda.backend import BACKEND
+    from xent_numba.backends.cuda.plan import Plan
+    from xent_numba.backends.cuda.runtime import device, memory
 
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here
 
@@ -57,7 +59,7 @@ else:
 
     @pytest.fixture(autouse=True)
     def simulated(monkeypatch):
-        monkeypatch.setitem(backends._ready, "cuda", BACKEND)
+        monkeypatch.setitem(registry._ready, "cuda", BACKEND)
         monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 132))
         memory._kept.clear()
         yield
@@ -252,7 +254,7 @@ else:
             cudasim.load_f32(place + 2)
 
     def test_the_choice_of_regime():
-        from xent_numba.backends.cuda.spec import Spec
+        from xent_numba.backends.cuda.row.spec import Spec
 
         spec, ragged = Spec("bfloat16", labels="int64", store="grad"), Spec("bfloat16", labels="int64", whole=False)
         here = device.Facts("", (9, 0), 132)
@@ -280,8 +282,8 @@ else:
     @pytest.mark.parametrize("here", [((9, 0), 132), ((8, 0), 108), ((8, 9), 58)])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_the_benchmark_checks_every_regime(dtype, here):
-        from xent_numba.backends.cuda.call import Call, Operand, specialise
-        from xent_numba.backends.cuda.spec import ITEMSIZE
+        from xent_numba.backends.cuda.row.operands import Call, Operand, specialise
+        from xent_numba.backends.cuda.row.spec import ITEMSIZE
 
         script = Path(__file__).parents[2] / "benchmarks" / "cuda.py"
         found = importlib.util.spec_from_file_location("cuda_benchmark", script)

@@ -102,7 +102,7 @@ def test_elements_at_odd_addresses(crooked, dtype, backend, rng):
 
 
 def test_odd_addresses_in_several_blocks(backend, rng, monkeypatch):
-    monkeypatch.setattr("xent_numba.straight.BLOCK", 16)
+    monkeypatch.setattr("xent_numba.prepare.aligned.BLOCK", 16)
     x = rng.normal(size=(2, 5, 9))
     y, g = rng.integers(0, 5, (2, 9)), rng.normal(size=(2, 9))
     crooked = in_records(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from xent_numba.options import make_options
+from xent_numba.prepare.options import make_options
 
 
 def test_defaults():

@@ -10,9 +10,9 @@ import pytest
 import xent_numba as xn
 from tests.support.logits import random_logits
 from xent_numba.backends.reference import BACKEND
-from xent_numba.layout import canonical, merged_axes, overlaps_itself
-from xent_numba.options import make_options
-from xent_numba.problem import prepare
+from xent_numba.prepare.layout import canonical, merged_axes, overlaps_itself
+from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.options import make_options
 
 A = np.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]])
 Y = np.array([1, 0])

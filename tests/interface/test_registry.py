@@ -12,21 +12,21 @@ from types import SimpleNamespace
 import pytest
 
 import xent_numba as xn
-from xent_numba import backends
+from xent_numba.backends import registry
 
 
 @pytest.fixture
 def fresh(monkeypatch):
     """A registry that has loaded nothing, restored afterwards."""
-    monkeypatch.setattr(backends, "_ready", {})
-    monkeypatch.setattr(backends, "_default", "auto")
+    monkeypatch.setattr(registry, "_ready", {})
+    monkeypatch.setattr(registry, "_default", "auto")
     return monkeypatch
 
 
 def register(monkeypatch, name, module, **attributes):
     """Let `module` be what the registry imports for `name`."""
     monkeypatch.setitem(
-        backends.IMPLEMENTATIONS, name, backends.Implementation(name, module, f"install {name}: pip install {name}")
+        registry.IMPLEMENTATIONS, name, registry.Implementation(name, module, f"install {name}: pip install {name}")
     )
     if attributes:
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**attributes))
@@ -44,7 +44,7 @@ def test_numpy_is_always_there():
 def test_auto_falls_back_but_a_name_raises(fresh):
     stub = SimpleNamespace(why_not=lambda: "the stub never runs; use another")
     register(fresh, "cpu", "stub_cpu", BACKEND=stub)
-    assert backends.select().name == "numpy"
+    assert registry.select().name == "numpy"
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run here: the stub never runs; use another"):
         xn.cross_entropy([[0.0]], [0], backend="cpu")
     answer = xn.available_backends()["cpu"]
@@ -140,5 +140,5 @@ def test_show_config_names_versions_and_backends(capsys):
     xn.show_config()
     shown = capsys.readouterr().out
     assert f"xent_numba: {xn.__version__}" in shown
-    for name in backends.IMPLEMENTATIONS:
+    for name in registry.IMPLEMENTATIONS:
         assert f"\n{name}:\n  available: " in shown

@@ -84,7 +84,7 @@ SCALED = (
 )
 
 # ---------------------------------------------------------------- what any backend does
-PROBLEM, LEAN = "problem.py", "1.0 / denominator, options.n_threads"
+PROBLEM, LEAN = "prepare/loss.py", "1.0 / denominator, options.n_threads"
 SHARED = (
     Mutant("mean: gradient without 1/N", ((PROBLEM, LEAN, "1.0, options.n_threads"), (PROBLEM, "scale / d1", "scale"))),
     Mutant("mean: loss without 1/N", (("reduction.py", "value / denominator if", "value if"),)),
@@ -141,12 +141,20 @@ NUMPY = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cpu backend
-FINISH, COLUMNS = "backends/cpu/finish.py", "backends/cpu/columns.py"
-LONG, GROUP, GRADIENT = "backends/cpu/long.py", "backends/cpu/group.py", "backends/cpu/gradient.py"
-SPLIT, STATISTICS = "backends/cpu/split.py", "backends/cpu/statistics.py"
-LONG_ROWWISE = "backends/cpu/long_probabilities.py"
-ALONG, BATCH = "backends/cpu/along.py", "backends/cpu/batch.py"
-VMATH, SHIFTED, ROWWISE = "backends/cpu/vmath.py", "backends/cpu/shifted.py", "backends/cpu/probabilities.py"
+FINISH, COLUMNS = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
+LONG, GROUP, GRADIENT = (
+    "backends/cpu/regimes/long.py",
+    "backends/cpu/regimes/group_epilogue.py",
+    "backends/cpu/regimes/long_gradient.py",
+)
+SPLIT, STATISTICS = "backends/cpu/regimes/split.py", "backends/cpu/regimes/long_stats.py"
+LONG_ROWWISE = "backends/cpu/regimes/softmax_long.py"
+ALONG, BATCH = "backends/cpu/regimes/packed_row.py", "backends/cpu/regimes/packed.py"
+VMATH, SHIFTED, ROWWISE = (
+    "backends/cpu/simd/math.py",
+    "backends/cpu/simd/exp_shifted.py",
+    "backends/cpu/regimes/softmax.py",
+)
 
 
 def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Mutant:
@@ -155,22 +163,23 @@ def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Muta
 
 
 CPU = (
-    compiled("sign of the target in the loss", (FINISH, "(_distance(row.top, x_y, s)", "(_distance(x_y, row.top, s)")),
+    compiled("sign of the target in the loss", (FINISH, "(_gap(row.row_max, x_y, s)", "(_gap(x_y, row.row_max, s)")),
     compiled(
         "sign of the target in the gradient",
-        (FINISH, "slope * e_y - hard * row.rest", "slope * e_y + hard * row.rest"),
+        (FINISH, "slope * e_y - label_weight * row.sum_exp_others", "slope * e_y + label_weight * row.sum_exp_others"),
     ),
     compiled("sign of a distribution in the gradient", (COLUMNS, "return g - k * dense", "return g + k * dense")),
     compiled("no subtraction of the maximum", (COLUMNS, "return maximum(even, odd)", "return splat(0.0, even)")),
-    compiled("no log1p", (FINISH, "q = select(x_y == row.top, row.rest, q)", "pass")),
+    compiled("no log1p", (FINISH, "q = select(x_y == row.row_max, row.sum_exp_others, q)", "pass")),
     compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z, lse)", "splat(z, lse)")),
     compiled("loss × 1.001", (FINISH, "return value + splat(z", "return splat(1.001, value) * value + splat(z")),
-    compiled("gradient × 1.001", (FINISH, "Factors((hard + slope)", "Factors(splat(1.001, slope) * (hard + slope)")),
-    compiled("softmax × 1.001", (ROWWISE, "narrow(by / total", "narrow(splat(1.001, by) * by / total")),
-    compiled("log_softmax × 1.001", (ROWWISE, "like) - top) - log_s)",
-                                     "like) - top) - splat(1.001, log_s) * log_s)")),
-    compiled("logsumexp × 1.001", (ROWWISE, "t + lane(log_s, r)", "1.001 * (t + lane(log_s, r))")),
-    compiled("gradient without 1/N", (GROUP, "rows, wide) * splat(call.grad_scale, wide)", "rows, wide)")),
+    compiled("gradient × 1.001", (FINISH, "(label_weight + slope) * inverse",
+                                  "splat(1.001, slope) * (label_weight + slope) * inverse")),
+    compiled("softmax × 1.001", (ROWWISE, "demote(by / total", "demote(splat(1.001, by) * by / total")),
+    compiled("log_softmax × 1.001", (ROWWISE, "vtype) - row_max) - log_s)",
+                                     "vtype) - row_max) - splat(1.001, log_s) * log_s)")),
+    compiled("logsumexp × 1.001", (ROWWISE, "t + extract_lane(log_s, r)", "1.001 * (t + extract_lane(log_s, r))")),
+    compiled("gradient without 1/N", (GROUP, "rows, vtype64) * splat(call.grad_scale, vtype64)", "rows, vtype64)")),
     compiled("float32: no subtraction of the maximum",
              (SHIFTED, "Shift(select(inside, zero, c), select(inside, m, zero))", "Shift(zero, zero)"), first="02"),
     compiled("float64: no subtraction of the maximum",
@@ -178,33 +187,40 @@ CPU = (
              first="02"),
     compiled("exp of fewer digits", (VMATH, "    0.0013814598646664403656,", "    0.0013814,"), first="04"),
     compiled("long rows: sign of a distribution in the gradient",
-             (GRADIENT, "return g - splat(k, g) * dense_term(t, i, g)", "return g + splat(k, g) * dense_term(t, i, g)"),
-             first="04"),
+             (GRADIENT, "return g - splat(k, g) * dense_target(t, i, g)",
+              "return g + splat(k, g) * dense_target(t, i, g)"), first="04"),
     compiled("long rows: gradient without 1/N", (LONG, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),
              first="04"),
-    compiled("long rows: softmax × 1.001", (LONG_ROWWISE, "1.0 / row.rest", "1.001 / row.rest"), first="04"),
+    compiled("long rows: softmax × 1.001",
+             (LONG_ROWWISE, "1.0 / row.sum_exp_others", "1.001 / row.sum_exp_others"), first="04"),
     compiled("long rows: log_softmax × 1.001",
-             (LONG_ROWWISE, "splat(log_s, like)", "splat(1.001 * log_s, like)"), first="04"),
-    compiled("long rows: logsumexp × 1.001", (LONG_ROWWISE, "row.top + _log_sum(", "1.001 * row.top + _log_sum("),
-             first="04"),
+             (LONG_ROWWISE, "splat(log_s, vtype)", "splat(1.001 * log_s, vtype)"), first="04"),
+    compiled("long rows: logsumexp × 1.001",
+             (LONG_ROWWISE, "row.row_max + _log_sum(", "1.001 * row.row_max + _log_sum("), first="04"),
     compiled("long rows: no rescaling", (STATISTICS, "if not nothing_yet:", "if False:"), first="04"),
     compiled("batches: the target's term twice",
-             (BATCH, "put(tile, r * width + lane(y, r), -math.inf)", "pass"), first="04"),
+             (BATCH, "store_scalar(tile, r * width + extract_lane(y, r), -math.inf)", "pass"), first="04"),
     compiled("batches: no subtraction of the maximum",
-             (BATCH, "return largests(tops, like)", "return splat(0.0, largests(tops, like))"), first="04"),
+             (BATCH, "return reduce_max_each(row_maxima, vtype)",
+              "return splat(0.0, reduce_max_each(row_maxima, vtype))"), first="04"),
     compiled("batches: gradient × 1.001",
              (ALONG, "load(row, i, p_factor) * p_factor", "load(row, i, p_factor) * splat(1.001, p_factor) * p_factor"),
              first="04"),
     compiled("segments: no rescaling",
-             (STATISTICS, "_rescale_one(a.rest, a.top, b.top, s, like) + b.rest", "a.rest + b.rest"), first="04"),
+             (STATISTICS, "_rescale_one(a.sum_exp_others, a.row_max, b.row_max, s, vtype) + b.sum_exp_others",
+              "a.sum_exp_others + b.sum_exp_others"), first="04"),
     compiled("segments: gradient without 1/N", (SPLIT, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),
              first="04"),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cuda backend, simulated
-CLOSING, ROWMATH = "backends/cuda/closing.py", "backends/cuda/rowmath.py"
-REGISTERS, TILE, ONLINE = "backends/cuda/registers.py", "backends/cuda/tile.py", "backends/cuda/online.py"
-PARTS, REDUCE = "backends/cuda/split.py", "backends/cuda/reduce.py"
+CLOSING, ROWMATH = "backends/cuda/row/epilogue.py", "backends/cuda/row/transform_target.py"
+REGISTERS, TILE, ONLINE = (
+    "backends/cuda/regimes/registers.py",
+    "backends/cuda/regimes/tile.py",
+    "backends/cuda/regimes/online.py",
+)
+PARTS, REDUCE = "backends/cuda/regimes/split.py", "backends/cuda/hw/reduce.py"
 
 
 def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:

@@ -24,8 +24,9 @@ import json
 import numpy as np
 import xent_numba as xn
 value = xn.logsumexp(np.linspace(-3, 3, 600).reshape(2, 300), backend="cpu")
-from xent_numba.backends.cpu import cache, probabilities
-hits = sum(probabilities.long.stats.cache_hits.values())
+from xent_numba.backends.cpu.compile import cache
+from xent_numba.backends.cpu.regimes import softmax
+hits = sum(softmax.softmax_long.stats.cache_hits.values())
 directory = cache.directory()
 print(json.dumps({"value": value.tolist(), "hits": hits, "directory": directory and str(directory)}))
 """
@@ -243,7 +244,7 @@ def install(tmp_path: Path) -> Path:
 
 def spoil(install: Path) -> None:
     """Make the polynomial of exp a wrong one."""
-    path = install / "xent_numba" / "backends" / "cpu" / "vmath.py"
+    path = install / "xent_numba" / "backends" / "cpu" / "simd" / "math.py"
     text, count = re.subn(
         r"^_Q64 = \(.*?^\)$",
         lambda found: f"{found[0]}\n_Q64 = tuple(2.0 * q for q in _Q64)",
@@ -269,7 +270,7 @@ def test_a_changed_source_of_another_file_is_seen(install: Path, copy: Path, tmp
 
 def test_a_source_changed_while_the_process_runs_is_not_kept(install: Path, tmp_path: Path) -> None:
     """What it compiles is of the sources it imported; kept now, it would be taken for that of the new ones."""
-    path = str(install / "xent_numba" / "backends" / "cpu" / "vmath.py")
+    path = str(install / "xent_numba" / "backends" / "cpu" / "simd" / "math.py")
     change = f"import xent_numba.backends.cpu.backend\nwith open({path!r}, 'a') as file:\n    file.write('# changed')\n"
     found = run(tmp_path, change + PROGRAM, install=install, XENT_NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert files(found["directory"]) == []

@@ -21,17 +21,17 @@ PROGRAM = """
 import json
 import numpy as np
 import xent_numba as xn
-from xent_numba.backends.cpu import drivers
+from xent_numba.backends.cpu.regimes import entry
 
 x, y = np.zeros((5, 1000), np.float32), np.zeros(5, np.int64)
 found = {}
 xn.cross_entropy(x, y, backend="cpu")
-(found["loss"],) = drivers.long.inspect_asm().values()
-(signature,) = drivers.long.signatures
+(found["loss"],) = entry.run_long.inspect_asm().values()
+(signature,) = entry.run_long.signatures
 xn.cross_entropy_and_grad(x, y, backend="cpu")
-found["loss and gradient"] = next(t for s, t in drivers.long.inspect_asm().items() if s != signature)
+found["loss and gradient"] = next(t for s, t in entry.run_long.inspect_asm().items() if s != signature)
 xn.cross_entropy_and_grad(x[:, :100].copy(), y, backend="cpu")
-(found["batch"],) = drivers.batch.inspect_asm().values()
+(found["batch"],) = entry.run_packed.inspect_asm().values()
 print(json.dumps(found))
 """
 

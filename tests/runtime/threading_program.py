@@ -86,7 +86,7 @@ def threads() -> None:
     step("any number of threads")
     assert {results(n) for n in (1, 2, 3, 1000, None)} == {bits}
     n_threads()
-    from xent_numba.backends.cpu import threads as policy
+    from xent_numba.backends.cpu.runtime import threads as policy
 
     step(f"layer {policy.layer()}")
     print(f"bits: {bits}")
@@ -98,10 +98,10 @@ def n_threads() -> None:
     from numba.core.caching import NullCache
     from numba.np.ufunc.parallel import _iget_num_threads
 
-    from xent_numba.backends.cpu import threads as policy
-    from xent_numba.backends.cpu.kernel import kernel
-    from xent_numba.backends.cpu.parallel import each
-    from xent_numba.backends.cpu.pieces import inline
+    from xent_numba.backends.cpu.compile.inline import inline
+    from xent_numba.backends.cpu.compile.kernel import kernel
+    from xent_numba.backends.cpu.runtime import threads as policy
+    from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
     @inline
     def note(seen, k):
@@ -109,7 +109,7 @@ def n_threads() -> None:
 
     @kernel
     def observe(seen, loop):
-        each(note, (seen,), seen.size, loop)
+        parallel_for(note, (seen,), seen.size, loop)
 
     observe._cache = NullCache()  # which knows of changes of the package alone
     most = numba.config.NUMBA_NUM_THREADS
@@ -177,7 +177,7 @@ def nothing_stays_taken() -> None:
     import numba
     from numba.np.ufunc import parallel as numbas
 
-    from xent_numba.backends.cpu import parallel
+    from xent_numba.backends.cpu.runtime import parallel_for as parallel
 
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
     assert not parallel._one_at_a_time.any()

@@ -3,7 +3,7 @@
 It does three things.  It gives the simulated `cuda` module the warp shuffles that it lacks: the threads of a warp
 exchange values through a list between two barriers of their own, so control flow need only be uniform in a warp.
 It lets the threads of a block wait for each other instead of being polled, which is ten times as fast.  And it puts
-itself in the place of `xent_numba.backends.cuda.intrinsics`: the same names, as Python on host memory.  Loads and
+itself in the place of `xent_numba.backends.cuda.hw.intrinsics`: the same names, as Python on host memory.  Loads and
 stores check that they stay inside a known array, and that vector accesses are aligned; ex2 has errors as large as
 the hardware's may be.
 """
@@ -192,7 +192,7 @@ def _storer(dtype: Any, count: int = 1) -> Any:
     return store
 
 
-# --- the names of xent_numba.backends.cuda.intrinsics -----------------------------------------------------------
+# --- the names of xent_numba.backends.cuda.hw.intrinsics -----------------------------------------------------------
 
 
 class _Int32:
@@ -296,4 +296,4 @@ f16_low, f16_high, pack_f16 = _unpack(np.float16, False), _unpack(np.float16, Tr
 bf16_low, bf16_high = _unpack(ml_dtypes.bfloat16, False), _unpack(ml_dtypes.bfloat16, True)
 pack_bf16 = _pack(ml_dtypes.bfloat16)
 
-sys.modules["xent_numba.backends.cuda.intrinsics"] = sys.modules[__name__]
+sys.modules["xent_numba.backends.cuda.hw.intrinsics"] = sys.modules[__name__]

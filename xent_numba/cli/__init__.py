@@ -41,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> None:
 
     parsed = build_parser().parse_args(arguments)
     if parsed.version:
-        from xent_numba import __version__
+        from xent_numba._version import __version__
 
         print(__version__)
     elif parsed.command == "info":

@@ -16,8 +16,8 @@ from xent_numba.reduction import reduced, total
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from xent_numba.backends import Backend
-    from xent_numba.problem import Prepared, Slab
+    from xent_numba.backends.protocol import Backend, Slab
+    from xent_numba.prepare.loss import Prepared
 
 Loss = np.floating[Any] | NDArray[np.floating[Any]]
 PAGE = 4096  # bytes: less of each class than this, and every page is read more than once

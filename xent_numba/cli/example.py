@@ -56,14 +56,14 @@ def _numbers(values: Iterable[float], width: int) -> str:
 
 
 def _found(backend: str) -> str:
-    from xent_numba.backends import select
+    from xent_numba.backends.registry import select
 
     return ", ".join(f"{fact}: {value}" for fact, value in select(backend).describe().items())
 
 
 def _speed() -> Iterator[str]:
     """One line: loss and gradient by the current backend against NumPy, both into an array that exists."""
-    from xent_numba.backends import select
+    from xent_numba.backends.registry import select
 
     name = select().name
     if name == "numpy":

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends import select
+from xent_numba.backends.registry import select
 from xent_numba.cli import blocks, files
 from xent_numba.cli.arguments import options_of
 from xent_numba.cli.errors import UserError, naming
 from xent_numba.cli.progress import Progress
-from xent_numba.options import make_options
-from xent_numba.problem import prepare
+from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
     import argparse

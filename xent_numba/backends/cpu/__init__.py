@@ -15,7 +15,3 @@ vmath, shifted        exp, log1p and tanh of vectors; exp of a difference withou
 simd, lanes, ...      vectors as values; conversions, memory, storage and transposition are what else they do
 pieces                functions that exist only to be inlined into kernels
 """
-
-from xent_numba.backends.cpu.backend import BACKEND
-
-__all__ = ["BACKEND"]

@@ -8,41 +8,29 @@ import llvmlite.binding
 import numba
 import numpy as np
 
-from xent_numba.backends import LabelScan
-from xent_numba.backends.cpu import cache, drivers, labels, probabilities, split, threads
-from xent_numba.backends.cpu.arguments import (
-    STREAM,
-    arguments,
-    beyond,
-    fits,
-    flat,
-    is_plain,
-    is_wide,
-    native,
-    plain_arguments,
-    rows_of,
-    some,
-)
-from xent_numba.backends.cpu.call import Call
-from xent_numba.backends.cpu.kernel import code_of
-from xent_numba.backends.cpu.simd import LINE
-from xent_numba.backends.cpu.statistics import SEGMENT
-from xent_numba.backends.cpu.tiles import TILE
+from xent_numba.backends.cpu.arguments import flat, kernel_arguments, native
+from xent_numba.backends.cpu.compile import cache
+from xent_numba.backends.cpu.compile.kernel import signature_key
+from xent_numba.backends.cpu.fallback import computes_in_float64, fits, gradient_apart, is_ordinary
+from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, STREAM_BYTES, plan
+from xent_numba.backends.cpu.regimes import entry, labels, softmax, split
+from xent_numba.backends.cpu.row.operands import Operands
+from xent_numba.backends.cpu.runtime import threads
+from xent_numba.backends.protocol import LabelScan
 from xent_numba.backends.reference import BACKEND as REFERENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.problem import Problem
+    from xent_numba.backends.protocol import Problem
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
 
-SERIAL = 1 << 15  # logits: below, one thread is as fast as many
-GROUP = 1 << 15  # logits that one partial sum stands for, at least one row
-LEAST = 32  # classes from which on a row goes along its lanes, in a batch
-FEW = 16  # rows: below, the segments of a row are shared among the threads rather than the rows
-ROWS = Call._fields.index("rows")
+ROWS = Operands._fields.index("rows")
+_KERNELS = {"long": entry.run_long, "split": entry.run_long, "packed": entry.run_packed, "lanes": entry.run_lanes}
+_ROWWISE_KERNELS = {"long": softmax.softmax_long, "lanes": softmax.softmax_lanes}
+Arguments = tuple[Any, tuple[Any, ...]]  # a signature key, and the fields of `Operands`
 
 
 class Cpu:
@@ -68,6 +56,20 @@ class Cpu:
             "cache": str(cache.directory()),
         }
 
+    def explain(self, logits: Array, distribution: Array | None, grad: Array | None) -> dict[str, object]:
+        """The plan of a call without further options."""
+        float64 = "d" in {x.dtype.char for x in (logits, distribution) if x is not None}
+        contiguous = _contiguous(logits, distribution, grad)
+        chosen = plan(logits.shape, contiguous=contiguous, float64=float64, may_pack=distribution is None)
+        streams = grad is not None and grad.nbytes >= STREAM_BYTES
+        return {
+            "regime": chosen.regime,
+            "why": chosen.why,
+            "work items": f"{chosen.work_items}, in groups of {chosen.group}",
+            "threads": threads.available() if chosen.parallel else 1,
+            "gradient": "past the caches" if streams else "through the caches",
+        }
+
     def scan_labels(
         self,
         labels_: Array,
@@ -79,21 +81,21 @@ class Cpu:
     ) -> LabelScan:
         """First bad label and denominators."""
         y = flat(labels_)
-        if weight is None and sample_weight is None and len(ignore) == 1 and y.size <= labels.GROUP:
-            if y.size <= labels.HANDFUL:
-                count = labels.count_few.py_func(y.tolist(), n_classes, ignore[0])
+        if weight is None and sample_weight is None and len(ignore) == 1 and y.size <= LABEL_GROUP:
+            if y.size <= FEW_LABELS:
+                count = labels.count_few_labels.py_func(y.tolist(), n_classes, ignore[0])
             else:
-                count = labels.count_few(y.dtype, y, n_classes, ignore[0])
+                count = labels.count_few_labels(y.dtype, y, n_classes, ignore[0])
             if count >= 0:
                 kept = float(count)
                 found: LabelScan = tuple.__new__(LabelScan, (-1, count, kept, kept))  # half the cost of LabelScan(...)
                 return found
-        groups = -(-y.size // labels.GROUP)
+        groups = -(-y.size // LABEL_GROUP)
         counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         unlike = np.array(ignore, np.int64)
         args = (y, n_classes, unlike, flat(weight), flat(sample_weight), counts, sums)
         with threads.parallel(n_threads, groups > 4) as loop:
-            labels.scan(y.dtype, *args, loop)
+            labels.scan_labels(y.dtype, *args, loop)
         if counts.min() < 0:
             return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
@@ -101,17 +103,14 @@ class Cpu:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        if is_plain(problem):
-            code, fields = plain_arguments(problem, rows, grad)
-            partials = _run(problem, code, fields, grad, None)
-            return partials if rows is None else None
-        if not fits(problem):
-            return REFERENCE.cross_entropy(problem, rows, grad)
-        others = None if grad is None else beyond(problem)
-        apart = None if others is None else _reference(rows_of(problem, others))
-        partials = _run(problem, *arguments(problem, rows, grad), grad, None)
-        if grad is not None and others is not None and apart is not None:
-            grad[others] = apart
+        apart = None
+        if not is_ordinary(problem):
+            if not fits(problem):
+                return REFERENCE.cross_entropy(problem, rows, grad)
+            apart = None if grad is None else gradient_apart(problem)
+        partials = _run(problem, kernel_arguments(problem, rows, grad), grad)
+        if grad is not None and apart is not None:
+            grad[apart.rows] = apart.grad
         return partials if rows is None else None
 
     def cross_entropy_grad(
@@ -124,21 +123,19 @@ class Cpu:
         if not fits(problem):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
             return
-        others, apart = beyond(problem, lse, grad_output), None
-        if others is not None:
-            apart = _reference(rows_of(problem, others), some(lse, others), some(grad_output, others))
-        _run(problem, *arguments(problem, None, grad, lse, grad_output), grad, lse)
-        if others is not None:
-            grad[others] = apart
+        apart = gradient_apart(problem, lse, grad_output)
+        _run(problem, kernel_arguments(problem, None, grad, lse, grad_output), grad, may_split=lse is None)
+        if apart is not None:
+            grad[apart.rows] = apart.grad
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
-        fields = (native(logits), native(out), None, None, out.nbytes >= STREAM)
+        fields = (native(logits), native(out), None, None, out.nbytes >= STREAM_BYTES)
         _run_rowwise(n_threads, logits, fields, out)
 
     def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """x − log Σ exp(x)."""
-        fields = (native(logits), None, native(out), None, out.nbytes >= STREAM)
+        fields = (native(logits), None, native(out), None, out.nbytes >= STREAM_BYTES)
         _run_rowwise(n_threads, logits, fields, out)
 
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
@@ -149,45 +146,48 @@ class Cpu:
             out[...] = side_by_side.reshape(out.shape)
 
 
-def _reference(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> Array:
-    """The gradient of rows that the kernels cannot hold."""
-    grad = np.empty_like(problem.logits)
-    REFERENCE.cross_entropy_grad(problem, grad, lse, upstream)
-    return grad[0]
-
-
 def _first_bad(labels_: Array, group: int, n_classes: int, ignore: tuple[int, ...]) -> int:
-    start = group * labels.GROUP
-    y = labels_[start : start + labels.GROUP]
+    start = group * LABEL_GROUP
+    y = labels_[start : start + LABEL_GROUP]
     bad = ((y < 0) | (y >= n_classes)) & ~np.isin(y, ignore)
     return start + int(np.argmax(bad))
 
 
-def _run(problem: Problem, code: Any, fields: tuple[Any, ...], grad: Array | None, lse: Array | None) -> Float64s:
-    """Walk the rows of a loss."""
+def _contiguous(*arrays: Array | None) -> bool:
+    """Whether the classes of each row lie side by side in all of these."""
+    return all(x is None or x.strides[2] == x.itemsize for x in arrays)
+
+
+def _run(problem: Problem, arguments: Arguments, grad: Array | None, *, may_split: bool = True) -> Float64s:
+    """Run the kernel of the plan; the partial sums of the losses come back."""
     logits, n_threads = problem.logits, problem.n_threads
-    in_batches = problem.distribution is None
-    walk, group, units = _walk(drivers, is_wide(problem), in_batches, logits, problem.distribution, grad)
-    partials = np.zeros(-(-units // group))
-    if logits.size < SERIAL:
-        walk(code, fields, group, units, partials, partials.size, 0)
+    chosen = plan(
+        logits.shape,
+        contiguous=_contiguous(logits, problem.distribution, grad),
+        float64=computes_in_float64(problem),
+        may_pack=problem.distribution is None,
+        may_split=may_split,
+    )
+    key, fields = arguments
+    group, work_items = chosen.group, chosen.work_items
+    partials = np.zeros(-(-work_items // group))
+    kernel = _KERNELS[chosen.regime]
+    if not chosen.parallel:
+        kernel(key, fields, group, work_items, partials, partials.size, 0)
         return partials
-    segments = -(-logits.shape[2] // SEGMENT)
-    by_segments = walk is drivers.long and lse is None and segments > 1 and units < FEW
-    with threads.parallel(n_threads, partials.size > 1 or by_segments) as loop:
-        if loop and by_segments:
-            for i in range(units):
-                partials[i] = _split_row(problem, code, fields, i, segments, grad, loop)
+    with threads.parallel(n_threads, True) as loop:
+        if loop and chosen.regime == "split":
+            for i in range(work_items):
+                partials[i] = _split_row(problem, arguments, i, chosen.segments, grad, loop)
         else:
-            span = -(-partials.size // threads.wanted(n_threads)) if loop else partials.size
-            walk(code, fields, group, units, partials, span, loop)
+            chunk = -(-partials.size // threads.wanted(n_threads)) if loop else partials.size
+            kernel(key, fields, group, work_items, partials, chunk, loop)
     return partials
 
 
-def _split_row(
-    problem: Problem, code: Any, fields: tuple[Any, ...], i: int, segments: int, grad: Array | None, loop: int
-) -> float:
+def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, grad: Array | None, loop: int) -> float:
     """One row, its segments in parallel."""
+    key, fields = arguments
     labels_ = problem.labels
     if labels_ is not None:
         y = int(labels_.reshape(-1)[i])
@@ -198,32 +198,21 @@ def _split_row(
                 grad[divmod(i, grad.shape[1])] = 0
             return 0.0
     parts, slope = np.empty((segments, 4)), np.empty(4)
-    split.split_statistics(code, fields, i, parts, loop)
-    loss = split.split_outcome(code, fields, i, parts, slope)
+    split.split_statistics(key, fields, i, parts, loop)
+    loss = split.split_outcome(key, fields, i, parts, slope)
     if grad is not None:
-        split.split_gradient(code, fields, i, slope, segments, loop)
+        split.split_gradient(key, fields, i, slope, segments, loop)
     return float(loss)
 
 
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
-    """Walk the rows of a softmax and its kin."""
-    walk, group, units = _walk(probabilities, logits.dtype.char == "d", False, logits, out)
-    groups = -(-units // group)
-    with threads.parallel(n_threads, logits.size >= SERIAL and groups > 1) as loop:
-        walk(code_of(fields), fields, group, units, groups, loop)
-
-
-def _walk(kernels: Any, is_wide: bool, in_batches: bool, logits: Array, *others: Array | None) -> tuple[Any, int, int]:
-    """(driver, units in a group, units): long rows one at a time, others a vector of rows at a time."""
-    a, b, classes = logits.shape
-    walk = kernels.wide
-    if classes >= LEAST and all(x is None or x.strides[2] == x.itemsize for x in (logits, *others)):
-        if classes > TILE:
-            return kernels.long, GROUP // classes or 1, a * b
-        if in_batches and not is_wide:
-            walk = kernels.batch
-    lanes = LINE // (8 if is_wide else 4)
-    return walk, GROUP // (classes * lanes) or 1, a * -(-b // lanes)
+    """Run the kernel of the plan for a softmax and its kin."""
+    float64 = logits.dtype.char == "d"
+    chosen = plan(logits.shape, contiguous=_contiguous(logits, out), float64=float64, may_pack=False, may_split=False)
+    kernel = _ROWWISE_KERNELS[chosen.regime]
+    groups = -(-chosen.work_items // chosen.group)
+    with threads.parallel(n_threads, chosen.parallel) as loop:
+        kernel(signature_key(fields), fields, chosen.group, chosen.work_items, groups, loop)
 
 
 BACKEND = Cpu()

@@ -13,9 +13,3 @@
 - adopt, dlpack, slabs: such arrays of any library and shape, without copying them
 - device, memory: whether there is one, and memory on it
 """
-
-from xent_numba.backends.cuda.host import CudaBackend
-
-BACKEND = CudaBackend()
-
-__all__ = ["BACKEND", "CudaBackend"]

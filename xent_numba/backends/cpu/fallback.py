@@ -1,0 +1,125 @@
+"""What the kernels cannot hold in their arithmetic, and the reference computes instead: whole calls, or single rows.
+
+Such calls are rare: a weight of 1e-40 next to float32 logits, a mean over 1e25 rows.  What is left to the reference
+depends on nothing but the options and the row itself, so the bits of a row never depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from xent_numba.backends.reference import BACKEND as REFERENCE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xent_numba.backends.protocol import Problem
+
+    Array = NDArray[Any]
+
+
+class Limits(NamedTuple):
+    """The open ranges that the kernels hold, by their arithmetic."""
+
+    logit_scale: tuple[float, float]  # |logit_scale|; of logit_scale / softcap in float64, which a softcap implies
+    weight: tuple[float, float]  # class weights other than 0
+    gradient: tuple[float, float]  # the factor of a row's gradient, all scales and weights multiplied
+    lse: float  # |saved lse| next to a logit_scale: beyond, its last digit is more than 1 / 8
+
+
+FLOAT32 = Limits((1e-37, 1e37), (1e-30, 1e30), (1e-22, 1e30), 1e6)  # 2^32 less than 1e-22 is still a normal number
+FLOAT64 = Limits((1e-300, 1e300), (0.0, math.inf), (1e-270, 1e270), 1e14)
+
+
+class Apart(NamedTuple):
+    """Rows whose gradient the reference computed."""
+
+    rows: tuple[Array, ...]  # indices into (A, B)
+    grad: Array  # (R, C)
+
+
+def computes_in_float64(problem: Problem) -> bool:
+    """Whether the arithmetic of the kernels is float64: for float64 logits or distributions, and for a softcap."""
+    q = problem.distribution
+    return problem.logits.dtype.char == "d" or problem.softcap is not None or (q is not None and q.dtype.char == "d")
+
+
+def is_ordinary(problem: Problem) -> bool:
+    """Whether a problem has no option that could be out of range, and its one factor is not."""
+    low, high = FLOAT32.gradient
+    return problem.is_plain and low < problem.grad_scale < high
+
+
+def fits(problem: Problem) -> bool:
+    """Whether the kernels can hold the options that all rows have in common."""
+    limits = FLOAT64 if computes_in_float64(problem) else FLOAT32
+    scale, cap = abs(problem.logit_scale), problem.softcap
+    low, high = limits.logit_scale
+    if not low < scale < high or (cap is not None and not low < scale / cap < high):
+        return False
+    if problem.labels is None and problem.logits.shape[2] == 1:
+        return False  # a distribution over one class, where p is 1 exactly
+    smallest, largest = _range(problem.weight)
+    return limits.weight[0] < smallest and largest < limits.weight[1]
+
+
+def gradient_apart(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> Apart | None:
+    """The gradient of the rows that are out of range, by the reference; None where there are none, nearly always."""
+    rows = _out_of_range(problem, lse, upstream)
+    if rows is None:
+        return None
+    part = _select(problem, rows)
+    grad = np.empty_like(part.logits)
+    REFERENCE.cross_entropy_grad(part, grad, _rows_of(lse, rows), _rows_of(upstream, rows))
+    return Apart(rows, grad[0])
+
+
+def _range(weight: Array | None) -> tuple[float, float]:
+    """The smallest weight that is not 0, and 1 at most; and the largest."""
+    if weight is None:
+        return 1.0, 1.0
+    return float(weight.min(where=weight > 0.0, initial=1.0)), float(weight.max())
+
+
+def _out_of_range(problem: Problem, lse: Array | None, upstream: Array | None) -> tuple[Array, ...] | None:
+    """The indices of rows whose factors, or saved lse, are too far from 1."""
+    scale, limits = abs(problem.logit_scale), FLOAT64 if computes_in_float64(problem) else FLOAT32
+    least, most = limits.gradient
+    low, high = _range(problem.weight)
+    factors = given = np.full((1, 1), scale * abs(problem.grad_scale))
+    per_row = [one for one in (problem.sample_weight, upstream) if one is not None]
+    with np.errstate(all="ignore"):
+        sizes = [(float(one.min()), float(one.max())) for one in per_row]
+        small, large = (math.prod((ends[k] for ends in sizes), start=factors[0, 0]) for k in (0, 1))
+        usual = all(ends[0] > 0.0 for ends in sizes) and small * low >= least and large * high <= most
+        if usual and (lse is None or (scale == 1.0 and problem.z_coefficient == 0.0)):
+            return None
+        for one in per_row:
+            factors, given = factors * np.abs(one), (given != 0.0) & (one != 0.0)  # not 0 by underflow
+        rows = ((factors * low < least) | (factors * high > most)) & (given != 0.0)
+        if lse is not None and problem.z_coefficient != 0.0:
+            rows = rows | (np.isfinite(lse) & (factors * np.abs(2.0 * problem.z_coefficient * lse) > most))
+        if lse is not None and scale != 1.0:
+            rows = rows | (np.isfinite(lse) & (np.abs(lse) > limits.lse))
+    if not rows.any():
+        return None
+    return np.nonzero(np.broadcast_to(rows, problem.logits.shape[:2]))
+
+
+def _select(problem: Problem, rows: tuple[Array, ...]) -> Problem:
+    """The same problem, of some of its rows."""
+    q = problem.distribution
+    return problem._replace(
+        logits=problem.logits[rows][None],
+        labels=_rows_of(problem.labels, rows),
+        distribution=None if q is None else q[rows][None],
+        sample_weight=_rows_of(problem.sample_weight, rows),
+    )
+
+
+def _rows_of(values: Array | None, rows: tuple[Array, ...]) -> Array | None:
+    """Some rows of (A, B) values, as (1, R)."""
+    return None if values is None else values[rows][None]

@@ -1,0 +1,78 @@
+"""Which kernel computes a call, how its rows are shared out, and why.  Every threshold of the backend stands here.
+
+    regime   rows                                                       kernel
+    long     more than TILE_CLASSES side by side                        one row at a time, along its classes
+    split    fewer than SPLIT_ROWS long rows of several segments        the segments of one row, in parallel
+    packed   PACKED_CLASSES to TILE_CLASSES side by side, float32       a vector of rows, each along its classes
+    lanes    few classes, or classes that are apart in memory           a vector of rows, one row in each lane
+
+A work item is a row of `long`, or a vector of rows of `packed` and `lanes`.  Items are summed in groups of a fixed
+size, one partial sum each, so the bits of a result do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+CACHE_LINE = 64  # bytes, and the size of a vector
+TILE_CLASSES = 256  # classes that a tile holds; longer rows whose classes lie side by side are read in place
+PACKED_CLASSES = 32  # fewer classes would leave most lanes of a row's last vector empty
+SPLIT_ROWS = 16  # fewer long rows than this are not shared among the threads as they are, but segment by segment
+SEGMENT_CLASSES = 1 << 16  # classes of a long row whose statistics are merged with those of the next segment
+SERIAL_LOGITS = 1 << 15  # below, waking the threads costs more than it brings
+GROUP_LOGITS = 1 << 15  # logits that one partial sum stands for, at least one work item
+STREAM_BYTES = 1 << 24  # results from this size on are written past the caches
+LABEL_GROUP = 1 << 14  # labels that are counted, and whose weights are summed, together
+FEW_LABELS = 4  # labels that Python counts as quickly as machine code would, with nothing to compile
+
+
+class Plan(NamedTuple):
+    """One decision."""
+
+    regime: str  # "long", "split", "packed" or "lanes"
+    why: str
+    work_items: int
+    group: int  # work items that one partial sum stands for
+    segments: int  # of a row, where the regime is "split"
+    parallel: bool  # whether the call is large enough for several threads
+
+
+_LONG = f"more than {TILE_CLASSES} classes side by side: one row at a time"
+_SPLIT = f"fewer than {SPLIT_ROWS} rows of more than {SEGMENT_CLASSES} classes: the threads share each row"
+_PACKED = f"{PACKED_CLASSES} to {TILE_CLASSES} classes side by side: a vector of rows, each along its classes"
+_SHORT = f"fewer than {PACKED_CLASSES} classes: a vector of rows, one row in each lane"
+_APART = "the classes of a row are apart in memory: a vector of rows, one row in each lane"
+_EXACT = f"{PACKED_CLASSES} to {TILE_CLASSES} classes summed without crossing lanes: one row in each lane"
+
+
+def plan(
+    shape: tuple[int, ...],
+    *,
+    contiguous: bool,
+    float64: bool,
+    may_pack: bool = True,
+    may_split: bool = True,
+) -> Plan:
+    """Choose for logits of shape (A, B, C).
+
+    `contiguous`: the classes of a row lie side by side, in the logits and in every array of their shape.  `float64`:
+    the arithmetic is float64.  `may_pack`, `may_split`: whether those regimes exist for what is asked for: a
+    distribution, a softmax and its kin are not packed; a saved log-sum-exp is not split.
+    """
+    a, b, classes = shape
+    large = a * b * classes >= SERIAL_LOGITS
+    if contiguous and classes > TILE_CLASSES:
+        group = GROUP_LOGITS // classes or 1
+        if may_split and large and classes > SEGMENT_CLASSES and a * b < SPLIT_ROWS:
+            return Plan("split", _SPLIT, a * b, group, -(-classes // SEGMENT_CLASSES), True)
+        return Plan("long", _LONG, a * b, group, 1, large and a * b > group)
+    lanes = CACHE_LINE // (8 if float64 else 4)
+    work_items, group = a * -(-b // lanes), GROUP_LOGITS // (classes * lanes) or 1
+    parallel = large and work_items > group
+    if not contiguous:
+        return Plan("lanes", _APART, work_items, group, 1, parallel)
+    if classes < PACKED_CLASSES:
+        return Plan("lanes", _SHORT, work_items, group, 1, parallel)
+    if may_pack and not float64:
+        return Plan("packed", _PACKED, work_items, group, 1, parallel)
+    return Plan("lanes", _EXACT, work_items, group, 1, parallel)

@@ -1,0 +1,108 @@
+"""The dense part u_j = w_j (α q_j + β) of the effective target: from label smoothing, and from a distribution q.
+
+The rest of the effective target is w_y at the class y.  What a target lacks is None, and then the machine code lacks
+it too.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from xent_numba.backends.cpu.compile.inline import inline, optional
+from xent_numba.backends.cpu.simd.cast import promote
+from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, load_scalar
+from xent_numba.backends.cpu.simd.vector import fma, iota, lanes_of, select, splat
+
+
+class DenseTarget(NamedTuple):
+    """The part u_j = w_j (α q_j + β) of the effective target, of one row or of a tile of them."""
+
+    q: Any  # pointer to the row (or tile) of a distribution, or None
+    weight: Any  # pointer to the class weights in the arithmetic of the logits, or None
+    alpha: float
+    beta: float
+
+
+@inline
+def _mixed(q: Any, weight: Any, alpha: Any, beta: Any, vtype: Any) -> Any:
+    """w (α q + β) of vectors q and w, either of which may be None."""
+    if q is None:  # noqa: SIM108 - Numba drops the branch of a None only where it is a statement
+        u = splat(beta, vtype)
+    else:
+        u = fma(splat(alpha, vtype), q, splat(beta, vtype))
+    if weight is None:
+        return u
+    return weight * u
+
+
+@optional
+def _load(p: Any, i: Any, vtype: Any) -> Any:
+    return load(p, i, vtype)
+
+
+@optional
+def _load_n(p: Any, i: Any, count: Any, vtype: Any) -> Any:
+    return load_n(p, i, count, splat(0.0, vtype))
+
+
+@optional
+def _class_weight(p: Any, j: Any, vtype: Any) -> Any:
+    return splat(load_scalar(p, j), vtype)
+
+
+@inline
+def dense_target(t: Any, i: Any, vtype: Any) -> Any:
+    """u of the classes from i on, of one row."""
+    return _mixed(_load(t.q, i, vtype), _load(t.weight, i, vtype), t.alpha, t.beta, vtype)
+
+
+@inline
+def dense_target_n(t: Any, i: Any, count: Any, vtype: Any) -> Any:
+    """u of the `count` classes from i on; the other lanes are 0."""
+    u = _mixed(_load_n(t.q, i, count, vtype), _load_n(t.weight, i, count, vtype), t.alpha, t.beta, vtype)
+    return first_n_or(u, count, splat(0.0, vtype))
+
+
+@inline
+def dense_target_lanes(t: Any, j: Any, j_tile: Any, vtype: Any) -> Any:
+    """u of class j in every row of a tile, where it is class j_tile."""
+    return _mixed(
+        _load(t.q, j_tile * lanes_of(vtype), vtype), _class_weight(t.weight, j, vtype), t.alpha, t.beta, vtype
+    )
+
+
+@inline
+def quarter_gap(c: Any, x: Any) -> Any:
+    """(c − x) / 4, which is finite where both are: for sums of distances, see `unquarter`."""
+    fourth = splat(0.25, c)
+    return fma(x, splat(-0.25, c), c * fourth)
+
+
+@inline
+def unquarter(total: Any) -> Any:
+    """Four times that, in float64."""
+    promoted = promote(total)
+    return promoted * splat(4.0, promoted)
+
+
+@inline
+def product_or_zero(u: Any, v: Any) -> Any:
+    """u · v, and 0 where u is 0, whatever v."""
+    zero = splat(0.0, u)
+    return select(u == zero, zero, u * v)
+
+
+@inline
+def exclude_target(e: Any, i: Any, y: Any) -> Any:
+    """`e`, the classes from i on, with 0 at class y; all of it where y is None."""
+    if y is None:
+        return e
+    return select(iota(e) == splat(y - i, iota(e)), splat(0.0, e), e)
+
+
+@inline
+def exclude_target_lanes(e: Any, j: Any, y: Any) -> Any:
+    """`e`, class j of many rows, with 0 in those whose target it is; all of it where y is None."""
+    if y is None:
+        return e
+    return select(y == splat(j, y), splat(0.0, e), e)

@@ -1,0 +1,96 @@
+"""Across the lanes of a vector: one lane, any of them, all of them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.extending import intrinsic
+
+from xent_numba.backends.cpu.plan import CACHE_LINE
+from xent_numba.backends.cpu.simd.vector import ir_vector
+
+
+@intrinsic
+def any_true(typingctx: Any, mask: Any) -> Any:
+    """Whether the mask is set anywhere."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(mask), codegen
+
+
+@intrinsic
+def extract_lane(typingctx: Any, a: Any, k: Any) -> Any:
+    """The scalar in lane k."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.extract_element(args[0], context.cast(builder, args[1], sig.args[1], types.int32))
+
+    return a.dtype(a, k), codegen
+
+
+def _fold(builder: Any, value: Any, combine: Any) -> Any:
+    """The lanes combined by halves, always in the same order, to one scalar."""
+    while value.type.count > 1:
+        half = value.type.count // 2
+        undefined = ir.Constant(value.type, ir.Undefined)
+        index = ir.VectorType(ir.IntType(32), half)
+        low = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(half))))
+        high = builder.shuffle_vector(value, undefined, ir.Constant(index, list(range(half, 2 * half))))
+        value = combine(low, high)
+    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
+@intrinsic
+def reduce_max(typingctx: Any, a: Any) -> Any:
+    """The largest lane; none may be NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _fold(builder, args[0], lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+
+    return a.dtype(a), codegen
+
+
+@intrinsic
+def reduce_add(typingctx: Any, a: Any) -> Any:
+    """The sum of the lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _fold(builder, args[0], builder.fadd)
+
+    return a.dtype(a), codegen
+
+
+# ------------------------------------------------------------------------------------------------ of many vectors
+def _reduce_each(combine: Any) -> Any:
+    def across(typingctx: Any, memory: Any, vtype: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            lanes, index = vtype.lanes, ir.VectorType(ir.IntType(32), vtype.lanes)
+            vectors = []
+            for r in range(lanes):
+                where = builder.gep(args[0], [ir.IntType(64)(r * lanes)])
+                vectors.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
+            half = lanes // 2  # of the lanes that a row has in a vector
+            while half:
+                low = [2 * half * (c // (2 * half)) + c % half + lanes * (c % (2 * half) // half) for c in range(lanes)]
+                low, high = (ir.Constant(index, [c + shift for c in low]) for shift in (0, half))
+                pairs = [(vectors[k], vectors[k + half]) for k in range(half)]
+                vectors = [
+                    combine(builder, *(builder.shuffle_vector(a, b, places) for places in (low, high)))
+                    for a, b in pairs
+                ]
+                half //= 2
+            return vectors[0]
+
+        return vtype(memory, vtype), codegen
+
+    return intrinsic(across)
+
+
+# Lane r of the result: the sum, or the largest, of the lanes of vector r in memory, of as many vectors as lanes.
+reduce_add_each = _reduce_each(lambda builder, x, y: builder.fadd(x, y))
+reduce_max_each = _reduce_each(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))

@@ -1,0 +1,163 @@
+"""The scalar options of a loss: checked once, then found again by one look-up.
+
+`make_options` is called on every loss, so its usual cost is that of an `lru_cache` hit.  The cache is typed,
+because 1, 1.0 and True are equal and hash alike but are not equally valid.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, SupportsFloat, TypedDict, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+IgnoreIndex = int | Iterable[int] | None
+REDUCTIONS = ("mean", "sum", "none")
+DEFAULT_IGNORE_INDEX = -100
+
+
+class LossOptions(TypedDict, total=False):
+    """As the public functions take them: the options that do not change the type of a result."""
+
+    axis: int
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int | Iterable[int] | None
+    label_smoothing: float
+    logit_scale: float
+    softcap: float | None
+    z_loss: float
+    backend: str | None
+    n_threads: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The validated scalar options; what each means stands in the docstring of `xent_numba.cross_entropy`."""
+
+    axis: int
+    ignore_index: int | tuple[int, ...] | None  # as given, for messages
+    ignore: tuple[int, ...]  # the same as a tuple without repetitions, as far as int64 holds them
+    ignore_beyond: tuple[int, ...]  # the rest: only a uint64 label can match these
+    label_smoothing: float
+    reduction: str
+    logit_scale: float
+    softcap: float | None  # None also where it was infinite: the limit of a large cap is no cap
+    z_loss: float
+    n_threads: int | None
+    is_plain: bool  # no option changes a row's loss, and no class is ignored
+
+
+def make_options(
+    axis: int = -1,
+    ignore_index: IgnoreIndex = DEFAULT_IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
+    n_threads: int | None = None,
+) -> Options:
+    """Validated options; TypeError or ValueError names the option, its value and what it may be."""
+    if ignore_index.__class__ is not int and ignore_index is not None:
+        # Equality of tuples looks through the types of their elements: (1, True) would find (1, 1) in the cache.
+        ignore_index = _ignore_index(ignore_index)
+    try:
+        return _cached(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    except TypeError:  # an unhashable value, valid (a 0-d array) or not, or one of the wrong type
+        return _build(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+
+
+def _build(
+    axis: object,
+    ignore_index: IgnoreIndex,
+    label_smoothing: object,
+    reduction: object,
+    logit_scale: object,
+    softcap: object,
+    z_loss: object,
+    n_threads: object,
+) -> Options:
+    ignored = _ignore_index(ignore_index)
+    distinct = () if ignored is None else (ignored,) if isinstance(ignored, int) else tuple(dict.fromkeys(ignored))
+    epsilon = _real("label_smoothing", label_smoothing)
+    if not 0.0 <= epsilon <= 1.0:
+        raise ValueError(f"label_smoothing = {label_smoothing!r} must lie between 0 and 1")
+    scale = _real("logit_scale", logit_scale)
+    if not math.isfinite(scale):
+        raise ValueError(f"logit_scale = {logit_scale!r} must be finite")
+    z = _real("z_loss", z_loss)
+    if not 0.0 <= z < math.inf:
+        raise ValueError(f"z_loss = {z_loss!r} must be finite and not negative")
+    threads = None if n_threads is None else _integer("n_threads", n_threads)
+    if threads is not None and threads < 1:
+        raise ValueError(f"n_threads = {n_threads!r} must be at least 1, or None for all threads")
+    ignore = tuple(value for value in distinct if -(2**63) <= value < 2**63)
+    cap = _softcap(softcap)
+    return Options(
+        axis=_integer("axis", axis),
+        ignore_index=ignored,
+        ignore=ignore,
+        ignore_beyond=tuple(value for value in distinct if 2**63 <= value < 2**64),
+        label_smoothing=epsilon,
+        reduction=_reduction(reduction),
+        logit_scale=scale,
+        softcap=cap,
+        z_loss=z,
+        n_threads=threads,
+        is_plain=epsilon == 0.0 and scale == 1.0 and cap is None and all(value < 0 for value in ignore),
+    )
+
+
+_cached = lru_cache(maxsize=512, typed=True)(_build)
+
+
+def _reduction(value: object) -> str:
+    if isinstance(value, str) and value in REDUCTIONS:
+        return str(value)
+    raise ValueError(f"reduction = {value!r} is unknown; choose one of 'mean', 'sum' or 'none'")
+
+
+def _softcap(value: object) -> float | None:
+    if value is None:
+        return None
+    cap = _real("softcap", value)
+    if not cap > 0.0:
+        raise ValueError(f"softcap = {value!r} must be greater than 0, or None for no cap")
+    return None if cap == math.inf else cap
+
+
+def _ignore_index(value: object) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and getattr(value, "ndim", None) != 0:
+        return tuple(_integer("ignore_index", item) for item in value)
+    return _integer("ignore_index", value, " (or several integers, or None)")
+
+
+def _integer(name: str, value: object, also: str = "") -> int:
+    if not isinstance(value, (bool, np.bool)):
+        try:
+            return operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            pass
+    raise TypeError(f"{name} = {value!r} must be an integer{also}, not {type(value).__name__}")
+
+
+def _real(name: str, value: object) -> float:
+    unfit = isinstance(value, (bool, np.bool, str, bytes, complex, np.complexfloating))
+    if not unfit and getattr(value, "ndim", 0) == 0:
+        try:
+            return float(cast(SupportsFloat, value))
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf  # type: ignore[operator]
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} = {value!r} must be a real number, not {type(value).__name__}")
