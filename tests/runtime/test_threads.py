@@ -63,8 +63,7 @@ def available() -> dict[str, str]:
     return found
 
 
-# Where there is no tbb, the default is omp.
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.rare] if name == "omp" else []) for name in LAYERS])
+@pytest.fixture(params=LAYERS)
 def layer(request, available: dict[str, str]) -> str:
     if available[request.param]:
         pytest.skip(available[request.param])
