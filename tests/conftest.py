@@ -1,4 +1,4 @@
-"""Fixtures and inputs that all tests share."""
+"""Fixtures that all tests share, and the order of their files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,37 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
+from tests.support.backends import BACKENDS
 
-BACKENDS = [name for name, answer in xn.available_backends().items() if answer]
+# The files that take longest.  They come first, so that no worker of pytest-xdist is left with one of them at the end.
+LONG = [
+    "test_edges.py",
+    "test_cuda_sim.py",
+    "test_accuracy.py",
+    "test_reference.py",
+    "test_threads.py",
+    "test_cache.py",
+    "04_inside_the_cpu_kernel.ipynb",
+    "test_guard_pages.py",
+    "test_bits.py",
+    "test_inputs.py",
+    "02_numerical_stability.ipynb",
+    "05_inside_the_cuda_kernels.ipynb",
+    "test_properties.py",
+    "test_codegen_cpu.py",
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have `--dist loadfile` keep that order, which it would change for one by the number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, each as it was."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(params=BACKENDS)
@@ -21,22 +50,3 @@ def backend(request):
 def rng(request):
     """Random numbers that are the same on every run, and different in every test."""
     return np.random.default_rng(sum(request.node.name.encode()))
-
-
-def random_logits(rng, shape, dtype=np.float64, *, outliers=True, masked=True, offsets=True):
-    """Logits with what makes softmax hard: outliers, rows far from 0, and masked (−inf) classes.
-
-    The class axis is the last one; class 0 is never masked, so a test can keep its targets there or tell by
-    isfinite where else.
-    """
-    x = rng.normal(scale=3.0, size=shape)
-    if outliers:
-        x = np.where(rng.random(shape) < 0.05, x * 30.0, x)
-    if offsets and x.ndim:
-        far = 1e3 if np.dtype(dtype).itemsize == 2 else 1e5
-        x = x + rng.choice([0.0, -far, far], p=[0.8, 0.1, 0.1], size=(*shape[:-1], 1))
-    if masked:
-        hidden = rng.random(shape) < 0.1
-        hidden[..., 0] = False
-        x = np.where(hidden, -np.inf, x)
-    return x.astype(dtype)

@@ -1,0 +1,112 @@
+"""The real compiler, without a GPU: kernels assemble, keep their rows in registers, and access memory by 128 bits.
+
+By default the kernels of every regime and dtype for both architectures, and their variants for one;
+XENT_CODEGEN=all compiles the whole table of benchmarks/cuda_codegen.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "cuda_codegen.py"
+KEYS = {"kernel", "dtype", "arch", "registers", "spill_bytes", "vector_accesses"}
+
+for _needed in ("numba_cuda", "cuda.core", "nvidia"):
+    try:
+        _found = importlib.util.find_spec(_needed)
+    except ModuleNotFoundError:
+        _found = None
+    if _found is None:
+        pytest.skip(f"needs {_needed}: pip install 'numba-cuda[cu13]'", allow_module_level=True)
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("the simulator does not compile", allow_module_level=True)
+
+_spec = importlib.util.spec_from_file_location("cuda_codegen", SCRIPT)
+assert _spec
+assert _spec.loader
+codegen = importlib.util.module_from_spec(_spec)
+sys.modules["cuda_codegen"] = codegen
+_spec.loader.exec_module(codegen)
+
+KERNELS = codegen.kernels()
+OFTEN = ("tile", "warp", "block 512", "online", "split partial", "split finish", "split store", "columns", "scan")
+RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged", "deferred")
+
+
+def chosen():
+    """(kernel, architecture) pairs to compile."""
+    for kernel in KERNELS:
+        usual = kernel.name.startswith(OFTEN) and not kernel.name.endswith(RARELY)
+        for arch in kernel.architectures:
+            extra = arch == "sm_90" and (kernel.dtype == "float32" or kernel.name.endswith("all options"))
+            if os.environ.get("XENT_CODEGEN") == "all" or usual or extra:
+                yield pytest.param(kernel, arch, id=f"{kernel.name}-{kernel.dtype}-{arch}".replace(" ", "_"))
+
+
+@pytest.mark.parametrize(("kernel", "arch"), list(chosen()))
+def test_no_spills_and_vector_accesses(kernel, arch):
+    row, ptx = codegen.compile_kernel(kernel, arch)
+    assert row["registers"] <= 65536 // kernel.threads
+    assert row["spill_bytes"] == 0
+    assert row["vector_accesses"] > 0 or kernel.scalar_by_design
+    assert not re.search(r"\b(?:atom|red)\.", ptx)  # no atomics at all, so no order of sums left to chance
+    if kernel.dtype != "float64" and "float64" not in kernel.name:
+        assert not re.search(r"\bdiv\.\w*\.?f64|sqrt\.\w*\.?f64", ptx) or kernel.name.startswith("scan")
+
+
+def test_every_regime_and_dtype_is_there():
+    for dtype in codegen.DTYPES:
+        names = {kernel.name.split()[0] for kernel in KERNELS if kernel.dtype == dtype}
+        assert names == {"tile", "warp", "block", "online", "split", "columns", "scan"}
+
+
+def test_the_stored_ptx_is_that_of_today():
+    """Notebook 05 reads it; other versions of the compiler may choose other registers, but not other accesses."""
+    stored = (SCRIPT.parent / "results" / "warp_float32_sm_90.ptx").read_text(encoding="utf-8")
+    (kernel,) = (kernel for kernel in KERNELS if (kernel.name, kernel.dtype) == ("warp", "float32"))
+    _, ptx = codegen.compile_kernel(kernel, "sm_90")
+    for instruction in ("ld.global", "st.global", "shfl.sync", "ex2.approx", "bar.sync", "atom.", "ld.local"):
+        assert stored.count(instruction) == ptx.count(instruction), instruction
+    assert "/" not in re.sub(r"//.*", "", stored)
+
+
+def test_the_script_prints_json():
+    command = [sys.executable, str(SCRIPT), "--json", "--arch", "sm_90", "--dtype", "float32", "--kernel", "split"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    rows = json.loads(done.stdout)
+    assert rows
+    for row in rows:
+        assert KEYS <= set(row) <= KEYS | {"scalar_by_design"}
+        assert all(isinstance(row[key], int) for key in ("registers", "spill_bytes", "vector_accesses"))
+
+
+def test_what_is_compiled_is_what_a_launch_asks_for():
+    """Numba types the arguments of a call by their values: those must be the types that were compiled here."""
+    from numba.cuda.typing.typeof import typeof
+
+    from xent_numba.backends.cuda.row.operands import Call, Operand, specialise
+    from xent_numba.backends.cuda.row.spec import signature
+
+    logits, labels = Operand("float32", 2**47, 0, 64, 4), Operand("int32", 2**47, 0, 4)
+    factors = dict.fromkeys(("weight", "sample_weight", "grad_output", "saved_lse"), Operand("float64", 16))
+    options = {"label_smoothing": 0.1, "logit_scale": 2.0, "softcap": 3.0, "z_coefficient": 0.1}
+    several = {"ignore": (1, 2), "ignore_list": 64}
+    calls = [
+        Call((1, 5, 16), logits, labels=labels, rows=16),
+        Call((1, 5, 16), logits, "grad", logits, labels, ignore=(-100,), rows=16),
+        Call((1, 5, 16), logits, "grad", logits, labels, **factors, **several, **options),
+        Call((1, 5, 16), logits, "grad", logits, labels, z_coefficient=0.1, scales=2**47, grad_scale=1.0, rows=16),
+    ]
+    for call in calls:
+        spec, arguments = specialise(call)
+        assert typeof(arguments) == signature(spec).args[0]

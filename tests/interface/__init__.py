@@ -1,0 +1,7 @@
+"""What goes in, and the errors about it.
+
+- `test_problem.py`: conversions, layouts, memory and messages, before a backend computes anything.
+- `test_inputs.py`: every dtype, layout and kind of memory of logits, targets and results, with no copy made.
+- `test_options.py`: numbers and names as options, and what each error says.
+- `test_registry.py`: which backend a call gets, and what is said when it cannot run.
+"""

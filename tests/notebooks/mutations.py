@@ -1,0 +1,396 @@
+"""How much escapes the notebooks?  Break the library, or a number they show, and see whether they notice.
+
+    python tests/notebooks/mutations.py                    # everything; half an hour on two cores
+    python tests/notebooks/mutations.py numbers            # only the numbers in the outputs
+    python tests/notebooks/mutations.py "numpy: sign"      # only the mutants whose names begin so
+    python tests/notebooks/mutations.py --list
+
+A mutant is a copy of the package with a small change, put before the real one on the path of the notebooks' kernels.
+It is caught when nbval fails in at least one notebook; which is tried first is a matter of speed.  CUDA kernels are run
+in Numba's simulator, as notebook 05 does.  A number is caught when nbval, holding the outputs that a
+notebook has just produced against the committed ones with a digit of that number changed, finds a difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+NONSENSE = re.compile(r"NameError|SyntaxError|ImportError|TypingError|LoweringError|UnsupportedError")
+
+Edits = tuple[tuple[str, str, str], ...]  # file, what stands there (once), what shall
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A way to be wrong."""
+
+    name: str
+    edits: Edits = ()
+    appended: str = ""  # to xent_numba/__init__.py
+    backend: str = "numpy"  # the notebooks' default; "cuda" is what notebook 05 asks for by itself
+    first: str = "01"  # notebook to try first
+
+
+# ---------------------------------------------------------------- every public result × 1.001
+SCALE = """
+
+def _more(result):
+    if result.ndim == 0:
+        return type(result)(result * 1.001)
+    result *= 1.001
+    return result
+"""
+FUNCTION = """
+_whole_{name} = {name}
+def {name}(*args, **options):
+    result = _whole_{name}(*args, **options)
+    return {result}
+"""
+METHOD = """
+_whole = CrossEntropyLoss.{name}
+def _scaled(self, *args, **options):
+    return _more(_whole(self, *args, **options))
+CrossEntropyLoss.{name} = _scaled
+"""
+
+
+def scaled(label: str, name: str, result: str = "_more(result)") -> Mutant:
+    """A mutant whose function returns 1.001 times what it should."""
+    return Mutant(f"scaled: {label}", appended=SCALE + FUNCTION.format(name=name, result=result))
+
+
+SCALED = (
+    scaled("softmax", "softmax"),
+    scaled("log_softmax", "log_softmax"),
+    scaled("logsumexp", "logsumexp"),
+    scaled("cross_entropy", "cross_entropy"),
+    scaled("cross_entropy_grad", "cross_entropy_grad"),
+    scaled("loss of cross_entropy_and_grad", "cross_entropy_and_grad", "(_more(result[0]), result[1])"),
+    scaled("gradient of cross_entropy_and_grad", "cross_entropy_and_grad", "(result[0], _more(result[1]))"),
+    Mutant("scaled: CrossEntropyLoss()", appended=SCALE + METHOD.format(name="__call__")),
+    Mutant("scaled: CrossEntropyLoss().backward", appended=SCALE + METHOD.format(name="backward")),
+)
+
+# ---------------------------------------------------------------- what any backend does
+PROBLEM, LEAN = "prepare/loss.py", "1.0 / denominator, options.n_threads"
+SHARED = (
+    Mutant("mean: gradient without 1/N", ((PROBLEM, LEAN, "1.0, options.n_threads"), (PROBLEM, "scale / d1", "scale"))),
+    Mutant("mean: loss without 1/N", (("reduction.py", "value / denominator if", "value if"),)),
+    Mutant("mean: by samples, not weights", ((PROBLEM, "found.weight_sum, found.s", "found.sample_sum, found.s"),)),
+    Mutant("mean: z-loss by weights", ((PROBLEM, "options.z_loss * (d1 / d2)", "options.z_loss"),)),
+    Mutant("upstream gradient ignored", ((PROBLEM, "scale / d1", "1.0 / d1"),)),
+)
+
+# ---------------------------------------------------------------- the reference backend
+REFERENCE = "backends/reference.py"
+
+
+def reference(name: str, *edits: tuple[str, str]) -> Mutant:
+    """A mutant of the numpy backend."""
+    return Mutant(f"numpy: {name}", tuple((REFERENCE, old, new) for old, new in edits))
+
+
+NUMPY = (
+    reference(
+        "sign of the target in the loss",
+        ("target.w, np.take_along_axis(below", "target.w, -np.take_along_axis(below"),
+    ),
+    reference("sign of the target in the gradient", ("at_target = 0.0 - target.w", "at_target = target.w")),
+    reference("sign of a distribution in the loss", ("target.t, below", "target.t, -below")),
+    reference("sign of a distribution in the gradient", ("* p - target.t", "* p + target.t")),
+    reference(
+        "no subtraction of the maximum",
+        ("top = np.max(z, axis=1, keepdims=True)", "top = np.zeros_like(z[:, :1])"),
+        ("np.log1p(sum_of(others))", "np.log(sum_of(exps))"),
+    ),
+    reference("no log1p", ("np.log1p(sum_of(others))", "np.log(sum_of(exps))")),
+    reference(
+        "p − 1 at the target",
+        ("target.w * (sum_of(others) / stats.sums)",
+         "target.w * (1.0 - np.take_along_axis(p, target.y, axis=1))"),
+    ),
+    reference("0 · inf", ("return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)",
+                          "return weight * value")),
+    reference("smoothing without 1/C", ("epsilon / c * w, (len", "epsilon * w, (len")),
+    reference("smoothing keeps the target whole", ("(1.0 - epsilon) * w[y]", "w[y]")),
+    reference("class weights forgotten in smoothing", ("np.tile(epsilon / c * w, ", "np.tile(epsilon / c + 0 * w, ")),
+    reference("z-loss gradient without 2", ("2.0 * problem.z_coefficient", "problem.z_coefficient")),
+    reference("softcap's slope forgotten", ("4.0 * a / (1.0 + a) ** 2", "1.0 + 0.0 * a")),
+    reference("scale's slope forgotten", ("np.full((1, 1), problem.logit_scale)", "np.ones((1, 1))")),
+    reference("ignored rows count", ("kept &= labels != value", "pass")),
+    reference("gradient with the loss without 1/N", ("factor * problem.grad_scale", "factor")),
+    reference("gradient alone without 1/N", ("(grad_output, block) * problem.grad_scale", "(grad_output, block)")),
+    reference("loss × 1.001", ("factor, _losses(", "1.001 * factor, _losses(")),
+    reference("gradient × 1.001", ("np.where(target.kept, g * factor", "np.where(target.kept, 1.001 * g * factor")),
+    reference("softmax × 1.001", ("block, stats.exps / stats.sums", "block, 1.001 * stats.exps / stats.sums")),
+    reference("log_softmax × 1.001", ("block, (x - stats.top) -", "block, 1.001 * (x - stats.top) -")),
+    reference("logsumexp × 1.001", ("stats.lse, stats.top).reshape", "1.001 * stats.lse, stats.top).reshape")),
+    reference("T forgotten", ("np.sum(target.t, axis=1, keepdims=True) * p - target.t", "p - target.t")),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- the cpu backend
+FINISH, COLUMNS = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
+LONG, GROUP, GRADIENT = (
+    "backends/cpu/regimes/long.py",
+    "backends/cpu/regimes/group_epilogue.py",
+    "backends/cpu/regimes/long_gradient.py",
+)
+SPLIT, STATISTICS = "backends/cpu/regimes/split.py", "backends/cpu/regimes/long_stats.py"
+LONG_ROWWISE = "backends/cpu/regimes/softmax_long.py"
+ALONG, BATCH = "backends/cpu/regimes/packed_row.py", "backends/cpu/regimes/packed.py"
+VMATH, SHIFTED, ROWWISE = (
+    "backends/cpu/simd/math.py",
+    "backends/cpu/simd/exp_shifted.py",
+    "backends/cpu/regimes/softmax.py",
+)
+
+
+def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Mutant:
+    """A mutant of the cpu backend."""
+    return Mutant(f"cpu: {name}", edits, backend="cpu", first=first)
+
+
+CPU = (
+    compiled("sign of the target in the loss", (FINISH, "(_gap(row.row_max, x_y, s)", "(_gap(x_y, row.row_max, s)")),
+    compiled(
+        "sign of the target in the gradient",
+        (FINISH, "slope * e_y - label_weight * row.sum_exp_others", "slope * e_y + label_weight * row.sum_exp_others"),
+    ),
+    compiled("sign of a distribution in the gradient", (COLUMNS, "return g - k * dense", "return g + k * dense")),
+    compiled("no subtraction of the maximum", (COLUMNS, "return maximum(even, odd)", "return splat(0.0, even)")),
+    compiled("no log1p", (FINISH, "q = select(x_y == row.row_max, row.sum_exp_others, q)", "pass")),
+    compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z, lse)", "splat(z, lse)")),
+    compiled("loss × 1.001", (FINISH, "return value + splat(z", "return splat(1.001, value) * value + splat(z")),
+    compiled("gradient × 1.001", (FINISH, "(label_weight + slope) * inverse",
+                                  "splat(1.001, slope) * (label_weight + slope) * inverse")),
+    compiled("softmax × 1.001", (ROWWISE, "demote(by / total", "demote(splat(1.001, by) * by / total")),
+    compiled("log_softmax × 1.001", (ROWWISE, "vtype) - row_max) - log_s)",
+                                     "vtype) - row_max) - splat(1.001, log_s) * log_s)")),
+    compiled("logsumexp × 1.001", (ROWWISE, "t + extract_lane(log_s, r)", "1.001 * (t + extract_lane(log_s, r))")),
+    compiled("gradient without 1/N", (GROUP, "rows, vtype64) * splat(call.grad_scale, vtype64)", "rows, vtype64)")),
+    compiled("float32: no subtraction of the maximum",
+             (SHIFTED, "Shift(select(inside, zero, c), select(inside, m, zero))", "Shift(zero, zero)"), first="02"),
+    compiled("float64: no subtraction of the maximum",
+             (SHIFTED, "lambda c, s: Shift(c, splat(0.0, c))", "lambda c, s: Shift(splat(0.0, c), splat(0.0, c))"),
+             first="02"),
+    compiled("exp of fewer digits", (VMATH, "    0.0013814598646664403656,", "    0.0013814,"), first="04"),
+    compiled("long rows: sign of a distribution in the gradient",
+             (GRADIENT, "return g - splat(k, g) * dense_target(t, i, g)",
+              "return g + splat(k, g) * dense_target(t, i, g)"), first="04"),
+    compiled("long rows: gradient without 1/N", (LONG, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),
+             first="04"),
+    compiled("long rows: softmax × 1.001",
+             (LONG_ROWWISE, "1.0 / row.sum_exp_others", "1.001 / row.sum_exp_others"), first="04"),
+    compiled("long rows: log_softmax × 1.001",
+             (LONG_ROWWISE, "splat(log_s, vtype)", "splat(1.001 * log_s, vtype)"), first="04"),
+    compiled("long rows: logsumexp × 1.001",
+             (LONG_ROWWISE, "row.row_max + _log_sum(", "1.001 * row.row_max + _log_sum("), first="04"),
+    compiled("long rows: no rescaling", (STATISTICS, "if not nothing_yet:", "if False:"), first="04"),
+    compiled("batches: the target's term twice",
+             (BATCH, "store_scalar(tile, r * width + extract_lane(y, r), -math.inf)", "pass"), first="04"),
+    compiled("batches: no subtraction of the maximum",
+             (BATCH, "return reduce_max_each(row_maxima, vtype)",
+              "return splat(0.0, reduce_max_each(row_maxima, vtype))"), first="04"),
+    compiled("batches: gradient × 1.001",
+             (ALONG, "load(row, i, p_factor) * p_factor", "load(row, i, p_factor) * splat(1.001, p_factor) * p_factor"),
+             first="04"),
+    compiled("segments: no rescaling",
+             (STATISTICS, "_rescale_one(a.sum_exp_others, a.row_max, b.row_max, s, vtype) + b.sum_exp_others",
+              "a.sum_exp_others + b.sum_exp_others"), first="04"),
+    compiled("segments: gradient without 1/N", (SPLIT, "(call.upstream, i) * call.grad_scale", "(call.upstream, i)"),
+             first="04"),
+)  # fmt: skip
+
+# ---------------------------------------------------------------- the cuda backend, simulated
+CLOSING, ROWMATH = "backends/cuda/row/epilogue.py", "backends/cuda/row/transform_target.py"
+REGISTERS, TILE, ONLINE = (
+    "backends/cuda/regimes/registers.py",
+    "backends/cuda/regimes/tile.py",
+    "backends/cuda/regimes/online.py",
+)
+PARTS, REDUCE = "backends/cuda/regimes/split.py", "backends/cuda/hw/reduce.py"
+
+
+def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:
+    """A mutant of the cuda backend."""
+    return Mutant(f"cuda: {name}", edits, backend="cuda", first="05")
+
+
+CUDA = (
+    simulated("sign of the target in the loss", (CLOSING, "w * ((m - z) + log_total)", "w * ((z - m) + log_total)")),
+    simulated("sign of the target in the gradient", (CLOSING, "inverse, -(w * others)", "inverse, (w * others)")),
+    *(simulated(f"{file.split('/')[-1]}: sign of a distribution in the loss",
+                (file, "d += t_j * (m - z)", "d += t_j * (z - m)")) for file in (TILE, REGISTERS)),
+    simulated("online.py: sign of a distribution in the loss",
+              (ONLINE, "batch_d += t_j * (m - z)", "batch_d += t_j * (z - m)")),
+    simulated("sign of a distribution in the gradient", (ROWMATH, "* k - t) * scale", "* k + t) * scale")),
+    simulated("tile: no subtraction of the maximum",
+              (TILE, "m = hw.fmax(m, transform(a, tile[slot(at + j)]))", "m = zero")),
+    simulated("warp, block: no subtraction of the maximum", (REGISTERS, "m = maximum(m)", "m = zero")),
+    simulated("online, split: no subtraction of the maximum", (ONLINE, "top = hw.fmax(top, z)", "top = zero")),
+    simulated("no log1p", (CLOSING, "hw.log1p(others) if z >= m_others else hw.log(total)", "hw.log(total)")),
+    simulated("gradient without 1/N",
+              (CLOSING, 'gradient = hw.device(lambda a: real(a.grad_scale))', "pass")),
+    simulated("loss × 1.001", (CLOSING, "loss = w * ((m - z) + log_total)",
+                               "loss = real(1.001) * w * ((m - z) + log_total)")),
+    simulated("loss of a distribution × 1.001", (CLOSING, "loss = t * log_total + d",
+                                                 "loss = real(1.001) * (t * log_total + d)")),
+    simulated("gradient × 1.001", (CLOSING, "k, k_y = w * inverse,", "k, k_y = real(1.001) * w * inverse,")),
+    simulated("gradient from a saved lse × 1.001",
+              (CLOSING, "(w + push) * fine * scale", "real(1.001) * (w + push) * fine * scale")),
+    simulated("softmax × 1.001", (ROWMATH, "own: exp(transform(a, x) - m) * k)",
+                                  "own: real(1.001) * exp(transform(a, x) - m) * k)")),
+    simulated("log_softmax × 1.001", (ROWMATH, "own: (transform(a, x) - m) - k)",
+                                      "own: real(1.001) * ((transform(a, x) - m) - k))")),
+    simulated("logsumexp × 1.001", (CLOSING, "return zero, m + hw.log(s) if",
+                                    "return zero, real(1.001) * (m + hw.log(s)) if")),
+    simulated("z-loss gradient without 2", (CLOSING, "push = two * lse2 * lse\n", "push = lse2 * lse\n")),
+    simulated("smoothing keeps the target whole", (ROWMATH, "(real(a.keep) if j == y", "(real(1) if j == y")),
+    simulated("softcap's slope forgotten", (ROWMATH, "* four * u / ((one + u) * (one + u))", "* one")),
+    simulated("2^x for e^x", (ROWMATH, "hw.ex2(d * _LOG2_E)", "hw.ex2(d)")),
+    simulated("a butterfly that meets one neighbour only",
+              (REDUCE, "value += hw.shfl_xor(value, mask)", "value += hw.shfl_xor(value, 1)")),
+    simulated("a block that forgets all warps but one", (REDUCE, "s = partial[lane] if lane < warps else zero",
+                                                         "s = partial[lane] if lane < 1 else zero")),
+    simulated("online: no rescaling", (ONLINE, "s *= shrink", "s *= real(1)")),
+    simulated("online: threads merged without rescaling", (ONLINE, "s *= term(m, top)", "s *= rowmath(spec).real(1)")),
+    simulated("split: slices merged without rescaling",
+              (PARTS, "s += get(at + size) * term(m_i, top)", "s += get(at + size)")),
+)  # fmt: skip
+
+MUTANTS = (*SCALED, *SHARED, *NUMPY, *CPU, *CUDA)
+
+
+def plant(mutant: Mutant, folder: Path) -> None:
+    """Copy the package to `folder`, changed.  A change that finds nothing to change is an error, not a survivor."""
+    package = folder / "xent_numba"
+    shutil.copytree(ROOT / "xent_numba", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, old, new in mutant.edits:
+        text = (package / file).read_text(encoding="utf-8")
+        if text.count(old) != 1:
+            raise SystemExit(f"{mutant.name}: {file} has {old!r} {text.count(old)} times; this script must follow it")
+        (package / file).write_text(text.replace(old, new), encoding="utf-8")
+    with (package / "__init__.py").open("a", encoding="utf-8") as init:
+        init.write(mutant.appended)
+
+
+def nbval(notebook: Path, *options: str, path: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run one notebook under nbval against the package in `path`."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--nbval", *options, str(notebook)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, **variables, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT / "tests" / "notebooks")])},
+    )  # fmt: skip
+
+
+def catcher(mutant: Mutant) -> str | None:
+    """The first notebook that fails on a mutant, or None where it escapes."""
+    with tempfile.TemporaryDirectory() as folder:
+        plant(mutant, Path(folder))
+        backend = "auto" if mutant.backend == "cuda" else mutant.backend
+        for notebook in sorted(NOTEBOOKS, key=lambda path: not path.name.startswith(mutant.first)):
+            run = nbval(notebook, path=Path(folder), XENT_NUMBA_BACKEND=backend)
+            if run.returncode == 1:
+                if NONSENSE.search(run.stdout):
+                    raise SystemExit(f"{mutant.name}: this is no program, and proves nothing\n{run.stdout}")
+                return notebook.stem
+    return None
+
+
+# ---------------------------------------------------------------- numbers in outputs: as a plugin of pytest
+def changed(text: str) -> list[str]:
+    """The text with the last digit of one number changed, for every number in it."""
+    found = []
+    for match in NUMBER.finditer(text):
+        last = match.end() - 1
+        found.append(f"{text[:last]}{(int(text[last]) + 1) % 10}{text[last + 1 :]}")
+    return found
+
+
+def pytest_configure(config):  # `-p mutations` makes this module a plugin of the run that `numbers` starts
+    """Have every comparison repeated with each number changed."""
+    from nbval.plugin import IPyNbCell
+
+    compare = IPyNbCell.compare_outputs
+
+    def repeated(self, test, ref, skip_compare=None):
+        caught = total = 0
+        for i, output in enumerate(ref):
+            where = output if "text" in output else output.get("data", {})
+            for key in {"text", "text/plain"} & set(where):
+                for text in changed(where[key]):
+                    wrong = copy.deepcopy(ref)
+                    (wrong[i] if "text" in output else wrong[i]["data"])[key] = text
+                    total += 1
+                    caught += not compare(self, test, wrong, skip_compare)
+        config.stash[COUNTS].append((self.name, caught, total))
+        return compare(self, test, ref, skip_compare)
+
+    IPyNbCell.compare_outputs = repeated
+    config.stash[COUNTS] = []
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """One line that `numbers` reads."""
+    counts = config.stash[COUNTS]
+    terminalreporter.write_line(f"NUMBERS {sum(c for _, c, _ in counts)} {sum(t for _, _, t in counts)}")
+
+
+try:
+    import pytest
+
+    COUNTS = pytest.StashKey[list]()
+except ImportError:
+    sys.exit("this needs what pip install '.[test]' installs")
+
+
+def numbers(notebook: Path) -> tuple[int, int]:
+    """How many changed numbers of a notebook are caught, of how many."""
+    run = nbval(notebook, "-p", "mutations")
+    found = re.search(r"NUMBERS (\d+) (\d+)", run.stdout)
+    if run.returncode != 0 or found is None:
+        raise SystemExit(f"{notebook.name} does not pass as it is:\n{run.stdout}\n{run.stderr}")
+    return int(found[1]), int(found[2])
+
+
+def main() -> None:
+    """Run what was asked for and print the score; exit status 1 where anything escaped."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("beginning", nargs="?", default="", help='of the names of mutants; or "numbers"')
+    parser.add_argument("--list", action="store_true", help="only print the names")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if mutant.name.startswith(options.beginning)]
+    if options.list:
+        print(*(mutant.name for mutant in chosen), sep="\n")
+        return
+    caught = total = 0
+    if "numbers".startswith(options.beginning):
+        for notebook in NOTEBOOKS:
+            found, of = numbers(notebook)
+            print(f"numbers: {found} of {of} in {notebook.stem}", flush=True)
+            caught, total = caught + found, total + of
+    for backend in sorted({mutant.backend for mutant in chosen}):
+        if failing := catcher(Mutant("no change at all", backend=backend)):
+            raise SystemExit(f"{failing} does not pass as it is on {backend}: nothing can be said of mutants")
+    for mutant in chosen:
+        notebook = catcher(mutant)
+        print(f"{mutant.name}: {f'caught by {notebook}' if notebook else 'ESCAPED'}", flush=True)
+        caught, total = caught + (notebook is not None), total + 1
+    print(f"score: {caught} of {total}, {caught / max(total, 1):.1%}")
+    sys.exit(caught < total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What the files around the package promise: the README above all, which readers take at its word."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import xent_numba as xn
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def supported(row: str) -> set[str]:
+    """The names in a row of the README's table of what is supported."""
+    table = README.partition("## What is supported")[2].partition("\n#")[0]
+    (cells,) = re.findall(rf"^\| {row} \| (.*) \|$", table, re.MULTILINE)
+    return set(re.findall(r"`([^`]+)`", cells))
+
+
+def test_the_first_two_code_blocks_are_the_two_commands() -> None:
+    assert BLOCKS[0] == ("sh", "pip install . && python -m xent_numba\n")
+    assert BLOCKS[1] == (
+        "sh",
+        'pip install ".[test]" && python -m pytest -n auto --dist loadfile --nbval tests notebooks\n',
+    )
+
+
+def test_ci_runs_the_commands_of_the_readme_not_copies() -> None:
+    ci = ROOT / ".ci" / "run"
+    if not ci.exists():
+        pytest.skip("not in a source distribution")
+    assert os.access(ci, os.X_OK)
+    text = ci.read_text(encoding="utf-8")
+    assert "README.md" in text
+    (extract,) = re.findall(r"^readme\(\) .*$", text, re.MULTILINE)
+    for number, (_, block) in enumerate(BLOCKS, start=1):
+        program = f"{extract}\nreadme {number}"
+        done = subprocess.run(["bash", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout == block
+
+
+def test_python_in_the_readme_runs_and_gives_what_its_comments_say() -> None:
+    for language, block in BLOCKS:
+        if language != "python":
+            continue
+        names: dict[str, object] = {}
+        for statement in re.split(r"\n(?=\S)", block):
+            exec(statement, names)
+            for name, digits in re.findall(r"^(\w+) = .*# (\d+\.\d+)\.\.\.", statement):
+                assert str(names[name]).startswith(digits)
+
+
+def test_supported_backends() -> None:
+    assert supported("backends") <= set(xn.available_backends())
+    for name in supported("backends") - {"cuda"}:
+        assert xn.available_backends()[name]
+
+
+def test_supported_functions_are_all_public_names() -> None:
+    selector = {"set_backend", "get_backend", "use_backend", "available_backends", "show_config"}
+    assert supported("functions") | selector | {"__version__"} == set(xn.__all__)
+
+
+def test_supported_options_exist_and_work() -> None:
+    options = supported("options")
+    assert options <= set(inspect.signature(xn.cross_entropy_and_grad).parameters)
+    values: dict[str, object] = {
+        "axis": 1,
+        "weight": [1.0, 2.0, 3.0],
+        "sample_weight": [1.0, 2.0],
+        "ignore_index": 0,
+        "label_smoothing": 0.1,
+        "reduction": "sum",
+        "logit_scale": 2.0,
+        "softcap": 30.0,
+        "z_loss": 0.1,
+        "n_threads": 1,
+        "grad_out": np.zeros((2, 3)),
+    }
+    for backend in supported("backends") - {"cuda"}:
+        for name in options:
+            xn.cross_entropy_and_grad(np.eye(2, 3), [1, 2], backend=backend, **{name: values[name]})
+
+
+def test_supported_logits_work() -> None:
+    dtypes = supported("logits") - {"axis"}
+    for backend in supported("backends") - {"cuda"}:
+        for name in dtypes:
+            dtype = np.dtype(name) if name != "bfloat16" else pytest.importorskip("ml_dtypes").bfloat16
+            loss, grad = xn.cross_entropy_and_grad(np.eye(2, 3).astype(dtype), [1, 2], backend=backend)
+            assert np.isfinite(loss)
+            assert grad.dtype == dtype
+
+
+def test_modules_named_in_the_readme_exist() -> None:
+    named = re.findall(r"`((?!xent_numba/)[\w/]+(?:\.py|/))`", README)
+    assert named
+    for path in named:
+        assert (ROOT / "xent_numba" / path).exists(), path
+
+
+def test_links_in_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "xent_numba/__init__.py"
+    assert f'__version__ = "{xn.__version__}"' in (ROOT / "xent_numba/__init__.py").read_text(encoding="utf-8")
+
+
+def test_runtime_dependencies_are_numpy_and_numba_only() -> None:
+    names = [re.split(r"[<>=!~; \[]", line)[0] for line in PROJECT["project"]["dependencies"]]
+    assert sorted(names) == ["numba", "numpy"]
+
+
+def test_no_extra_pulls_a_framework() -> None:
+    """Only what a user asked for by name may cost gigabytes."""
+    for extra, lines in PROJECT["project"]["optional-dependencies"].items():
+        assert not re.search(r"\b(torch|jax|tensorflow)\b", " ".join(lines)), extra
+
+
+def test_conda_environment_agrees() -> None:
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    packages = re.findall(r"^  - ([\w.-]+)", text, re.MULTILINE)
+    for name in ("conda-forge", "python", "numba", "numpy", "jupyter", "nbval", "pytest", "matplotlib", "pip"):
+        assert name in packages
+    assert re.search(r"^  - pip:\n      - \.$", text, re.MULTILINE)
+    for line in PROJECT["project"]["dependencies"]:
+        assert f"  - {line}\n" in text
+    for line in PROJECT["project"]["optional-dependencies"]["test"]:
+        name = re.split(r"[<>=!~; \[]", line)[0]
+        assert name in packages or name == "ipykernel"  # a part of jupyter
+
+
+def test_committed_notebooks_are_executed_ones() -> None:
+    """Because nbval passes over a cell whose execution count is null."""
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        counts = [cell["execution_count"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        assert counts == list(range(1, len(counts) + 1)), path.name
+
+
+def test_package_data() -> None:
+    assert (ROOT / "xent_numba" / "py.typed").exists()

@@ -1,0 +1,11 @@
+"""What comes out, on every backend.
+
+- `test_reference.py`: values by hand, by 200 digits and by finite differences.
+- `test_edges.py`: every edge of the semantics, in every dtype and at several widths.
+- `test_accuracy.py`: the accuracy law on adversarial rows of every length.
+- `test_bits.py`: what must hold to the bit, and the identities that a loss must satisfy.
+- `test_properties.py`: anything thrown at the functions gives what the reference gives, or the documented error.
+- `test_outside_suites.py`: the cases of ONNX and SciPy.
+- `test_torch_parity.py`: random combinations of the options against PyTorch, where it is installed.
+- `test_digits.py`: a model of real images ends where scikit-learn's does.
+"""
