@@ -24,12 +24,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numba
 import numpy as np
-from numba.core.caching import CompileResultCacheImpl
-from numba.core.caching import _Cache as NumbaCache
-from numba.core.serialize import dumps
+
+from xent_numba.backends.cpu.compile.numba_private import CompileResultCacheImpl, NumbaCache, dumps, llvmlite_version
 
 VARIABLE = "XENT_NUMBA_CACHE_DIR"
 ABANDONED = 3600  # seconds after which nobody writes to a file any more
@@ -93,7 +91,7 @@ _SOURCES = _sources_digest()  # as they are imported: they may change while this
 @cache
 def _package_digest() -> str:
     """Of the kernels' sources and of what compiles them."""
-    facts = (_SOURCES, numba.__version__, llvmlite.__version__, np.__version__, sys.version, _options())
+    facts = (_SOURCES, numba.__version__, llvmlite_version, np.__version__, sys.version, _options())
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
