@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic
+from numba.extending import intrinsic
 
 from xent_numba.backends.cpu.compile.inline import inline
+from xent_numba.backends.cpu.compile.numba_private import host_cpu_features, ir
 from xent_numba.backends.cpu.simd.vector import Vector, fma, llvm_call, splat
 
 LANES = 16
@@ -28,7 +27,7 @@ def _has_avx512() -> bool:
     features, name = numba.config.CPU_FEATURES, numba.config.CPU_NAME
     if features is not None:
         return "+avx512f" in features
-    return name is None and bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+    return name is None and bool(host_cpu_features().get("avx512f"))
 
 
 AVAILABLE = _has_avx512()

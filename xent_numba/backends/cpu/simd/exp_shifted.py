@@ -79,7 +79,7 @@ class Shift(NamedTuple):
     """near + m ln 2, of ln 2 as rounded to float32: what is taken off the logits of a row."""
 
     residual: Any
-    m: Any
+    exponent: Any
 
 
 @specialize
@@ -101,7 +101,7 @@ def shift_of(c: Any, s: Any) -> Any:
 def shift_value(shift: Any) -> Any:
     """near + m ln 2, exactly, in float64."""
     residual = promote(shift.residual)
-    return fma(promote(shift.m), splat(LN2, residual), residual)
+    return fma(promote(shift.exponent), splat(LN2, residual), residual)
 
 
 def _shifted(by: Any, of_difference: Any) -> Any:
@@ -109,9 +109,9 @@ def _shifted(by: Any, of_difference: Any) -> Any:
 
     def choose(x: Any, shift: Any, s: Any) -> Any:
         if isinstance(shift[0], types.NoneType):
-            return lambda x, shift, s: by(x, shift.m)
+            return lambda x, shift, s: by(x, shift.exponent)
         if x.dtype == types.float32 and isinstance(s, types.NoneType):
-            return lambda x, shift, s: by(x - shift.residual, shift.m)
+            return lambda x, shift, s: by(x - shift.residual, shift.exponent)
         return lambda x, shift, s: of_difference(x, shift.residual, s)
 
     return specialize(choose)
@@ -138,7 +138,7 @@ def drop_residual(shift: Any, s: Any) -> Any:
     residual = shift[0]
     if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda shift, s: shift
-    return lambda shift, s: Shift(None, shift.m)
+    return lambda shift, s: Shift(None, shift.exponent)
 
 
 @specialize

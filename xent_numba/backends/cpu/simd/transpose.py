@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic
+from numba.extending import intrinsic
 
+from xent_numba.backends.cpu.compile.numba_private import ir
 from xent_numba.backends.cpu.plan import CACHE_LINE
 from xent_numba.backends.cpu.simd.storage import (
     decode,
