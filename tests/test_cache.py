@@ -246,8 +246,8 @@ def spoil(install: Path) -> None:
     """Make the polynomial of exp a wrong one."""
     path = install / "xent_numba" / "backends" / "cpu" / "simd" / "math.py"
     text, count = re.subn(
-        r"^_Q64 = \(.*?^\)$",
-        lambda found: f"{found[0]}\n_Q64 = tuple(2.0 * q for q in _Q64)",
+        r"^_EXP_COEFFICIENTS64 = \(.*?^\)$",
+        lambda found: f"{found[0]}\n_EXP_COEFFICIENTS64 = tuple(2.0 * q for q in _EXP_COEFFICIENTS64)",
         path.read_text(encoding="utf-8"),
         flags=re.MULTILINE | re.DOTALL,
     )

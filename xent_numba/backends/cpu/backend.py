@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 
 from xent_numba.backends.cpu.arguments import flat, kernel_arguments, native
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
-from xent_numba.backends.cpu.compile.numba_private import host_cpu_features, host_cpu_name, llvmlite_version
+from xent_numba.backends.cpu.compile.numba_private import VERSIONS, host_cpu_features, host_cpu_name
 from xent_numba.backends.cpu.fallback import computes_in_float64, fits, gradient_apart, is_ordinary
 from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, STREAM_BYTES, plan
 from xent_numba.backends.cpu.regimes import entry, labels, softmax, split
@@ -47,8 +46,7 @@ class Cpu:
         features = host_cpu_features()
         widths = (("avx512f", 512), ("avx2", 256), ("avx", 256))
         return {
-            "numba": numba.__version__,
-            "llvmlite": llvmlite_version,
+            **VERSIONS,
             "processor": host_cpu_name(),
             "vector_bits": next((bits for name, bits in widths if features.get(name)), 128),
             "threads": threads.available(),

@@ -27,7 +27,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from xent_numba.backends.cpu.compile.numba_private import CompileResultCacheImpl, NumbaCache, dumps, llvmlite_version
+from xent_numba.backends.cpu.compile.numba_private import VERSIONS, CompileResultCacheImpl, NumbaCache, dumps
 
 VARIABLE = "XENT_NUMBA_CACHE_DIR"
 ABANDONED = 3600  # seconds after which nobody writes to a file any more
@@ -91,7 +91,7 @@ _SOURCES = _sources_digest()  # as they are imported: they may change while this
 @cache
 def _package_digest() -> str:
     """Of the kernels' sources and of what compiles them."""
-    facts = (_SOURCES, numba.__version__, llvmlite_version, np.__version__, sys.version, _options())
+    facts = (_SOURCES, VERSIONS, np.__version__, sys.version, _options())
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 

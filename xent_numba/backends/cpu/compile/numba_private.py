@@ -21,6 +21,7 @@ from typing import Any
 
 import llvmlite
 import llvmlite.binding
+import numba
 from llvmlite import ir  # the public IR builder; here so that llvmlite is named in one file only
 from llvmlite.binding import parse_assembly  # public: LLVM's own module from IR text
 
@@ -65,6 +66,7 @@ from numba.core.untyped_passes import (  # passes; since 0.46, ReconstructSSA si
 from numba.np.ufunc import parallel as _parallel
 
 __all__ = [
+    "VERSIONS",
     "AnnotateTypes",
     "CPUDispatcher",
     "CompileResultCacheImpl",
@@ -92,7 +94,6 @@ __all__ = [
     "host_cpu_features",
     "host_cpu_name",
     "ir",
-    "llvmlite_version",
     "normalize_ir_text",
     "normalize_signature",
     "parse_assembly",
@@ -101,7 +102,7 @@ __all__ = [
     "threads_started",
 ]
 
-llvmlite_version: str = llvmlite.__version__
+VERSIONS = {"numba": numba.__version__, "llvmlite": llvmlite.__version__}
 thread_start_lock = _parallel._backend_init_thread_lock  # held while the threads are started; since 0.40
 host_cpu_name = llvmlite.binding.get_host_cpu_name  # public
 host_cpu_features = llvmlite.binding.get_host_cpu_features  # public
