@@ -268,6 +268,27 @@ def test_a_changed_source_of_another_file_is_seen(install: Path, copy: Path, tmp
     assert len(files(copy)) == 2
 
 
+def test_the_digest_covers_the_sources_of_every_folder(install: Path) -> None:
+    from xent_numba.backends.cpu.compile.cache import _BACKEND, _sources_digest
+
+    backend = install / "xent_numba" / "backends" / "cpu"
+    unchanged = _sources_digest(backend)
+    assert unchanged == _sources_digest(_BACKEND)
+    sources = sorted(backend.rglob("*.py"))
+    assert {source.parent.name for source in sources} >= {"cpu", "compile", "regimes", "row", "runtime", "simd"}
+    for source in sources:
+        text = source.read_bytes()
+        source.write_bytes(text + b"# changed")
+        assert _sources_digest(backend) != unchanged, source
+        source.write_bytes(text)
+    for folder in ("regimes", "row"):
+        source = next(path for path in sources if path.parent.name == folder and path.name != "__init__.py")
+        moved = source.rename(backend / source.name)
+        assert _sources_digest(backend) != unchanged, source
+        moved.rename(source)
+    assert _sources_digest(backend) == unchanged
+
+
 def test_a_source_changed_while_the_process_runs_is_not_kept(install: Path, tmp_path: Path) -> None:
     """What it compiles is of the sources it imported; kept now, it would be taken for that of the new ones."""
     path = str(install / "xent_numba" / "backends" / "cpu" / "simd" / "math.py")
