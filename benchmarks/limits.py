@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from xent_numba.backends.cpu.simd.load_store import load, pointer, prefetch_l1, prefetch_l2, stream, zero_vector
+from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2, stream
+from xent_numba.backends.cpu.simd.load_store import load, pointer
 from xent_numba.backends.cpu.simd.reduce import reduce_max
-from xent_numba.backends.cpu.simd.vector import maximum
+from xent_numba.backends.cpu.simd.vector import maximum, zero_vector
 
 BLOCK = 1 << 16  # float32 that a thread takes at a time
 NEAR, FAR = 1024, 4096  # float32 that software prefetch runs ahead

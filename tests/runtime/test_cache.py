@@ -266,8 +266,8 @@ def spoil(install: Path) -> None:
     """Make the polynomial of exp a wrong one."""
     path = install / "xent_numba" / "backends" / "cpu" / "simd" / "math.py"
     text, count = re.subn(
-        r"^_Q64 = \(.*?^\)$",
-        lambda found: f"{found[0]}\n_Q64 = tuple(2.0 * q for q in _Q64)",
+        r"^_EXP_COEFFICIENTS64 = \(.*?^\)$",
+        lambda found: f"{found[0]}\n_EXP_COEFFICIENTS64 = tuple(2.0 * q for q in _EXP_COEFFICIENTS64)",
         path.read_text(encoding="utf-8"),
         flags=re.MULTILINE | re.DOTALL,
     )
@@ -286,6 +286,27 @@ def test_a_changed_source_of_another_file_is_seen(install: Path, copy: Path, tmp
     assert found["hits"] == 0
     assert found["value"] != pytest.approx(VALUES, abs=1e-6)
     assert len(files(copy)) == 2
+
+
+def test_the_digest_covers_the_sources_of_every_folder(install: Path) -> None:
+    from xent_numba.backends.cpu.compile.cache import _BACKEND, _sources_digest
+
+    backend = install / "xent_numba" / "backends" / "cpu"
+    unchanged = _sources_digest(backend)
+    assert unchanged == _sources_digest(_BACKEND)
+    sources = sorted(backend.rglob("*.py"))
+    assert {source.parent.name for source in sources} >= {"cpu", "compile", "regimes", "row", "runtime", "simd"}
+    for source in sources:
+        text = source.read_bytes()
+        source.write_bytes(text + b"# changed")
+        assert _sources_digest(backend) != unchanged, source
+        source.write_bytes(text)
+    for folder in ("regimes", "row"):
+        source = next(path for path in sources if path.parent.name == folder and path.name != "__init__.py")
+        moved = source.rename(backend / source.name)
+        assert _sources_digest(backend) != unchanged, source
+        moved.rename(source)
+    assert _sources_digest(backend) == unchanged
 
 
 def test_a_source_changed_while_the_process_runs_is_not_kept(install: Path, tmp_path: Path) -> None:

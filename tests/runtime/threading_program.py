@@ -116,8 +116,8 @@ def n_threads() -> None:
 
     def observed(n: int | None) -> set[int]:
         seen = np.zeros(1000, np.int64)
-        with policy.parallel(n, True) as loop:
-            observe(loop == 0, seen, loop)
+        loop = policy.parallel_loop(n, True)
+        observe(loop == 0, seen, loop)
         return {0} if loop == 0 else set(seen.tolist())
 
     step("n_threads is honoured and restored")
@@ -180,7 +180,7 @@ def nothing_stays_taken() -> None:
     from xent_numba.backends.cpu.runtime import parallel_for as parallel
 
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
-    assert not parallel._one_at_a_time.any()
+    assert not parallel._lock.any()
 
     def free() -> bool:
         for lock in (numbas._backend_init_thread_lock, numbas._backend_init_process_lock):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import llvmlite.binding
-import numba
 import numpy as np
 
 from xent_numba.backends.cpu.arguments import flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
+from xent_numba.backends.cpu.compile.numba_private import VERSIONS, host_cpu_features, host_cpu_name
 from xent_numba.backends.cpu.fallback import computes_in_float64, fits, gradient_apart, is_ordinary
 from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, PACKED_CLASSES, STREAM_BYTES, plan
 from xent_numba.backends.cpu.regimes import entry, labels, softmax, split
@@ -44,12 +43,11 @@ class Cpu:
 
     def describe(self) -> dict[str, object]:
         """Versions, threads, processor."""
-        features = llvmlite.binding.get_host_cpu_features()
+        features = host_cpu_features()
         widths = (("avx512f", 512), ("avx2", 256), ("avx", 256))
         return {
-            "numba": numba.__version__,
-            "llvmlite": llvmlite.__version__,
-            "processor": llvmlite.binding.get_host_cpu_name(),
+            **VERSIONS,
+            "processor": host_cpu_name(),
             "vector_bits": next((bits for name, bits in widths if features.get(name)), 128),
             "threads": threads.available(),
             "threading_layer": threads.layer(),
@@ -94,8 +92,7 @@ class Cpu:
         counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         unlike = np.array(ignore, np.int64)
         args = (y, n_classes, unlike, flat(weight), flat(sample_weight), counts, sums)
-        with threads.parallel(n_threads, groups > 4) as loop:
-            labels.scan_labels(y.dtype, *args, loop)
+        labels.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > 4))
         if counts.min() < 0:
             return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
@@ -175,13 +172,13 @@ def _run(problem: Problem, arguments: Arguments, grad: Array | None, *, may_spli
     if not chosen.parallel:
         kernel(key, fields, group, work_items, partials, partials.size, 0)
         return partials
-    with threads.parallel(n_threads, True) as loop:
-        if loop and chosen.regime == "split":
-            for i in range(work_items):
-                partials[i] = _split_row(problem, arguments, i, chosen.segments, grad, loop)
-        else:
-            chunk = -(-partials.size // threads.wanted(n_threads)) if loop else partials.size
-            kernel(key, fields, group, work_items, partials, chunk, loop)
+    loop = threads.parallel_loop(n_threads, True)
+    if loop and chosen.regime == "split":
+        for i in range(work_items):
+            partials[i] = _split_row(problem, arguments, i, chosen.segments, grad, loop)
+    else:
+        chunk = -(-partials.size // threads.thread_count(n_threads)) if loop else partials.size
+        kernel(key, fields, group, work_items, partials, chunk, loop)
     return partials
 
 
@@ -212,8 +209,8 @@ def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], 
     chosen = plan(logits.shape, contiguous, float64, False, False)
     kernel = _ROWWISE_KERNELS[chosen.regime]
     groups = -(-chosen.work_items // chosen.group)
-    with threads.parallel(n_threads, chosen.parallel) as loop:
-        kernel(signature_key(fields), fields, chosen.group, chosen.work_items, groups, loop)
+    loop = threads.parallel_loop(n_threads, chosen.parallel)
+    kernel(signature_key(fields), fields, chosen.group, chosen.work_items, groups, loop)
 
 
 BACKEND = Cpu()

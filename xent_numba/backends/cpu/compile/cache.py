@@ -1,14 +1,18 @@
-"""Numba's on-disk cache, made safe enough to be on by default.
+"""The cache of compiled kernels on disk, safe enough to be on by default.
 
-Numba stamps a cached function with the time of its own source file, so it misses a change in a function called from
-another file; it keeps an index file that two first runs at once can leave pointing at each other's code; and it
-raises where it cannot write.  Here a compiled function is one file, named by a digest of everything it depends on:
-the sources of this package, the versions, the processor, the signature.  Files are written aside and renamed, so a
-reader sees all of one or nothing.  Whatever goes wrong with the disk, the function is compiled and the call goes on.
+Numba's own cache is not: it checks the time stamp of a function's own source file only, and misses a change in a
+function called from another file; its index file can end up pointing to the wrong code when two processes run for the
+first time at once; and it raises where it cannot write.
 
-The files are in the directory that `XENT_NUMBA_CACHE_DIR` names, else in `NUMBA_CACHE_DIR`, else in the user's cache
-directory.  An empty `XENT_NUMBA_CACHE_DIR` turns the cache off.  Code is loaded from where nobody but its user and root
-can have put it; a directory that can be read only, as one that was filled for a container, serves as it is.
+Here a compiled function is one file, named by a digest of everything that it depends on: all sources of this backend,
+the versions of the compilers, the processor and the signature.  A file is written under a temporary name and then
+renamed, so a reader sees all of it or nothing.  Whatever fails on the disk, the function is compiled and the call goes
+on.
+
+The directory is `xent_numba` within the one that `XENT_NUMBA_CACHE_DIR` names, else within `NUMBA_CACHE_DIR`, else
+within the user's cache directory.  An empty `XENT_NUMBA_CACHE_DIR` turns the cache off.  Code is loaded only from a
+directory that belongs to the user or to root and that nobody else can write to.  A directory that can only be read,
+such as one that was filled when a container was built, works too.
 """
 
 from __future__ import annotations
@@ -24,22 +28,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numba
 import numpy as np
-from numba.core.caching import CompileResultCacheImpl
-from numba.core.caching import _Cache as NumbaCache
-from numba.core.serialize import dumps
+
+from xent_numba.backends.cpu.compile.numba_private import VERSIONS, CompileResultCacheImpl, NumbaCache, dumps
 
 VARIABLE = "XENT_NUMBA_CACHE_DIR"
-ABANDONED = 3600  # seconds after which nobody writes to a file any more
-_PACKAGE = Path(__file__).parent.parent  # `backends.cpu` with all its folders
-SEAL = hashlib.sha256().digest_size  # bytes before the content of a file
+ABANDONED = 3600  # age in seconds of a temporary file that no running process can still be writing
+_BACKEND = Path(__file__).parent.parent  # the folder `backends/cpu`, whose sources, folders and all, are digested
+CHECKSUM_BYTES = hashlib.sha256().digest_size  # of the checksum with which a file begins
 
 
 @cache
 def directory() -> Path | None:
-    """Where compiled functions are kept; None where there is nowhere that can be trusted."""
+    """The directory of compiled functions; None if the cache is off, or no directory can be trusted."""
     named = os.environ.get(VARIABLE)
     if named == "":
         return None
@@ -53,6 +55,7 @@ def directory() -> Path | None:
 
 
 def _user_cache() -> str | None:
+    """The user's cache directory, as each operating system has it."""
     if sys.platform == "win32":
         return os.environ.get("LOCALAPPDATA")
     if sys.platform == "darwin":
@@ -61,13 +64,13 @@ def _user_cache() -> str | None:
 
 
 def _usable(parent: str) -> Path | None:
-    """The directory within `parent`, made if need be; None where there is none, or others can write to it."""
+    """Our directory within `parent`, created if need be; None if it cannot be, or if others can write to it."""
     try:
         path = Path(parent).expanduser().absolute() / "xent_numba"
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.stat()
-    except (OSError, RuntimeError, ValueError):  # RuntimeError: `~` of a user without a home
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: `~` for a user without a home
         return None
     if not hasattr(os, "getuid"):
         return path
@@ -75,30 +78,33 @@ def _usable(parent: str) -> Path | None:
     return path if trusted else None
 
 
-def _sources_digest() -> str | None:
-    """Of the kernels' sources: every function may call any other.  None where there are none to read."""
+def _sources_digest(folder: Path = _BACKEND) -> str | None:
+    """The digest of all sources below a folder, with their relative paths; None if there are none to read.
+
+    All of them, since any compiled function may call any other.
+    """
     digest = hashlib.sha256()
     try:
-        sources = sorted(_PACKAGE.rglob("*.py"))
+        sources = sorted(folder.rglob("*.py"))
         for source in sources:
-            digest.update(str(source.relative_to(_PACKAGE)).encode() + b"\0" + source.read_bytes())
+            digest.update(str(source.relative_to(folder)).encode() + b"\0" + source.read_bytes())
     except OSError:
         return None
     return digest.hexdigest() if sources else None
 
 
-_SOURCES = _sources_digest()  # as they are imported: they may change while this process runs
+_SOURCES = _sources_digest()  # as imported: the files may change while this process runs
 
 
 @cache
 def _package_digest() -> str:
-    """Of the kernels' sources and of what compiles them."""
-    facts = (_SOURCES, numba.__version__, llvmlite.__version__, np.__version__, sys.version, _options())
+    """The digest of the sources, the versions of what compiles them, and Numba's options."""
+    facts = (_SOURCES, VERSIONS, np.__version__, sys.version, _options())
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _options() -> dict[str, Any]:
-    """What of Numba's configuration changes the code it makes."""
+    """The settings of Numba that change the code it generates."""
     names = (
         "OPT",
         "BOUNDSCHECK",
@@ -112,27 +118,27 @@ def _options() -> dict[str, Any]:
 
 
 def _tidy(home: Path) -> None:
-    """Remove what processes that were killed have left half written."""
+    """Remove temporary files left by processes that were killed while writing."""
     for path in home.glob("*.tmp"):
         if path.stat().st_mtime < time.time() - ABANDONED:
             path.unlink(missing_ok=True)
 
 
 class Cache(NumbaCache):
-    """The cache of one dispatcher: `dispatcher._cache`, as Numba's own `enable_caching` would set it."""
+    """The cache of one dispatcher, to be its `_cache`, which Numba's own `enable_caching` would set."""
 
     def __init__(self, dispatcher: Any) -> None:
         self._function = dispatcher.py_func
-        self._impl = CompileResultCacheImpl.__new__(
-            CompileResultCacheImpl
-        )  # its locator, which touches the disk, is ours
+        # Without its __init__, which would look for a directory on the disk: this class replaces that part.
+        self._impl = CompileResultCacheImpl.__new__(CompileResultCacheImpl)
 
     @property
     def cache_path(self) -> str:
-        """The directory, as Numba reports it."""
+        """The directory, which Numba reports under this name."""
         return str(directory())
 
     def _file(self, sig: Any, codegen: Any) -> Path | None:
+        """The file for a signature and a processor; None if there is no cache."""
         home = directory()
         if home is None or _SOURCES is None:
             return None
@@ -146,45 +152,45 @@ class Cache(NumbaCache):
         return home / f"{self._function.__name__}-{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.nbc"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The compiled function for a signature, or None."""
+        """The compiled function for a signature, or None if it has to be compiled."""
         target_context.refresh()
         try:
             path = self._file(sig, target_context.codegen())
             if path is None:
                 return None
             content = path.read_bytes()
-            seal, content = content[:SEAL], content[SEAL:]
-            if seal != hashlib.sha256(content).digest():  # cut short, or damaged: not to be run
+            checksum, content = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
+            if checksum != hashlib.sha256(content).digest():  # truncated or damaged: must not be run
                 return None
             return self._impl.rebuild(target_context, pickle.loads(content))
-        except Exception:  # above all that there is no such file yet: compile
+        except Exception:  # most often, there is no such file yet
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep a compiled function, if the disk lets it."""
+        """Store a compiled function if possible, unless the sources have changed since they were imported."""
         try:
             path = self._file(sig, data.codegen)
             if path is None or not self._impl.check_cachable(data) or _sources_digest() != _SOURCES:
                 return
             content = dumps(self._impl.reduce(data))
-            handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:20], suffix=".tmp")
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:20], suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(hashlib.sha256(content).digest())
                     file.write(content)
-                os.replace(aside, path)
+                os.replace(temporary, path)
             except BaseException:
-                os.unlink(aside)
+                os.unlink(temporary)
                 raise
             _tidy(path.parent)
         except OSError:
             return
 
     def enable(self) -> None:
-        """Always on."""
+        """Do nothing: whether the cache is on is a matter of `directory`."""
 
     def disable(self) -> None:
-        """Always on."""
+        """Do nothing: whether the cache is on is a matter of `directory`."""
 
     def flush(self) -> None:
-        """Nothing to do: a file that is not asked for is never read."""
+        """Do nothing: outdated files have other names, so they are never read."""

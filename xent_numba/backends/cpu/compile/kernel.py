@@ -1,9 +1,9 @@
-"""Kernels: the compiled functions that Python calls, each kept on disk.
+"""Kernels: the compiled functions that Python calls, each cached on disk.
 
-Numba would find the types of all arguments at each call, 2 µs for the twenty of an `Operands`, and compile again for
-arrays that are contiguous or read-only, which makes no difference to these kernels.  So the caller names the types by a
-signature key of its own, and as far as Numba knows, three-dimensional arrays have any strides and all arrays can be
-written to.
+Numba's own dispatcher finds the types of all arguments at every call, which takes 2 µs for the twenty fields of an
+`Operands`, and it compiles separate code for contiguous and for read-only arrays, though these kernels need only one.
+So the caller passes a signature key that stands for the types (`signature_key`).  For compilation, three-dimensional
+arrays count as having any strides, and every array as writable.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import CPUDispatcher
 
 from xent_numba.backends.cpu.compile.cache import Cache
+from xent_numba.backends.cpu.compile.numba_private import CPUDispatcher, global_compiler_lock
 
-# NumPy's error model: no division raises.  No reference counting: nobody here owns memory, and counting, atomically,
-# costs more than the arithmetic of a short row.
+# NumPy's error model: no division raises.  No reference counting: kernels own no memory, and atomic counting would cost
+# more than the arithmetic of a short row.
 OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 
 
 class Kernel(CPUDispatcher):
-    """A function that Python calls as kernel(code, *args), and Numba compiles, or finds on disk.
+    """A function that Python calls as kernel(key, *args), and that Numba compiles or loads from disk.
 
-    Arguments of one code are of one type each: this is not checked, and nothing could be worse than a wrong one.
+    All calls with the same signature key must have arguments of the same types.  This is not checked: with other types,
+    the machine code would misread its arguments.
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
@@ -36,14 +36,15 @@ class Kernel(CPUDispatcher):
         self._cache = Cache(self)
         self._entries: dict[Any, Callable[..., Any]] = {}
 
-    def __call__(self, code: Any, *args: Any) -> Any:
-        """Run the machine code for arguments of these types."""
-        entry = self._entries.get(code)
+    def __call__(self, key: Any, *args: Any) -> Any:
+        """Run the machine code for arguments with this signature key."""
+        entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[code] = self._entry(args)
+            entry = self._entries[key] = self._entry(args)
         return entry(*args)
 
     def _entry(self, args: Any) -> Callable[..., Any]:
+        """The entry point for arguments of these types, compiled if need be."""
         signature = tuple(_type_of(arg) for arg in args)
         if signature not in self.overloads:
             self.compile(signature)
@@ -51,9 +52,9 @@ class Kernel(CPUDispatcher):
         return found
 
     def compile(self, sig: Any) -> Any:
-        """Compile, without the garbage collector: it would look at all of Numba's objects over and over (15 %).
+        """Compile with the garbage collector off, which would traverse all of Numba's objects over and over (15 %).
 
-        It is off within the lock alone, for which a fork waits: no child is left without it.
+        It is off only while the compiler lock is held, and a fork waits for that lock, so no child inherits it off.
         """
         with global_compiler_lock:
             enabled = gc.isenabled()
@@ -66,14 +67,14 @@ class Kernel(CPUDispatcher):
 
 
 def kernel(function: Any = None, **options: Any) -> Any:
-    """Make a function a `Kernel`, with Numba's options if there are any."""
+    """Make a function a `Kernel`: `@kernel`, or `@kernel(parallel=True)` with further options of Numba's."""
     if function is None:
         return lambda function: Kernel(function, **options)
     return Kernel(function, **options)
 
 
 def signature_key(value: Any) -> Any:
-    """A code for the types of some arguments, from themselves."""
+    """A hashable key for the type of an argument, or for the types in a tuple of arguments."""
     if isinstance(value, tuple):
         return tuple(signature_key(part) for part in value)
     if isinstance(value, np.ndarray):
@@ -82,6 +83,7 @@ def signature_key(value: Any) -> Any:
 
 
 def _type_of(value: Any) -> Any:
+    """The Numba type of an argument: arrays are writable, and those of three dimensions have any strides."""
     if isinstance(value, tuple):
         return types.Tuple([_type_of(part) for part in value])
     kind = numba.typeof(value)

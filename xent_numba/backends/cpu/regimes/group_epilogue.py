@@ -16,11 +16,11 @@ from xent_numba.backends.cpu.row.epilogue import (
 )
 from xent_numba.backends.cpu.row.operands import apply_weight
 from xent_numba.backends.cpu.row.transform import scale_or_one
-from xent_numba.backends.cpu.simd.cast import demote, minus_ones, promote, truncate_integers
+from xent_numba.backends.cpu.simd.cast import demote, promote, truncate_integers
 from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, pointer, stack_buffer, store_scalar
 from xent_numba.backends.cpu.simd.math import apply_scale, divide
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, select, splat
+from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, select, splat
 
 
 @optional

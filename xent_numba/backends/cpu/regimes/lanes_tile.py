@@ -24,6 +24,7 @@ from xent_numba.backends.cpu.row.target import (
     unquarter,
 )
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
+from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
@@ -32,12 +33,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     rescale_to_max,
     shift_of,
 )
-from xent_numba.backends.cpu.simd.load_store import (
-    load,
-    prefetch_l1,
-    prefetch_l2,
-    store,
-)
+from xent_numba.backends.cpu.simd.load_store import load, store
 from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, compensated_add, exp, unscale
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, select, splat
 

@@ -42,7 +42,7 @@ from xent_numba.backends.cpu.row.operands import (
     vtype_of,
 )
 from xent_numba.backends.cpu.row.transform import chain_rule, scale_or_one
-from xent_numba.backends.cpu.simd.cast import minus_ones, promote
+from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
 from xent_numba.backends.cpu.simd.load_store import (
     advance,
@@ -54,7 +54,7 @@ from xent_numba.backends.cpu.simd.load_store import (
     stride,
 )
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
+from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, one_lane, splat
 
 
 class LossBuffer(NamedTuple):

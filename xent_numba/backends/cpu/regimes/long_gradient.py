@@ -12,6 +12,7 @@ import numpy as np
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, exclude_target
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule, load_logits_n
+from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
@@ -21,18 +22,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     rescale_to_max,
     shift_of,
 )
-from xent_numba.backends.cpu.simd.load_store import (
-    elements_to_alignment,
-    first_n_or,
-    load,
-    load_n,
-    load_scalar,
-    prefetch_ahead,
-    store,
-    store_n,
-    store_scalar,
-    stream,
-)
+from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, load_scalar, store, store_n, store_scalar
 from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, exp
 from xent_numba.backends.cpu.simd.reduce import extract_lane, reduce_add
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, one_lane, select, splat
@@ -53,7 +43,7 @@ def gradient_coefficients(c: float, p_factor: float, u_factor: float, s: Any, vt
     one = one_lane(c, vtype)
     shift = shift_of(one, s)
     by = extract_lane(rescale_to_max(shift, one, s), 0)
-    vector = Shift(splat(extract_lane(shift.residual, 0), vtype), splat(extract_lane(shift.m, 0), vtype))
+    vector = Shift(splat(extract_lane(shift.residual, 0), vtype), splat(extract_lane(shift.exponent, 0), vtype))
     return GradientCoefficients(vector, p_factor * by, u_factor, has_residual(vector, s))
 
 

@@ -29,6 +29,7 @@ from xent_numba.backends.cpu.row.target import (
     unquarter,
 )
 from xent_numba.backends.cpu.row.transform import load_logits, load_logits_n, scale_or_one
+from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     drop_residual,
@@ -38,7 +39,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     shift_of,
     shift_value,
 )
-from xent_numba.backends.cpu.simd.load_store import first_n_or, prefetch_ahead
+from xent_numba.backends.cpu.simd.load_store import first_n_or
 from xent_numba.backends.cpu.simd.math import compensated_add, has_guard_digits, unscale
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, one_lane, opaque, select, splat

@@ -38,11 +38,10 @@ from xent_numba.backends.cpu.regimes.staging import (
 )
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import dense_target_of, row_pointer, vtype_of
+from xent_numba.backends.cpu.simd.cache_control import L1_PREFETCH_DISTANCE, L2_PREFETCH_DISTANCE
 from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
 from xent_numba.backends.cpu.simd.load_store import (
-    L1_PREFETCH_DISTANCE,
-    L2_PREFETCH_DISTANCE,
     advance,
     gather,
     load_scalar,
@@ -188,7 +187,7 @@ def _group_rows(
     centres, residuals, ms = stack_buffer(vtype, 1), stack_buffer(vtype, 1), stack_buffer(vtype, 1)
     store(centres, 0, c)
     store(residuals, 0, shift.residual)
-    store(ms, 0, shift.m)
+    store(ms, 0, shift.exponent)
     ahead = _prefetch_rows(after.p, row_stride, lanes)
     for r in range(lanes):
         _load_row(after, r, tile_after, tops_after, width, call, vtype)

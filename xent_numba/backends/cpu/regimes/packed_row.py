@@ -9,8 +9,9 @@ from xent_numba.backends.cpu.regimes.lanes_tile import exp_of_tile
 from xent_numba.backends.cpu.regimes.long_gradient import insert_target, subtract_dense_target_n
 from xent_numba.backends.cpu.row.target import dense_target_n, exclude_target, product_or_zero, quarter_gap, unquarter
 from xent_numba.backends.cpu.row.transform import apply_transform, load_logits_n
+from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import load, prefetch_l1, prefetch_l2, store
+from xent_numba.backends.cpu.simd.load_store import load, store
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, splat
 
 

@@ -19,18 +19,10 @@ from xent_numba.backends.cpu.row.epilogue import log_of_sum
 from xent_numba.backends.cpu.row.operands import row_pointer
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import demote, promote
-from xent_numba.backends.cpu.simd.load_store import (
-    advance,
-    load,
-    pointer,
-    stack_buffer,
-    store,
-    stride,
-    zero_vector,
-)
+from xent_numba.backends.cpu.simd.load_store import advance, load, pointer, stack_buffer, store, stride
 from xent_numba.backends.cpu.simd.math import exp
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat
+from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat, zero_vector
 
 
 class SoftmaxOperands(NamedTuple):

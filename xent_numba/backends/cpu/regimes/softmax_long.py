@@ -16,19 +16,11 @@ from xent_numba.backends.cpu.regimes.long_gradient import gradient_coefficients,
 from xent_numba.backends.cpu.regimes.long_stats import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.row.epilogue import log_of_sum
+from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, stream
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import (
-    advance,
-    elements_to_alignment,
-    load,
-    load_n,
-    stack_buffer,
-    store_n,
-    stream,
-    zero_vector,
-)
+from xent_numba.backends.cpu.simd.load_store import advance, load, load_n, stack_buffer, store_n
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
+from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat, zero_vector
 
 
 @inline

@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.simd.load_store import (
-    advance,
-    elements_to_alignment,
-    load,
-    load_n,
-    load_scalar,
-    store,
-    store_n,
-    stream,
-)
+from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, stream
+from xent_numba.backends.cpu.simd.load_store import advance, load, load_n, load_scalar, store, store_n
 from xent_numba.backends.cpu.simd.transpose import (
     load_four_columns,
     load_transposed,

@@ -10,9 +10,8 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.row.target import DenseTarget
 from xent_numba.backends.cpu.row.transform import Sign, Softcap, is_instance_type
-from xent_numba.backends.cpu.simd.cast import zero_float64_vector
-from xent_numba.backends.cpu.simd.load_store import advance, pointer, stride, zero_vector
-from xent_numba.backends.cpu.simd.vector import select, splat
+from xent_numba.backends.cpu.simd.load_store import advance, pointer, stride
+from xent_numba.backends.cpu.simd.vector import select, splat, zero_float64_vector, zero_vector
 
 
 class Operands(NamedTuple):
@@ -91,7 +90,7 @@ def _compute_type(p: Any, q: Any, f: Any) -> Any:
     if not isinstance(q, types.NoneType) and q.dtype == types.float64:
         return lambda p, q, f: zero_vector(q)
     if is_instance_type(f, Softcap):
-        return lambda p, q, f: zero_float64_vector(zero_vector(p))
+        return lambda p, q, f: zero_float64_vector()
     return lambda p, q, f: zero_vector(p)
 
 

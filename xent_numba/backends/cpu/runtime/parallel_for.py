@@ -1,12 +1,13 @@
 """The one parallel loop that all kernels share.
 
-Numba compiles a `prange` loop three times over, each time with its whole body: two seconds for a kernel here.  So the
-loop stands in a function of its own, which calls its body by address and knows nothing of it.  A kernel is compiled
-once and runs serially or in parallel, as its caller says: `parallel_for` takes the address of a description of the
-loop, or 0 to run serially.
+Numba compiles the body of a `prange` loop three times, which takes two seconds for a kernel of this size.  So the
+`prange` loop is in a function of its own, `_shared_loop`, which is given the address of its body and calls it for each
+index.  A kernel is compiled once and runs serially or in parallel, as its caller says: `parallel_for` takes the address
+of a loop descriptor (`loop_descriptor`), or 0 to run serially.
 
-What must be undone at the end, the number of threads and the lock under `workqueue`, is done and undone by the loop
-itself: between Python's instructions a Ctrl-C can come, and in machine code nothing can.
+The loop itself sets the number of threads, and takes the lock that the `workqueue` layer needs, and restores both.  All
+of that is machine code, which a Ctrl-C does not interrupt; between Python instructions it could, and would leave the
+lock held or the number of threads changed.
 """
 
 from __future__ import annotations
@@ -15,60 +16,62 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils
-from numba.core.extending import intrinsic
+from numba.extending import intrinsic
 
 from xent_numba.backends.cpu.compile.kernel import kernel
+from xent_numba.backends.cpu.compile.numba_private import alloca_once_value, for_range, get_or_insert_function, ir
 
 _WORD = ir.IntType(64)
 _INT = ir.IntType(32)
 _BYTES = ir.IntType(8).as_pointer()
-_BODY = ir.FunctionType(ir.VoidType(), (_BYTES, _WORD))  # (arguments, k)
-_LOOP = ir.FunctionType(ir.VoidType(), (_WORD,) * 4)  # (address of a body, of its arguments, n, of a description)
-_ADDRESS, _THREADS, _LOCK = range(3)  # words of a description: of the loop, how many, of a lock or 0
+_BODY = ir.FunctionType(ir.VoidType(), (_BYTES, _WORD))  # (packed arguments, k)
+_LOOP = ir.FunctionType(ir.VoidType(), (_WORD,) * 4)  # (address of a body, of its arguments, n, of a descriptor)
+_LOOP_ADDRESS, _THREADS, _LOCK = range(3)  # words of a descriptor: of the loop, how many, of a lock or 0
 
 
 @intrinsic
-def parallel_for(typing_context: Any, piece: Any, args: Any, n: Any, loop: Any) -> Any:
-    """piece(*args, k) for each k < n, one after the other, or by the loop at an address that is not 0."""
-    takes = (*args.types, types.int64)
-    called = piece.get_call_type(typing_context, takes, {})
+def parallel_for(typingctx: Any, function: Any, args: Any, n: Any, descriptor: Any) -> Any:
+    """function(*args, k) for each k < n: in order if `descriptor` is 0, otherwise in parallel by its shared loop.
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        _, packed, n, loop = values
-        compiled = piece.dispatcher.get_compiled(called)
+    `function` is an inline function, `args` a tuple.
+    """
+    arg_types = (*args.types, types.int64)
+    call_type = function.get_call_type(typingctx, arg_types, {})
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        _, packed, n, descriptor = values
+        compiled = function.dispatcher.get_compiled(call_type)
         context.active_code_library.add_linking_library(compiled.library)
         body = ir.Function(builder.module, _BODY, f"{context.active_code_library.name}.{builder.module.name}.body")
         body.linkage = "internal"
-        body.attributes.add("noinline")  # one copy, for both ways
+        body.attributes.add("noinline")  # one copy, for the serial and the parallel loop
         inner = ir.IRBuilder(body.append_basic_block("entry"))
-        given = inner.load(inner.bitcast(body.args[0], packed.type.as_pointer()))
-        arguments = [inner.extract_value(given, i) for i in range(len(args))]
-        function = context.declare_function(builder.module, compiled.fndesc)
-        context.call_conv.call_function(inner, function, called.return_type, takes, [*arguments, body.args[1]])
+        unpacked = inner.load(inner.bitcast(body.args[0], packed.type.as_pointer()))
+        arguments = [inner.extract_value(unpacked, i) for i in range(len(args))]
+        callee = context.declare_function(builder.module, compiled.fndesc)
+        context.call_conv.call_function(inner, callee, call_type.return_type, arg_types, [*arguments, body.args[1]])
         inner.ret_void()
 
-        memory = builder.bitcast(cgutils.alloca_once_value(builder, packed), _BYTES)
-        serially = builder.icmp_unsigned("==", loop, _WORD(0))
-        with builder.if_else(serially) as (then, otherwise):
-            with then, cgutils.for_range(builder, n) as k:
+        memory = builder.bitcast(alloca_once_value(builder, packed), _BYTES)
+        serial = builder.icmp_unsigned("==", descriptor, _WORD(0))
+        with builder.if_else(serial) as (then, otherwise):
+            with then, for_range(builder, n) as k:
                 builder.call(body, (memory, k.index))
             with otherwise:
-                address = builder.load(builder.inttoptr(loop, _WORD.as_pointer()))
-                shared = builder.inttoptr(address, _LOOP.as_pointer())
-                builder.call(shared, (builder.ptrtoint(body, _WORD), builder.ptrtoint(memory, _WORD), n, loop))
+                address = builder.load(builder.inttoptr(descriptor, _WORD.as_pointer()))
+                loop = builder.inttoptr(address, _LOOP.as_pointer())
+                builder.call(loop, (builder.ptrtoint(body, _WORD), builder.ptrtoint(memory, _WORD), n, descriptor))
         return context.get_dummy_value()
 
-    return types.void(piece, args, types.int64, types.int64), codegen
+    return types.void(function, args, types.int64, types.int64), codegen
 
 
 @intrinsic
-def _call(typing_context: Any, body: Any, arguments: Any, k: Any) -> Any:
-    """Call a body by its address."""
+def _call(typingctx: Any, body: Any, arguments: Any, k: Any) -> Any:
+    """Call a loop body by its address, with the address of its packed arguments."""
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         body, arguments, k = values
         builder.call(builder.inttoptr(body, _BODY.as_pointer()), (builder.inttoptr(arguments, _BYTES), k))
         return context.get_dummy_value()
@@ -77,10 +80,10 @@ def _call(typing_context: Any, body: Any, arguments: Any, k: Any) -> Any:
 
 
 @intrinsic
-def _load_word(typing_context: Any, description: Any, index: Any) -> Any:
-    """One word of a description."""
+def _load_word(typingctx: Any, descriptor: Any, index: Any) -> Any:
+    """One word of a loop descriptor."""
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         address, index = values
         return builder.load(builder.gep(builder.inttoptr(address, _WORD.as_pointer()), [index]))
 
@@ -88,10 +91,10 @@ def _load_word(typing_context: Any, description: Any, index: Any) -> Any:
 
 
 @intrinsic
-def _try_acquire(typing_context: Any, lock: Any) -> Any:
-    """Whether a lock was free, and is held from now on."""
+def _try_acquire(typingctx: Any, lock: Any) -> Any:
+    """Take the lock at this address if it is free; whether it was."""
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         place = builder.inttoptr(values[0], _WORD.as_pointer())
         return builder.extract_value(builder.cmpxchg(place, _WORD(0), _WORD(1), "acquire", "monotonic"), 1)
 
@@ -99,10 +102,10 @@ def _try_acquire(typing_context: Any, lock: Any) -> Any:
 
 
 @intrinsic
-def _release(typing_context: Any, lock: Any) -> Any:
-    """Free a lock."""
+def _release(typingctx: Any, lock: Any) -> Any:
+    """Release the lock at this address."""
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
         place = builder.inttoptr(values[0], _WORD.as_pointer())
         builder.store_atomic(_WORD(0), place, "release", 8)
         return context.get_dummy_value()
@@ -111,27 +114,28 @@ def _release(typing_context: Any, lock: Any) -> Any:
 
 
 @intrinsic
-def _set_threads(typing_context: Any, n: Any) -> Any:
-    """Let the parallel loops of this thread have n threads; how many they had.  Without Numba's checks."""
+def _set_threads(typingctx: Any, n: Any) -> Any:
+    """Set how many threads the parallel loops of this thread have, without Numba's checks; how many they had before."""
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        get = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_WORD, ()), "get_num_threads")
-        put = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), (_INT,)), "set_num_threads")
-        before = builder.call(get, ())
-        builder.call(put, (builder.trunc(values[0], _INT),))
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        getter = get_or_insert_function(builder.module, ir.FunctionType(_WORD, ()), "get_num_threads")
+        setter = get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), (_INT,)), "set_num_threads")
+        before = builder.call(getter, ())
+        builder.call(setter, (builder.trunc(values[0], _INT),))
         return before
 
     return types.int64(types.int64), codegen
 
 
 @kernel(parallel=True)
-def _loop(body: int, arguments: int, n: int, description: int) -> None:
-    lock = _load_word(description, _LOCK)
+def _shared_loop(body: int, arguments: int, n: int, descriptor: int) -> None:
+    """Call the body for each k < n, in parallel; serially if another thread holds the lock of the descriptor."""
+    lock = _load_word(descriptor, _LOCK)
     if lock and not _try_acquire(lock):
         for k in range(n):
             _call(body, arguments, k)
         return
-    before = _set_threads(_load_word(description, _THREADS))
+    before = _set_threads(_load_word(descriptor, _THREADS))
     for k in prange(n):
         _call(body, arguments, k)
     _set_threads(before)
@@ -140,26 +144,27 @@ def _loop(body: int, arguments: int, n: int, description: int) -> None:
 
 
 @cache
-def _address() -> int:
-    takes = (types.int64,) * 4
-    _loop.compile(types.void(*takes))
-    compiled = _loop.overloads[takes]
+def _loop_address() -> int:
+    """The address of the machine code of `_shared_loop`, which is compiled at the first call."""
+    arg_types = (types.int64,) * 4
+    _shared_loop.compile(types.void(*arg_types))
+    compiled = _shared_loop.overloads[arg_types]
     return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
 
 
-_one_at_a_time = np.zeros(1, np.int64)
-_descriptions: list[np.ndarray] = []  # for as long as the process: machine code knows their addresses
+_lock = np.zeros(1, np.int64)  # 1 while a thread is in a parallel loop that excludes others
+_descriptors: list[np.ndarray] = []  # never freed, since machine code knows their addresses
 
 
 @cache
-def loop_descriptor(threads: int, one_at_a_time: bool) -> int:
-    """The address of a description: what `parallel_for` takes to run in parallel, by so many threads.
+def loop_descriptor(threads: int, exclusive: bool) -> int:
+    """The address of a loop descriptor for this many threads, which `parallel_for` takes.
 
-    With `one_at_a_time`, while one thread of Python is in the loop, the loops of the others are serial.
+    If `exclusive`, the loops of other Python threads run serially while one thread is in a parallel loop.
     """
-    description = np.zeros(3, np.int64)
-    description[_ADDRESS] = _address()
-    description[_THREADS] = threads
-    description[_LOCK] = _one_at_a_time.ctypes.data if one_at_a_time else 0
-    _descriptions.append(description)
-    return int(description.ctypes.data)
+    descriptor = np.zeros(3, np.int64)
+    descriptor[_LOOP_ADDRESS] = _loop_address()
+    descriptor[_THREADS] = threads
+    descriptor[_LOCK] = _lock.ctypes.data if exclusive else 0
+    _descriptors.append(descriptor)
+    return int(descriptor.ctypes.data)

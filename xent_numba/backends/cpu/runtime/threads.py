@@ -1,43 +1,54 @@
-"""When a call may run in parallel: the whole threading policy.
+"""The threading policy: whether a call runs in parallel, and with how many threads.
 
-Numba's layers end or hang the process where they are used as they cannot be: `workqueue` when two Python threads are
-in a parallel region at once, `omp` (GNU OpenMP) in the child of a fork whose parent has used it, `tbb` in the child of
-a fork from another thread than the one that started it.  Kernels exist in a serial form that releases the GIL and gives
-the same bits, so that a call is never refused and never has to wait:
+Numba's threading layers end or hang the process where they are used in a way that they do not support:
 
-- a forked child of a process whose threads had been started, by Numba or another user of OpenMP, runs serially
-  (`xent_numba.forks` knows);
-- under workqueue one thread at a time runs in parallel, the others serially meanwhile (machine code sees to it, in
-  `parallel`: no Ctrl-C leaves a lock or another number of threads behind);
-- small work runs serially, since waking the threads costs more than it brings.
+    workqueue    when two Python threads are in a parallel region at once
+    omp          (GNU OpenMP) in a forked child of a process that has used it
+    tbb          in a child forked from another thread than the one that started it
 
-A fork waits until no other thread compiles: the child would wait for ever for a lock that nobody is left to release.
+Kernels also run serially, release the GIL, and give the same bits either way, so no call is refused or has to wait:
 
-One thing is beyond this module: under workqueue, Numba ends a process in which a parallel function of the user's own
-runs in one thread while a call here, or another such function, runs in another.  The layers omp and tbb allow it.
+- A forked child runs serially if the threads of its parent had been started, by Numba or by another user of OpenMP
+  (`xent_numba.forks` knows).
+- Under workqueue, one Python thread at a time runs in parallel, and the others run serially meanwhile (see
+  `parallel_for`, whose machine code takes the lock).
+- Small problems run serially, since waking the threads costs more than they save.
+
+A fork waits until no other thread compiles: otherwise the child would wait forever for a lock that no thread of its own
+holds.
+
+One failure is beyond this module: under workqueue, Numba ends a process in which a parallel function of the user's own
+runs in one thread while a call of this package, or another such function, runs in parallel in another.  The layers omp
+and tbb allow that.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 
 import numba
-from numba.core.compiler_lock import global_compiler_lock
-from numba.np.ufunc import parallel as numba_parallel
 
 from xent_numba import forks
+from xent_numba.backends.cpu.compile.numba_private import (
+    current_thread_count,
+    global_compiler_lock,
+    thread_start_lock,
+    threading_layer,
+    threads_started,
+)
 from xent_numba.backends.cpu.runtime.parallel_for import loop_descriptor
 from xent_numba.interrupts import uninterrupted
 
 
 def _before_fork() -> None:
+    """Take the locks that a thread may hold while it compiles or starts the threads."""
     global_compiler_lock.acquire()
-    numba_parallel._backend_init_thread_lock.acquire()
+    thread_start_lock.acquire()
 
 
 def _after_fork() -> None:
-    numba_parallel._backend_init_thread_lock.release()
+    """Release these locks, in the parent and in the child."""
+    thread_start_lock.release()
     global_compiler_lock.release()
 
 
@@ -46,39 +57,37 @@ if hasattr(os, "register_at_fork"):
 
 
 def available() -> int:
-    """How many threads a call without `n_threads` would use."""
-    return 1 if forks.orphaned else _numbas()
+    """How many threads a parallel call without `n_threads` uses."""
+    return 1 if forks.orphaned else _numba_thread_count()
 
 
 def layer() -> str:
-    """The threading layer, once it has been started."""
-    return (
-        numba.threading_layer() if numba_parallel._is_initialized else f"{numba.config.THREADING_LAYER} (not started)"
-    )
+    """The name of the threading layer, or the setting that will choose it once the threads are started."""
+    return numba.threading_layer() if threads_started() else f"{numba.config.THREADING_LAYER} (not started)"
 
 
-def _numbas() -> int:
-    """numba.get_num_threads(), which starts the threads, without its locks: a Ctrl-C could leave them locked."""
-    if not numba_parallel._is_initialized:
+def _numba_thread_count() -> int:
+    """As numba.get_num_threads(), which starts the threads, but without its locks: Ctrl-C could leave them locked."""
+    if not threads_started():
         with uninterrupted():
             numba.get_num_threads()
-    return int(numba_parallel._get_num_threads())
+    return current_thread_count()
 
 
-def wanted(n_threads: int | None) -> int:
-    """How many threads a parallel call with this `n_threads` has."""
-    threads = _numbas()
+def thread_count(n_threads: int | None) -> int:
+    """How many threads a parallel call with this `n_threads` uses."""
+    threads = _numba_thread_count()
     return threads if n_threads is None else min(n_threads, numba.config.NUMBA_NUM_THREADS)
 
 
-_serially = nullcontext(0)
+def parallel_loop(n_threads: int | None, worthwhile: bool) -> int:
+    """The loop descriptor that `parallel_for` takes to run a call in parallel; 0 if it is to run serially.
 
-
-def parallel(n_threads: int | None, worthwhile: bool) -> AbstractContextManager[int]:
-    """What `parallel_for` takes to run in parallel by so many threads; 0: serially."""
+    `worthwhile`: whether the problem is large enough for several threads.
+    """
     if not worthwhile or n_threads == 1 or forks.orphaned or numba.config.NUMBA_NUM_THREADS == 1:
-        return _serially
-    threads = wanted(n_threads)
+        return 0
+    threads = thread_count(n_threads)
     if threads == 1:
-        return _serially
-    return nullcontext(loop_descriptor(threads, numba_parallel._threading_layer == "workqueue"))
+        return 0
+    return loop_descriptor(threads, threading_layer() == "workqueue")

@@ -1,9 +1,14 @@
-"""exp(x − c) for a sum over a row, where the rounding of x − c would count: thousands of equal terms have it in common.
+"""exp(x − c) for sums over a row, without the error of rounding x − c.
 
-With the symbols of `vmath`: in float64 what rounding took is added to r.  In float32 exp(x) is reduced itself, to
-x = n ln 2 + r, and m = round(c / ln 2) is taken off n, for nothing; what is left is one factor for the row,
-exp(m ln 2 − c).  Where |c| is so large that m ln 2 is not exact, x − c is, wherever exp of it is not 0.  `Shift` is
-what is taken off.
+That rounding error matters in sums: where thousands of classes have the same logit, all their terms have the same
+error, and it does not average out.  With the symbols of `math` (x = n ln 2 + r):
+
+- In float64, the rounding error of x − c is computed and added to r.
+- In float32, exp(x) is reduced itself, and the whole number m = round(c / ln 2) is subtracted from n, which is exact
+  and costs nothing.  One factor for the whole row is left, exp(m ln 2 − c).  Where |c| is so large that m ln 2 is no
+  longer exact, x − c is, wherever exp(x − c) is not 0.
+
+A `Shift` is what is subtracted from the logits of a row.  Throughout, s is the size of a logit_scale, or None for 1.
 """
 
 from __future__ import annotations
@@ -19,113 +24,121 @@ from xent_numba.backends.cpu.simd.math import FLOAT32_LANES, exp, exp_adjusted, 
 from xent_numba.backends.cpu.simd.reduce import any_true
 from xent_numba.backends.cpu.simd.vector import fma, select, splat
 
-EXACT_SHIFT_LIMIT = 2048.0  # |c| from which on x − c is exact where it matters
+EXACT_SHIFT_LIMIT = 2048.0  # the |c| from which on x − c is exact wherever exp(x − c) is not 0
 
 
+# ------------------------------------------------------------------------------------------------ of a difference
 @inline
-def _finite_error(lost: Any) -> Any:
-    """What rounding took, 0 where it is NaN, as from −inf, or so large that exp of the rest is 0."""
-    return select(lost * lost < splat(1.0, lost), lost, splat(0.0, lost))
+def _finite_error(error: Any) -> Any:
+    """A rounding error; 0 where it is NaN, as it is for −inf, or so large that the exponential is 0 anyway."""
+    return select(error * error < splat(1.0, error), error, splat(0.0, error))
 
 
 @inline
 def _difference(a: Any, b: Any, s: Any) -> Any:
-    """s · (a − b), and what rounding took from it."""
+    """s · (a − b) as rounded, and its rounding error."""
     d = a - b
     back = a - d
-    lost = (a - (d + back)) + (back - b)  # Knuth's
+    error = (a - (d + back)) + (back - b)  # Knuth's two-sum
     if s is None:
-        return d, _finite_error(lost)
-    by = splat(s, d)
-    product = d * by
-    return product, _finite_error(fma(d, by, splat(0.0, d) - product) + lost * by)
+        return d, _finite_error(error)
+    scale = splat(s, d)
+    product = d * scale
+    return product, _finite_error(fma(d, scale, splat(0.0, d) - product) + error * scale)
 
 
 def _of_product(exponential: Any) -> Any:
-    """A function of (a, b, s): an exponential of s · (a − b), as if that were not rounded."""
+    """Make the function of (a, b, s) that gives `exponential` of s · (a − b), as if that were not rounded."""
 
     def of_product(a: Any, b: Any, s: Any) -> Any:
-        d, lost = _difference(a, b, s)
+        d, error = _difference(a, b, s)
         e = exponential(d)
-        return fma(e, lost, e)
+        return fma(e, error, e)
 
     return of_product
 
 
 @specialize
 def exp_scaled_difference(a: Any, b: Any, s: Any) -> Any:
-    """`exp_scaled` of s · (a − b), as if it were not rounded where that counts."""
+    """`exp_scaled` of s · (a − b), as if the argument were not rounded, where that matters."""
     if a.dtype == types.float32 or a.lanes == FLOAT32_LANES:
         if isinstance(s, types.NoneType):
             return lambda a, b, s: exp_scaled(a - b)
         return _of_product(exp_scaled)
 
     def in_float64(a: Any, b: Any, s: Any) -> Any:
-        d, lost = _difference(a, b, s)
-        return exp_scaled_adjusted(d, lost)
+        d, error = _difference(a, b, s)
+        return exp_scaled_adjusted(d, error)
 
     return in_float64
 
 
 @specialize
 def _exp_difference(a: Any, b: Any, s: Any) -> Any:
-    """exp of s · (a − b), rounded before exp once and not twice."""
+    """exp of s · (a − b), with at most one rounding before exp."""
     if isinstance(s, types.NoneType):
         return lambda a, b, s: exp(a - b)
     return _of_product(exp)
 
 
+# ------------------------------------------------------------------------------------------------ of a shifted row
 class Shift(NamedTuple):
-    """near + m ln 2, of ln 2 as rounded to float32: what is taken off the logits of a row."""
+    """What is subtracted from the logits of a row: residual + exponent · ln 2, with ln 2 rounded to float32.
+
+    In float32, one of the two is 0 (and the residual None where `drop_residual` has removed it).  In float64, and with
+    a logit_scale, the exponent is 0.
+    """
 
     residual: Any
-    m: Any
+    exponent: Any
 
 
 @specialize
 def shift_of(c: Any, s: Any) -> Any:
-    """The shift next to c, which is not −inf: c itself in float64, or where s · (x − c) is asked for."""
+    """The shift nearest to c, which is not −inf: c itself in float64, and with a logit_scale."""
     if c.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda c, s: Shift(c, splat(0.0, c))
 
     def in_float32(c: Any, s: Any) -> Any:
-        zero, rounder = splat(0.0, c), splat(12582912.0, c)
-        m = fma(c, splat(1.4426950408889634, c), rounder) - rounder
+        zero, rounder = splat(0.0, c), splat(12582912.0, c)  # adding 1.5·2^23 rounds to whole numbers
+        exponent = fma(c, splat(1.4426950408889634, c), rounder) - rounder
         inside = c * c < splat(EXACT_SHIFT_LIMIT * EXACT_SHIFT_LIMIT, c)
-        return Shift(select(inside, zero, c), select(inside, m, zero))
+        return Shift(select(inside, zero, c), select(inside, exponent, zero))
 
     return in_float32
 
 
 @inline
 def shift_value(shift: Any) -> Any:
-    """near + m ln 2, exactly, in float64."""
+    """residual + exponent · ln 2, exactly, in float64."""
     residual = promote(shift.residual)
-    return fma(promote(shift.m), splat(LN2, residual), residual)
+    return fma(promote(shift.exponent), splat(LN2, residual), residual)
 
 
-def _shifted(by: Any, of_difference: Any) -> Any:
-    """A function of (x, shift, s): an exponential of s · (x − shift)."""
+def _shifted(adjusted: Any, of_difference: Any) -> Any:
+    """Make the function of (x, shift, s) that gives an exponential of s · (x − shift).
+
+    `adjusted` is `exp_adjusted` or `exp_scaled_adjusted`, `of_difference` the same exponential of a difference.
+    """
 
     def choose(x: Any, shift: Any, s: Any) -> Any:
         if isinstance(shift[0], types.NoneType):
-            return lambda x, shift, s: by(x, shift.m)
+            return lambda x, shift, s: adjusted(x, shift.exponent)
         if x.dtype == types.float32 and isinstance(s, types.NoneType):
-            return lambda x, shift, s: by(x - shift.residual, shift.m)
+            return lambda x, shift, s: adjusted(x - shift.residual, shift.exponent)
         return lambda x, shift, s: of_difference(x, shift.residual, s)
 
     return specialize(choose)
 
 
-exp_shifted, exp_shifted_scaled = (
-    _shifted(exp_adjusted, _exp_difference),
-    _shifted(exp_scaled_adjusted, exp_scaled_difference),
-)
+# exp(s (x − shift)), and the same scaled as by `exp_scaled`.
+exp_shifted = _shifted(exp_adjusted, _exp_difference)
+exp_shifted_scaled = _shifted(exp_scaled_adjusted, exp_scaled_difference)
 
 
 @specialize
 def has_residual(shift: Any, s: Any) -> Any:
-    """Whether something must be taken off the logits themselves, which `drop_residual` leaves out."""
+    """Whether any residual is not 0, so that `drop_residual` would change the shift; false where that does nothing."""
     residual = shift[0]
     if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda shift, s: False
@@ -134,16 +147,16 @@ def has_residual(shift: Any, s: Any) -> Any:
 
 @specialize
 def drop_residual(shift: Any, s: Any) -> Any:
-    """The same shift where it is not far, which nearly none is: it has an instruction less."""
+    """The same shift, given that it has no residual, as nearly all have none; that saves the subtraction of 0."""
     residual = shift[0]
     if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda shift, s: shift
-    return lambda shift, s: Shift(None, shift.m)
+    return lambda shift, s: Shift(None, shift.exponent)
 
 
 @specialize
 def rescale_to_max(shift: Any, c: Any, s: Any) -> Any:
-    """What makes a sum of exp(x − shift) one of exp(x − c), c being what the shift is next to."""
+    """The factor that turns a sum of exp(x − shift) into one of exp(x − c), for shift = shift_of(c, s); in float64."""
     if c.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda shift, c, s: splat(1.0, promote(c))
     return lambda shift, c, s: exp(shift_value(shift) - promote(c))

@@ -1,20 +1,21 @@
-"""Across the lanes of a vector: one lane, any of them, all of them together."""
+"""Reductions: from the lanes of a vector to one scalar, and from each of many vectors to one lane."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic
+from numba.extending import intrinsic
 
+from xent_numba.backends.cpu.compile.numba_private import ir
 from xent_numba.backends.cpu.plan import CACHE_LINE
 from xent_numba.backends.cpu.simd.vector import ir_vector
 
 
+# ------------------------------------------------------------------------------------------------ of one vector
 @intrinsic
 def any_true(typingctx: Any, mask: Any) -> Any:
-    """Whether the mask is set anywhere."""
+    """Whether the mask is set in any lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         bits = builder.bitcast(args[0], ir.IntType(mask.lanes))
@@ -34,7 +35,7 @@ def extract_lane(typingctx: Any, a: Any, k: Any) -> Any:
 
 
 def _fold(builder: Any, value: Any, combine: Any) -> Any:
-    """The lanes combined by halves, always in the same order, to one scalar."""
+    """Combine the lower half of the lanes with the upper half until one is left: always in the same order."""
     while value.type.count > 1:
         half = value.type.count // 2
         undefined = ir.Constant(value.type, ir.Undefined)
@@ -47,7 +48,7 @@ def _fold(builder: Any, value: Any, combine: Any) -> Any:
 
 @intrinsic
 def reduce_max(typingctx: Any, a: Any) -> Any:
-    """The largest lane; none may be NaN."""
+    """The largest lane; no lane may be NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _fold(builder, args[0], lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
@@ -67,20 +68,26 @@ def reduce_add(typingctx: Any, a: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ of many vectors
 def _reduce_each(combine: Any) -> Any:
-    def across(typingctx: Any, memory: Any, vtype: Any) -> Any:
+    """Make the operation that reduces as many vectors as a vector has lanes, read from aligned memory.
+
+    Lane r of the result is the reduction of vector r, in the order of `_fold`.  Each round combines pairs of vectors,
+    lower halves with upper halves of rows, so that a vector holds twice as many rows with half as many lanes each.
+    """
+
+    def reduce_each(typingctx: Any, memory: Any, vtype: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             lanes, index = vtype.lanes, ir.VectorType(ir.IntType(32), vtype.lanes)
             vectors = []
             for r in range(lanes):
                 where = builder.gep(args[0], [ir.IntType(64)(r * lanes)])
                 vectors.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
-            half = lanes // 2  # of the lanes that a row has in a vector
+            half = lanes // 2  # half the lanes that a row has in a vector
             while half:
                 low = [2 * half * (c // (2 * half)) + c % half + lanes * (c % (2 * half) // half) for c in range(lanes)]
-                low, high = (ir.Constant(index, [c + shift for c in low]) for shift in (0, half))
+                low, high = (ir.Constant(index, [c + offset for c in low]) for offset in (0, half))
                 pairs = [(vectors[k], vectors[k + half]) for k in range(half)]
                 vectors = [
-                    combine(builder, *(builder.shuffle_vector(a, b, places) for places in (low, high)))
+                    combine(builder, *(builder.shuffle_vector(a, b, lanes_) for lanes_ in (low, high)))
                     for a, b in pairs
                 ]
                 half //= 2
@@ -88,9 +95,9 @@ def _reduce_each(combine: Any) -> Any:
 
         return vtype(memory, vtype), codegen
 
-    return intrinsic(across)
+    return intrinsic(reduce_each)
 
 
-# Lane r of the result: the sum, or the largest, of the lanes of vector r in memory, of as many vectors as lanes.
+# reduce_add_each(memory, vtype), reduce_max_each(memory, vtype): lane r is the sum, or the largest, of vector r.
 reduce_add_each = _reduce_each(lambda builder, x, y: builder.fadd(x, y))
 reduce_max_each = _reduce_each(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))

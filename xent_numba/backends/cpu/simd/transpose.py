@@ -1,13 +1,17 @@
-"""Squares of vectors from memory and to it, transposed on the way: rows of classes to classes of rows."""
+"""Transposing loads and stores: rows of classes in memory, and a tile that holds one vector for each class.
+
+In a tile, lane r of vector c is class c of row r: element (r, c) is at tile[c·lanes + r].  A tile is aligned to cache
+lines; the rows in memory have any alignment, stride and storage dtype.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.core.extending import intrinsic
+from numba.extending import intrinsic
 
+from xent_numba.backends.cpu.compile.numba_private import ir
 from xent_numba.backends.cpu.plan import CACHE_LINE
 from xent_numba.backends.cpu.simd.storage import (
     decode,
@@ -22,7 +26,7 @@ from xent_numba.backends.cpu.simd.vector import ir_vector
 
 
 def _transpose_square(builder: Any, rows: list[Any]) -> list[Any]:
-    """Square of vectors to its transpose: log2(lanes) rounds of pairwise exchanges."""
+    """Transpose a square of vectors in registers, by log2(lanes) rounds of pairwise exchanges."""
     lanes = len(rows)
     index = ir.VectorType(ir.IntType(32), lanes)
     step = lanes // 2
@@ -40,18 +44,19 @@ def _transpose_square(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 def _row_pointer(builder: Any, base: Any, stride: Any, r: int, rows: Any, raw: ir.VectorType) -> tuple[Any, Any]:
-    """The address of row r, or of row 0 when there are not so many rows, and whether there are."""
+    """The address of row r and True; where there are not that many rows, the address of row 0 and False."""
     word = ir.IntType(64)
-    there = builder.icmp_signed(">", rows, word(r))
-    offset = builder.select(there, builder.mul(stride, word(r)), word(0))
-    return builder.bitcast(builder.gep(base, [offset]), raw.as_pointer()), there
+    exists = builder.icmp_signed(">", rows, word(r))
+    offset = builder.select(exists, builder.mul(stride, word(r)), word(0))
+    return builder.bitcast(builder.gep(base, [offset]), raw.as_pointer()), exists
 
 
 @intrinsic
 def load_transposed(typingctx: Any, p: Any, stride: Any, rows: Any, columns: Any, tile: Any, vtype: Any) -> Any:
-    """Put p[r·stride + c], r < rows ≤ lanes, c < columns ≤ lanes, at tile[c·lanes + r].
+    """Load p[r·stride + c], for r < rows ≤ lanes and c < columns ≤ lanes, to tile[c·lanes + r].
 
-    All lanes × lanes elements of the tile are written; those of no row are copies of row 0, those of no column 0.
+    All lanes × lanes elements of the tile are written: lanes without a row are copies of row 0, and vectors without a
+    column are 0.
     """
     raw, lanes = stored_vector(p, vtype), vtype.lanes
 
@@ -72,7 +77,7 @@ def load_transposed(typingctx: Any, p: Any, stride: Any, rows: Any, columns: Any
 
 @intrinsic
 def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, columns: Any, vtype: Any) -> Any:
-    """Write tile[c·lanes + r] to p[r·stride + c] for r < rows ≤ lanes, c < columns ≤ lanes, and nothing else."""
+    """Store tile[c·lanes + r] to p[r·stride + c], for r < rows ≤ lanes and c < columns ≤ lanes, and nothing else."""
     raw, lanes = stored_vector(p, vtype), vtype.lanes
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -82,9 +87,9 @@ def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, 
             where = builder.gep(source, [ir.IntType(64)(c * lanes)])
             vectors.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
         for r, row in enumerate(_transpose_square(builder, vectors)):
-            where, there = _row_pointer(builder, base, step, r, count, raw)
-            width_here = builder.select(there, width, ir.IntType(64)(0))
-            mask = first_n_mask(builder, width_here, vtype)
+            where, exists = _row_pointer(builder, base, step, r, count, raw)
+            row_width = builder.select(exists, width, ir.IntType(64)(0))
+            mask = first_n_mask(builder, row_width, vtype)
             masked_store(builder, where, mask, encode(builder, row, p.dtype), size_of(p.dtype))
         return context.get_dummy_value()
 
@@ -93,12 +98,12 @@ def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, 
 
 # ------------------------------------------------------------------------------------------------ four columns
 def _transpose_fours(builder: Any, vectors: list[Any]) -> list[Any]:
-    """Squares of four lanes transposed, those at the same place of four vectors: without crossing 128 bits."""
+    """Transpose the 4 × 4 squares at the same place of four vectors; no shuffle crosses a boundary of 128 bits."""
     lanes = vectors[0].type.count
     index = ir.VectorType(ir.IntType(32), lanes)
 
-    def pick(a: Any, b: Any, places: tuple[int, int, int, int]) -> Any:
-        chosen = [4 * g + k % 4 + (lanes if k > 3 else 0) for g in range(lanes // 4) for k in places]
+    def pick(a: Any, b: Any, lanes_of_group: tuple[int, int, int, int]) -> Any:
+        chosen = [4 * g + k % 4 + (lanes if k > 3 else 0) for g in range(lanes // 4) for k in lanes_of_group]
         return builder.shuffle_vector(a, b, ir.Constant(index, chosen))
 
     v0, v1, v2, v3 = vectors
@@ -114,16 +119,16 @@ def _transpose_fours(builder: Any, vectors: list[Any]) -> list[Any]:
 
 @intrinsic
 def load_four_columns(typingctx: Any, p: Any, stride: Any, tile: Any, vtype: Any) -> Any:
-    """Put p[r·stride + c], c < 4, at tile[c·lanes + r], for as many rows as there are lanes.
+    """Load p[r·stride + c], for c < 4 and as many rows as there are lanes, to tile[c·lanes + r].
 
-    Half the shuffles of a larger square: loads bring four columns of a row to where they are wanted in a vector.
+    This takes half the shuffles of a full square, since each load of four columns goes to its final 128 bits at once.
     """
     raw, lanes = stored_vector(p, vtype), vtype.lanes
     four = ir.VectorType(raw.element, 4)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         base, step, out, _ = args
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [k % 4 for k in range(lanes)])
+        repeated = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [k % 4 for k in range(lanes)])
         vectors = []
         for i in range(4):
             value = ir.Constant(raw, ir.Undefined)
@@ -131,7 +136,7 @@ def load_four_columns(typingctx: Any, p: Any, stride: Any, tile: Any, vtype: Any
                 where = builder.gep(base, [builder.mul(step, ir.IntType(64)(i + 4 * g))])
                 part = builder.load(builder.bitcast(where, four.as_pointer()), align=size_of(p.dtype))
                 here = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [k // 4 == g for k in range(lanes)])
-                value = builder.select(here, builder.shuffle_vector(part, part, everywhere), value)
+                value = builder.select(here, builder.shuffle_vector(part, part, repeated), value)
             vectors.append(decode(builder, value, p.dtype, vtype))
         for c, column in enumerate(_transpose_fours(builder, vectors)):
             where = builder.gep(out, [ir.IntType(64)(c * lanes)])
@@ -143,7 +148,7 @@ def load_four_columns(typingctx: Any, p: Any, stride: Any, tile: Any, vtype: Any
 
 @intrinsic
 def store_four_columns(typingctx: Any, tile: Any, p: Any, stride: Any, vtype: Any) -> Any:
-    """Write tile[c·lanes + r] to p[r·stride + c] for c < 4, in as many rows as there are lanes."""
+    """Store tile[c·lanes + r] to p[r·stride + c], for c < 4 and as many rows as there are lanes."""
     raw, lanes = stored_vector(p, vtype), vtype.lanes
     four = ir.VectorType(raw.element, 4)
 

@@ -1,12 +1,17 @@
-"""Vectors as a Numba type, so that a kernel says what each instruction does.
+"""A SIMD vector as a Numba type, with its operators and the operations on each lane.
 
-Numba's loops over arrays vectorise when LLVM pleases: in an order it chooses, never for a maximum, never into a
-non-temporal store.  Here a vector is a value.  `memory.load(p, i, like)` gives the 16 float32 (or 8 float64) of one
-cache line, `+ - * /`, `fma`, `maximum` and `select` act on every lane.  LLVM makes of each operation one AVX-512
-instruction, two of AVX or four of SSE or NEON; lanes and the order of every sum stay the same, and so do the bits.
+Numba vectorises loops over arrays only where LLVM finds it legal and profitable: in an order of its choice, never for a
+maximum, and never with non-temporal stores.  Here a vector is a value, and a kernel states each operation.
+`load(p, i, vtype)` gives the 16 float32 (or 8 float64) of one cache line; `+ - * /`, `fma`, `maximum` and `select` act
+on every lane.  LLVM turns each operation into one AVX-512 instruction, two AVX ones, or four of SSE or NEON.  The
+number of lanes and the order of every sum are the same everywhere, and so are the bits of the results.
 
-A vector of one lane is a scalar in registers: `lane(x, k)` takes one out, and what is written for many rows at once
-(one row a lane, `columns.py`) serves a single long row too (`long.py`).
+A vector of one lane (`one_lane`) is a scalar in a register, so a function written for a vector of rows, one row in each
+lane, serves a single long row as well.
+
+`vtype`: Numba chooses code by the types of arguments, and a type itself cannot be an argument.  So where an operation
+has to know which vector to make, it takes a parameter `vtype`: any vector of that type, usually `zero_vector(p)`,
+passed only for its type.  Its value is never read and costs no instruction.
 """
 
 from __future__ import annotations
@@ -14,23 +19,25 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.datamodel import models, register_default
-from numba.core.extending import intrinsic, lower_builtin, type_callable
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+from xent_numba.backends.cpu.compile.numba_private import get_or_insert_function, ir
+from xent_numba.backends.cpu.plan import CACHE_LINE
 
 
 class Vector(types.Type):
-    """`lanes` values of `dtype` in one value."""
+    """The Numba type of a vector: `lanes` values of a scalar type `dtype`."""
 
     def __init__(self, dtype: types.Type, lanes: int) -> None:
         self.dtype, self.lanes = dtype, lanes
         super().__init__(name=f"{dtype}x{lanes}")
 
 
-@register_default(Vector)
+@register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
+    """How Numba represents a `Vector`: as one LLVM vector."""
+
     def __init__(self, dmm: Any, fe_type: Vector) -> None:
         super().__init__(dmm, fe_type, ir_vector(fe_type))
 
@@ -50,24 +57,24 @@ def ir_vector(vector: Vector) -> ir.VectorType:
 
 
 def integer_vector(vector: Vector) -> Vector:
-    """The vector of integers as wide as these floats."""
+    """The type of a vector of integers with as many lanes of the same width."""
     return Vector(types.int32 if vector.dtype.bitwidth == 32 else types.int64, vector.lanes)
 
 
 def llvm_call(builder: Any, name: str, result: Any, args: list[Any]) -> Any:
-    """A call of an LLVM intrinsic by name."""
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
+    """Call an LLVM intrinsic by its name."""
+    function = get_or_insert_function(builder.module, ir.FunctionType(result, [a.type for a in args]), name)
     return builder.call(function, args)
 
 
 def llvm_suffix(vector: ir.VectorType) -> str:
-    """How LLVM writes a vector type in the names of its intrinsics."""
+    """How the names of LLVM's intrinsics spell a vector type, as in `v16f32`."""
     scalar = {ir.FloatType(): "f32", ir.DoubleType(): "f64", ir.HalfType(): "f16"}.get(vector.element)
     return f"v{vector.count}{scalar or f'i{vector.element.width}'}"
 
 
 def broadcast(builder: Any, value: Any, lanes: int) -> Any:
-    """A scalar in every lane."""
+    """Generate the code that copies a scalar to every lane."""
     vector = ir.VectorType(value.type, lanes)
     undefined = ir.Constant(vector, ir.Undefined)
     single = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
@@ -76,7 +83,10 @@ def broadcast(builder: Any, value: Any, lanes: int) -> Any:
 
 # ------------------------------------------------------------------------------------------------ operators
 def _operator(op: Any, result: Any, lower: Any) -> None:
-    """Define `op` on two vectors of one type: `result(type)` is what it gives, `lower` writes its instruction."""
+    """Define a Python operator on two vectors of one type.
+
+    `result(type)` is the type of the result; `lower(builder, is_float, x, y)` generates the instruction.
+    """
 
     @type_callable(op)
     def typer(context: Any) -> Any:
@@ -87,13 +97,20 @@ def _operator(op: Any, result: Any, lower: Any) -> None:
         return lower(builder, isinstance(sig.args[0].dtype, types.Float), *args)
 
 
-def _arithmetic(op: Any, floating: str, integer: str) -> None:
-    _operator(op, lambda a: a, lambda builder, real, x, y: getattr(builder, floating if real else integer)(x, y))
+def _arithmetic(op: Any, float_instruction: str, int_instruction: str) -> None:
+    """Define an arithmetic operator by the names of its two LLVM instructions."""
+
+    def lower(builder: Any, is_float: bool, x: Any, y: Any) -> Any:
+        return getattr(builder, float_instruction if is_float else int_instruction)(x, y)
+
+    _operator(op, lambda a: a, lower)
 
 
 def _comparison(op: Any, symbol: str) -> None:
-    def lower(builder: Any, real: bool, x: Any, y: Any) -> Any:
-        return (builder.fcmp_ordered if real else builder.icmp_signed)(symbol, x, y)
+    """Define a comparison, which gives a mask and is false where a lane is NaN."""
+
+    def lower(builder: Any, is_float: bool, x: Any, y: Any) -> Any:
+        return (builder.fcmp_ordered if is_float else builder.icmp_signed)(symbol, x, y)
 
     _operator(op, lambda a: Vector(types.boolean, a.lanes), lower)
 
@@ -110,8 +127,42 @@ _comparison(operator.eq, "==")
 
 # ------------------------------------------------------------------------------------------------ making vectors
 @intrinsic
+def zero_vector(typingctx: Any, p: Any) -> Any:
+    """Zeros, one cache line wide, of the dtype in which `p` is computed: float64 for float64, else float32."""
+    dtype = types.float64 if p.dtype == types.float64 else types.float32
+    vector = Vector(dtype, CACHE_LINE * 8 // dtype.bitwidth)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir_vector(vector), None)
+
+    return vector(p), codegen
+
+
+@intrinsic
+def zero_float64_vector(typingctx: Any) -> Any:
+    """Zeros, one cache line wide, of float64."""
+    vector = Vector(types.float64, CACHE_LINE // 8)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir_vector(vector), None)
+
+    return vector(), codegen
+
+
+@intrinsic
+def minus_ones(typingctx: Any, vtype: Any) -> Any:
+    """-1 as int64 in every lane, with as many lanes as `vtype`."""
+    result = Vector(types.int64, vtype.lanes)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return ir.Constant(ir_vector(result), [-1] * vtype.lanes)
+
+    return result(vtype), codegen
+
+
+@intrinsic
 def splat(typingctx: Any, value: Any, vtype: Any) -> Any:
-    """`value` in every lane of a vector such as `vtype`."""
+    """A scalar in every lane of a vector of `vtype`."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return broadcast(builder, context.cast(builder, args[0], sig.args[0], vtype.dtype), vtype.lanes)
@@ -120,8 +171,19 @@ def splat(typingctx: Any, value: Any, vtype: Any) -> Any:
 
 
 @intrinsic
+def one_lane(typingctx: Any, value: Any, vtype: Any) -> Any:
+    """A scalar as a vector of one lane, of the dtype of `vtype`."""
+    result = Vector(vtype.dtype, 1)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return broadcast(builder, context.cast(builder, args[0], sig.args[0], vtype.dtype), 1)
+
+    return result(value, vtype), codegen
+
+
+@intrinsic
 def iota(typingctx: Any, vtype: Any) -> Any:
-    """0, 1, 2, … as integers as wide as the lanes of `vtype`."""
+    """0, 1, 2, …, as integers of the width of the lanes of `vtype`."""
     result = integer_vector(vtype)
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -140,17 +202,6 @@ def lanes_of(typingctx: Any, vtype: Any) -> Any:
     return types.int64(vtype), codegen
 
 
-@intrinsic
-def one_lane(typingctx: Any, value: Any, vtype: Any) -> Any:
-    """`value` as a vector of one lane of the dtype of `vtype`."""
-    result = Vector(vtype.dtype, 1)
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return broadcast(builder, context.cast(builder, args[0], sig.args[0], vtype.dtype), 1)
-
-    return result(value, vtype), codegen
-
-
 # ------------------------------------------------------------------------------------------------ lane by lane
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
@@ -163,7 +214,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def polynomial(coefficients: tuple[float, ...]) -> Any:
-    """The polynomial with these coefficients, highest power first, as a function of a vector: a chain of `fma`."""
+    """Make the operation that evaluates this polynomial (highest power first) by Horner's rule, a chain of `fma`."""
 
     @intrinsic
     def evaluate(typingctx: Any, x: Any) -> Any:
@@ -182,7 +233,7 @@ def polynomial(coefficients: tuple[float, ...]) -> Any:
 
 @intrinsic
 def select(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
-    """`yes` where the mask is set, else `no`."""
+    """`yes` in the lanes where the mask is set, `no` in the others."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(*args)
@@ -192,7 +243,7 @@ def select(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
 
 @intrinsic
 def maximum(typingctx: Any, a: Any, b: Any) -> Any:
-    """The larger of the two, `b` where either is NaN: with the accumulator as `b`, NaN is passed over."""
+    """The larger of two lanes; `b` where either is NaN, so with the accumulator as `b`, NaN is skipped."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *args), *args)
@@ -200,26 +251,32 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     return a(a, b), codegen
 
 
-def _shift(name: str) -> Any:
-    def shift(typingctx: Any, bits: Any, by: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            places = context.cast(builder, args[1], sig.args[1], bits.dtype)
-            return getattr(builder, name)(args[0], broadcast(builder, places, bits.lanes))
+def _bit_shift(instruction: str) -> Any:
+    """Make the operation that shifts integer lanes by the same number of bits, with this LLVM instruction."""
 
-        return bits(bits, by), codegen
+    def shift(typingctx: Any, bits: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            amount = context.cast(builder, args[1], sig.args[1], bits.dtype)
+            return getattr(builder, instruction)(args[0], broadcast(builder, amount, bits.lanes))
+
+        return bits(bits, count), codegen
 
     return intrinsic(shift)
 
 
-shift_left = _shift("shl")
-shift_right = _shift("ashr")
+# shift_left(bits, count), and shift_right(bits, count), which keeps the sign.
+shift_left, shift_right = _bit_shift("shl"), _bit_shift("ashr")
 
 
+# ------------------------------------------------------------------------------------------------ scalars
 @intrinsic
-def opaque(typing_context: Any, n: Any) -> Any:
-    """n, which LLVM cannot see: it would unroll a loop over all of so many, and run out of registers."""
+def opaque(typingctx: Any, n: Any) -> Any:
+    """The integer n, hidden from the optimiser.
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    As the length of a loop, a constant would make LLVM unroll the loop completely and run out of registers.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.asm(ir.FunctionType(ir.IntType(64), [ir.IntType(64)]), "", "=r,0", args, False)
 
     return types.int64(types.int64), codegen
