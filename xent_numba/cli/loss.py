@@ -17,7 +17,7 @@ from xent_numba.cli import blocks, files
 from xent_numba.cli.arguments import options_of
 from xent_numba.cli.errors import UserError, naming
 from xent_numba.cli.progress import Progress
-from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.loss import Wanted, prepare
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
@@ -72,10 +72,8 @@ def _compute(
     with _naming_files(inputs):
         options = make_options(**options_of(arguments))
         backend = select(arguments.backend)
-        prepared = prepare(
-            backend, options, logits, target, weight, sample_weight,
-            want_rows=True, want_grad=grad is not None, out=grad, out_name="grad",
-        )  # fmt: skip
+        wanted = Wanted(rows=True, grad=grad is not None, out_name="grad")
+        prepared = prepare(backend, options, (logits, target, weight, sample_weight, None, None), wanted, grad)
     with Progress(logits.nbytes) as progress:
         loss = blocks.run(backend, prepared, arguments.block_bytes, progress.advance)
     if grad is not None:

@@ -1,5 +1,6 @@
-"""From what the user passed to arrays of a known dtype and shape, one argument at a time, or the error that says why
-not.  Logits are never copied unless they had to become floating point first.
+"""Array arguments, one function for each kind: conversion to a known dtype and shape, or the error that says why not.
+
+Logits are copied only where they were lists or integers and had to become floating point first.
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xent_numba.prepare.layout import overlaps, overlaps_itself, place, row_shape, same_memory
+from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
 
 if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
 
+    from xent_numba.prepare.options import Options
+
     Array = NDArray[Any]
 
+ROWS = "that of the logits without the class axis"  # the shape of whatever has one value for each row, in messages
 _FLOATS = frozenset(np.dtype(kind) for kind in (np.float64, np.float32, np.float16))
 _LABELS = frozenset(np.dtype(kind) for kind in (np.int64, np.int32))
 _FLOAT_CHOICES = "float64, float32, float16 or bfloat16 (or integers, which become float64)"
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether this is ml_dtypes.bfloat16, asked without importing it."""
+    """Whether this is ml_dtypes.bfloat16, found out without importing that package."""
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def as_array(value: object, name: str) -> Array:
-    """np.asarray, with errors that name the argument, for what np.asarray would read wrongly or not at all."""
+    """Like np.asarray, but errors name the argument, and masked arrays and arrays on a GPU are refused."""
     if isinstance(value, np.ndarray):
         if type(value).__module__.startswith("numpy.ma"):
             raise TypeError(
@@ -47,7 +52,7 @@ def as_array(value: object, name: str) -> Array:
 
 
 def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
-    """Logits as a floating array that is not a copy if it was one, and the class axis counted from the front."""
+    """Logits as a floating-point array (float64 for integers), and the class axis counted from the front."""
     array = as_array(value, "logits")
     dtype = array.dtype
     if dtype not in _FLOATS and not is_bfloat16(dtype):
@@ -70,7 +75,7 @@ def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
 
 
 def as_target(value: ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
-    """The target, and whether it is a distribution.  Class indices keep their dtype, see `as_labels`."""
+    """The target as an array, and whether it is a distribution; class indices keep their dtype (see `as_labels`)."""
     array = as_array(value, "target")
     indices = row_shape(logits.shape, axis)
     if array.shape == logits.shape:
@@ -81,7 +86,7 @@ def as_target(value: ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
             f"class indices have shape {indices}, a distribution over the classes has shape {logits.shape}"
         )
     if array.size == 0 and not isinstance(value, np.ndarray):
-        array = array.astype(np.int64)  # [] has no numbers to tell its dtype from
+        array = array.astype(np.int64)  # np.asarray([]) is float64 for want of any number
     if array.dtype.kind not in "iu":
         raise TypeError(
             f"target has the shape of class indices but dtype {array.dtype}; class indices are integers: convert with "
@@ -91,6 +96,7 @@ def as_target(value: ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
 
 
 def _as_distribution(array: Array, logits: np.dtype[Any]) -> Array:
+    """A distribution in one of the logits' dtypes: as it is, or converted; integers take the dtype of the loss."""
     dtype = array.dtype
     if dtype in _FLOATS or is_bfloat16(dtype):
         return array
@@ -105,9 +111,10 @@ def _as_distribution(array: Array, logits: np.dtype[Any]) -> Array:
 
 
 def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
-    """Class indices as int32 or int64, a view where they are already, and the values to ignore among them.
+    """Class indices as int32 or int64 (not copied if they are already), and the values to ignore among them.
 
-    A uint64 that int64 cannot hold gets a stand-in that is as bad, or as ignored (if among `beyond`), as itself.
+    A uint64 beyond int64 is replaced by a negative number that is out of range too, or by one that is ignored if the
+    original is among `beyond`, the ignored values that int64 cannot hold.
     """
     if target.dtype in _LABELS and target.flags.aligned:
         return target, ignore
@@ -125,7 +132,7 @@ def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -
 
 
 def as_weights(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
-    """Class or sample weights as contiguous float64, finite and not negative."""
+    """Class or sample weights as contiguous float64; ValueError unless all are finite and not negative."""
     array = as_factors(value, name, shape, meaning)
     if array.size and not (array.min() >= 0.0 and array.max() < np.inf):
         first = int(np.argmax(~((array >= 0.0) & (array < np.inf))))
@@ -135,7 +142,7 @@ def as_weights(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str
 
 
 def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights times a power of two, if they are so large or small that their sum or its inverse may overflow."""
+    """The weights, scaled by a power of two if they are so extreme that their sum or its inverse may overflow."""
     top = float(weights.max(initial=0.0))
     if top == 0.0 or 1e-30 < top < 1e30:
         return weights
@@ -144,7 +151,7 @@ def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights times 2^600, or as large as that lets them be, if there are very small ones among them."""
+    """The weights times 2^600, but at most 1e300, if some are so small that products of them underflow."""
     if float(weights.min(where=weights > 0.0, initial=1.0)) > 1e-140:
         return weights
     with np.errstate(over="ignore"):
@@ -152,7 +159,7 @@ def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
-    """Any real numbers of a given shape as contiguous float64."""
+    """Real numbers of a given shape as contiguous float64; `meaning` explains the shape in the error message."""
     array = as_array(value, name)
     if array.dtype.kind not in "biuf" and not is_bfloat16(array.dtype):
         raise TypeError(f"{name} has dtype {array.dtype}; it must be real numbers")
@@ -162,10 +169,29 @@ def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str
         return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
+def check_ignore_index(options: Options) -> None:
+    """ValueError where labels to ignore are named for a target that is a distribution, which has no labels."""
+    if options.ignore_index != DEFAULT_IGNORE_INDEX:
+        raise ValueError(
+            f"ignore_index = {options.ignore_index} needs class indices; with a distribution as target, leave rows "
+            "out with a sample_weight of 0"
+        )
+
+
+def bad_label(first: int, shape: tuple[int, ...], value: int, classes: int, ignore_index: object) -> IndexError:
+    """The error for a label out of range, at the flat C-order index `first` of a target of this shape."""
+    return IndexError(
+        f"target{place(first, shape)} = {value} is out of range for {classes} classes (ignore_index = {ignore_index})"
+    )
+
+
 def check_out(
     out: object, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], logits: Array, *inputs: Array | None
 ) -> Array:
-    """`out` as the array to write to, if it can be: only exactly the logits may share memory with an input."""
+    """`out` as a plain array, once it is certain that results can be written to it.
+
+    It must own each of its elements and share no memory with an input; being exactly the logits, however, is allowed.
+    """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array to write to, not {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype:
@@ -174,7 +200,7 @@ def check_out(
         raise ValueError(f"{name} is read-only; pass an array that can be written to")
     array = np.asarray(out)
     if overlaps_itself(array):
-        raise ValueError(f"{name} has elements that share memory with each other; pass an array that owns each")
+        raise ValueError(f"{name} has elements that share memory with each other; pass an array without overlaps")
     in_place = shape == logits.shape and same_memory(array, logits)
     if not in_place and overlaps(array, logits):
         raise ValueError(
