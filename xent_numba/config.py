@@ -1,4 +1,4 @@
-"""What this installation consists of and can do: the first thing to look at, and to send along, when in doubt."""
+"""What this installation consists of and can do: the first thing to look at, and to include in a bug report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("numba", "llvmlite", "ml_dtypes", "numba-cuda", "tbb")
 
 
 def config() -> dict[str, dict[str, object]]:
-    """Versions, and each backend's own description or the reason why it cannot run.  Imports what it describes."""
+    """Versions, and what each backend says of itself or why it cannot run.  Imports every backend that can be."""
     import platform  # here, so that importing the package stays quick
 
     found: dict[str, dict[str, object]] = {
@@ -50,6 +50,7 @@ def show_config(*, file: TextIO | None = None) -> None:
 
 
 def _version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     from importlib import metadata
 
     try:

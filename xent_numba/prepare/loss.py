@@ -177,7 +177,7 @@ def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows:
 def _slabs(
     options: Options, checked: _Checked, grad: Array | None, rows: Array | None, denominators: tuple[float, float]
 ) -> Iterable[Slab]:
-    """The call as (A, B, C) views, several where one view cannot describe the layout; copies of misaligned arrays."""
+    """The call as (A, B, C) views, several where one cannot describe the layout; misaligned arrays are copied."""
     x, axis, _, labels, ignore, q, w, s, saved, upstream, scale = checked
     d1, d2 = denominators
     problem = Problem(
