@@ -9,14 +9,15 @@ aligned    arrays with misaligned elements: copied in and out, a block of rows a
 
 Every error that a user can cause is raised here, before anything is written and in the same words on every backend:
 
-    a scalar option of the wrong type or out of range               options.make_options
-    a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_weights, as_factors
-    a weight that is negative or not finite                          inputs.as_weights
+    a scalar option of the wrong type or out of range                options.make_options
+    a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_factors, …
+    a weight that is negative or not finite                          inputs.raise_bad_weight
+    a label out of range                                             inputs.raise_bad_label
+    `ignore_index` next to a distribution                            inputs.check_ignore_index
     an `out` or `grad_out` that does not fit or overlaps an input    inputs.check_out
-    a label out of range; `ignore_index` next to a distribution      inputs.bad_label, inputs.check_ignore_index
     an unknown backend, or one that cannot run here                  backends.registry.select, before this folder
 
-Arrays on a GPU take another way (`backends.cuda.arrays`), which calls the same functions on stand-ins for the arrays.
+Arrays on a GPU take another way, through `backends.cuda.arrays`, and the same functions raise their errors.
 
 To add an option, see CONTRIBUTING.md.  Here it takes a field of `options.Options`, its check in `options._build`, a
 field of `protocol.Problem`, and the line of `loss._slabs` that fills it.  If it changes the loss of a row, it must

@@ -14,7 +14,7 @@ from xent_numba.prepare.layout import overlaps, overlaps_itself, place, row_shap
 from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-ROWS = "that of the logits without the class axis"  # the shape of whatever has one value for each row, in messages
 _FLOATS = frozenset(np.dtype(kind) for kind in (np.float64, np.float32, np.float16))
 _LABELS = frozenset(np.dtype(kind) for kind in (np.int64, np.int32))
-_FLOAT_CHOICES = "float64, float32, float16 or bfloat16 (or integers, which become float64)"
+FLOAT_CHOICES = "float64, float32, float16 or bfloat16"
+PER_ROW = "that of the logits without the class axis"  # what the shape of one value per row is, for messages
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
@@ -62,7 +62,9 @@ def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
                 "convert them with logits.astype(logits.dtype.newbyteorder('='))"
             )
         if dtype.kind not in "iu":
-            raise TypeError(f"logits have dtype {dtype}; they must be {_FLOAT_CHOICES}")
+            raise TypeError(
+                f"logits have dtype {dtype}; they must be {FLOAT_CHOICES} (or integers, which become float64)"
+            )
         array = array.astype(np.float64)
     if array.ndim == 0:
         raise ValueError("logits are a single number; they need at least one axis, the classes")
@@ -131,14 +133,35 @@ def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -
     return labels, ignore
 
 
+def raise_bad_label(index: int, value: int, shape: tuple[int, ...], classes: int, options: Options) -> NoReturn:
+    """IndexError for a label that is neither a class nor ignored; `index` counts the labels in C order."""
+    raise IndexError(
+        f"target{place(index, shape)} = {value} is out of range for {classes} classes "
+        f"(ignore_index = {options.ignore_index})"
+    )
+
+
+def check_ignore_index(options: Options) -> None:
+    """ValueError where labels to ignore are given and the target is a distribution, which has no labels."""
+    if options.ignore_index != DEFAULT_IGNORE_INDEX:
+        raise ValueError(
+            f"ignore_index = {options.ignore_index} needs class indices; with a distribution as target, leave rows "
+            "out with a sample_weight of 0"
+        )
+
+
 def as_weights(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
     """Class or sample weights as contiguous float64; ValueError unless all are finite and not negative."""
     array = as_factors(value, name, shape, meaning)
     if array.size and not (array.min() >= 0.0 and array.max() < np.inf):
         first = int(np.argmax(~((array >= 0.0) & (array < np.inf))))
-        where = place(first, array.shape)
-        raise ValueError(f"{name}{where} = {array.reshape(-1)[first]} must be finite and not negative")
+        raise_bad_weight(name, first, float(array.reshape(-1)[first]), array.shape)
     return array
+
+
+def raise_bad_weight(name: str, index: int, value: float, shape: tuple[int, ...]) -> NoReturn:
+    """ValueError for a weight that is negative or not finite; `index` counts the weights in C order."""
+    raise ValueError(f"{name}{place(index, shape)} = {value} must be finite and not negative")
 
 
 def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,26 +186,33 @@ def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str
     array = as_array(value, name)
     if array.dtype.kind not in "biuf" and not is_bfloat16(array.dtype):
         raise TypeError(f"{name} has dtype {array.dtype}; it must be real numbers")
-    if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}; it must have shape {shape}: {meaning}")
+    check_shape(array.shape, name, shape, meaning)
     with np.errstate(all="ignore"):
         return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def check_ignore_index(options: Options) -> None:
-    """ValueError where labels to ignore are named for a target that is a distribution, which has no labels."""
-    if options.ignore_index != DEFAULT_IGNORE_INDEX:
-        raise ValueError(
-            f"ignore_index = {options.ignore_index} needs class indices; with a distribution as target, leave rows "
-            "out with a sample_weight of 0"
-        )
+def check_shape(found: tuple[int, ...], name: str, shape: tuple[int, ...], meaning: str) -> None:
+    """ValueError for an array of another shape; `meaning` explains the shape."""
+    if found != shape:
+        raise ValueError(f"{name} has shape {found}; it must have shape {shape}: {meaning}")
 
 
-def bad_label(first: int, shape: tuple[int, ...], value: int, classes: int, ignore_index: object) -> IndexError:
-    """The error for a label out of range, at the flat C-order index `first` of a target of this shape."""
-    return IndexError(
-        f"target{place(first, shape)} = {value} is out of range for {classes} classes (ignore_index = {ignore_index})"
-    )
+def grad_output_shape(ndim: int, reduction: str, rows_shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    """The shape that an upstream gradient of `ndim` dimensions must have, and what that shape is, for messages."""
+    if reduction == "none" and ndim > 0:
+        return rows_shape, f"{PER_ROW}, as reduction is 'none'"
+    return (), f"one number, as reduction is {reduction!r}"
+
+
+def as_grad_output(
+    value: ArrayLike | None, reduction: str, rows_shape: tuple[int, ...]
+) -> tuple[float, NDArray[np.float64] | None]:
+    """The upstream gradient as one factor for the whole call, and one for each row where there are several."""
+    if value is None:
+        return 1.0, None
+    shape, meaning = grad_output_shape(np.ndim(value) if reduction == "none" else 0, reduction, rows_shape)
+    factors = as_factors(value, "grad_output", shape, meaning)
+    return (1.0, factors) if factors.ndim else (float(factors), None)
 
 
 def check_out(
@@ -194,8 +224,7 @@ def check_out(
     """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array to write to, not {type(out).__name__}")
-    if out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"{name} has shape {out.shape} and dtype {out.dtype}; it must have shape {shape} and {dtype}")
+    check_out_type(out.shape, out.dtype, name, shape, dtype)
     if not out.flags.writeable:
         raise ValueError(f"{name} is read-only; pass an array that can be written to")
     array = np.asarray(out)
@@ -211,3 +240,13 @@ def check_out(
         if other is not None and overlaps(array, other):
             raise ValueError(f"{name} shares memory with another input; pass an array of its own")
     return array
+
+
+def check_out_type(
+    found_shape: tuple[int, ...], found_dtype: object, name: str, shape: tuple[int, ...], dtype: object
+) -> None:
+    """ValueError for an array to write to that has another shape or dtype (a NumPy dtype, or its name)."""
+    if found_shape != shape or found_dtype != dtype:
+        raise ValueError(
+            f"{name} has shape {found_shape} and dtype {found_dtype}; it must have shape {shape} and {dtype}"
+        )

@@ -13,15 +13,16 @@ import numpy as np
 from xent_numba.backends.protocol import Problem, Slab
 from xent_numba.prepare.aligned import aligned_slabs, is_aligned
 from xent_numba.prepare.inputs import (
-    ROWS,
+    PER_ROW,
     as_factors,
+    as_grad_output,
     as_labels,
     as_logits,
     as_target,
     as_weights,
-    bad_label,
     check_ignore_index,
     check_out,
+    raise_bad_label,
     raised,
     without_extremes,
 )
@@ -136,9 +137,9 @@ def _check(options: Options, inputs: Inputs) -> _Checked:
     target, is_distribution = as_target(any_target, x, axis)
     rows_shape, classes = row_shape(x.shape, axis), x.shape[axis]
     w = None if weight is None else as_weights(weight, "weight", (classes,), "one per class")
-    s = None if sample_weight is None else as_weights(sample_weight, "sample_weight", rows_shape, ROWS)
-    saved = None if lse is None else as_factors(lse, "lse", rows_shape, ROWS)
-    scale, upstream = _grad_output(grad_output, options.reduction, rows_shape)
+    s = None if sample_weight is None else as_weights(sample_weight, "sample_weight", rows_shape, PER_ROW)
+    saved = None if lse is None else as_factors(lse, "lse", rows_shape, PER_ROW)
+    scale, upstream = as_grad_output(grad_output, options.reduction, rows_shape)
     if is_distribution:
         check_ignore_index(options)
         return _Checked(x, axis, target, None, (), target, w, s, saved, upstream, scale)
@@ -287,18 +288,5 @@ def _scan(backend: Backend, options: Options, checked: _Checked) -> LabelScan:
     found = backend.scan_labels(labels.reshape(shape), classes, checked.ignore, checked.weight, s, options.n_threads)
     if found.first_bad >= 0:
         value = int(checked.target.reshape(-1)[found.first_bad])
-        raise bad_label(found.first_bad, checked.target.shape, value, classes, options.ignore_index)
+        raise_bad_label(found.first_bad, value, checked.target.shape, classes, options)
     return found
-
-
-def _grad_output(
-    value: ArrayLike | None, reduction: str, rows_shape: tuple[int, ...]
-) -> tuple[float, NDArray[np.float64] | None]:
-    """The upstream gradient as one factor for the whole call, and one for each row where there are several."""
-    if value is None:
-        return 1.0, None
-    if reduction == "none":
-        if np.ndim(value) == 0:  # one for all rows
-            return float(as_factors(value, "grad_output", (), "")), None
-        return 1.0, as_factors(value, "grad_output", rows_shape, f"{ROWS}, as reduction is 'none'")
-    return float(as_factors(value, "grad_output", (), f"one number, as reduction is {reduction!r}")), None
