@@ -73,7 +73,7 @@ class Reference:
         rows = max(1, BLOCK // logits.shape[2])
         return {
             "regime": "blocks",
-            "why": f"{rows} rows at a time, so that the float64 temporaries of a block stay in the cache",
+            "why": f"{rows} {'row' if rows == 1 else 'rows'} at a time, to keep float64 temporaries in the cache",
         }
 
     def scan_labels(

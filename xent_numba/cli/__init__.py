@@ -2,13 +2,12 @@
 
 arguments   the parser: every command and option, with its help
 example     without a command: the worked example on every backend, and a comparison of speed
+info        the command `info`: what is installed and runs here, and how a shape would be computed
 loss        the command `loss`: loss and gradient of arrays in files
 blocks      a prepared call computed a block of rows at a time, so that files may be larger than memory
 files       `.npy` files: opened as memory maps, written to a temporary file that replaces the target when complete
 progress    the progress bar
 errors      `UserError`, which is shown as one line without a traceback
-
-The command `info` has no module: it prints `config.show_config`.
 
 To add a command: a subparser in `arguments.build_parser`, a module with a function `run`, and a branch in `_run` below.
 To add an option of the loss: a line in `arguments._add_loss_arguments` and its name in `arguments.options_of`.
@@ -60,9 +59,9 @@ def _run(arguments: Sequence[str] | None) -> None:
 
         print(__version__)
     elif parsed.command == "info":
-        from xent_numba import show_config
+        from xent_numba.cli import info
 
-        show_config()
+        info.run(parsed)
     elif parsed.command == "loss":
         from xent_numba.cli import loss
 

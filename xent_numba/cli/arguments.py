@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 64 << 20  # of logits in a block: enough to keep all threads busy, few enough to react to Ctrl-C
 
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+_INFO = """\
+Versions, backends and threads.  With --shape, instead: how each backend would compute the loss and gradient of
+C-contiguous logits of that shape, and why.
+"""
+
 _LOSS = """\
 Softmax cross-entropy of the logits in LOGITS.npy, of any number of dimensions, with the targets in TARGETS.npy:
 class indices (the shape of the logits without the class axis) or a distribution (the shape of the logits).
@@ -68,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="{loss,info}")
-    commands.add_parser("info", help="versions, backends and threads", description="Versions, backends and threads.")
+    info = commands.add_parser("info", help="versions, backends and threads", description=_INFO)
+    _add_info_arguments(info)
     loss = commands.add_parser(
         "loss",
         help="loss and gradient of .npy files of any size",
@@ -78,6 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_loss_arguments(loss)
     return parser
+
+
+def _add_info_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command `info`."""
+    parser.add_argument("--shape", type=int, nargs="+", metavar="N", help="the shape of the logits, as in 4096 50257")
+    parser.add_argument("--dtype", choices=DTYPES, help="their dtype (default: float32)")
+    parser.add_argument("--axis", type=int, help="the class axis (default: -1)")
+    parser.add_argument("--no-grad", action="store_true", help="the loss without its gradient")
+    parser.add_argument("--distribution", action="store_true", help="the target is a distribution, not class indices")
 
 
 def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
