@@ -5,10 +5,24 @@
 >>> print(f"{loss:.3f}")
 2.019
 
-Importing this package imports NumPy and nothing else.
+Importing this package imports NumPy and nothing else: a backend is imported by the first call that needs it.
 """
 
-from xent_numba import forks  # noqa: F401 - first: from here on it notices them
+# Where things are, from the outside inwards:
+#
+# api, layer, probabilities    the public functions and the class: signatures, docstrings, a few lines of glue
+# prepare/                     arguments checked and brought into canonical form
+# backends/                    the protocol, the registry, and the backends: numpy (reference), cpu and cuda
+# reduction                    from partial sums to the reduced loss, in a fixed order
+# config                       show_config, and why a shape is computed the way it is
+# results                      memory of earlier results, reused for large new ones
+# devices                      recognising arrays that are on a GPU
+# forks, interrupts            what a fork or Ctrl-C must not break
+# cli/                         the command line
+#
+# CONTRIBUTING.md follows a call through these and has recipes for common changes.
+
+from xent_numba import forks  # noqa: F401 - first, so that it notices every fork from here on
 from xent_numba._version import __version__
 from xent_numba.api import cross_entropy, cross_entropy_and_grad, cross_entropy_grad
 from xent_numba.backends.registry import available_backends, get_backend, set_backend, use_backend

@@ -1,4 +1,4 @@
-"""`python -m xent_numba`: the same program as the installed `xent-numba`."""
+"""`python -m xent_numba`, the same program as the installed command `xent-numba`."""
 
 import sys
 

@@ -1,4 +1,9 @@
-"""The loss functions: their signatures and what they promise.  The work is done by `problem` and a backend."""
+"""The public loss functions: their signatures and docstrings.
+
+Each validates its options (`prepare.options`), chooses a backend (`backends.registry`), brings its arrays into
+canonical form (`prepare.loss`), has the backend fill every slab, and reduces the losses (`reduction`).  The overloads
+tell type checkers which values of `reduction` give a scalar and which an array.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ from typing import TYPE_CHECKING, overload
 
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
-from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.loss import GRAD, LOSS, LOSS_AND_GRAD, prepare
 from xent_numba.prepare.options import make_options
 from xent_numba.reduction import reduced, total
 
@@ -55,21 +60,23 @@ def cross_entropy(
 ) -> Scalar | Array:
     """Softmax cross-entropy, in nats.
 
-    With z = f(logits), s the sample weight and t the effective target of row i, T = Σ_j t_j:
+    For row i, let z = f(logits) be the transformed logits, s the sample weight, t the effective target and
+    T = Σ_j t_j.  Then
 
-        loss_i = s_i (T · lse(z_i) − Σ_j t_j z_ij + z_loss · lse(z_i)²),   0 · (−inf) = 0 where t_j = 0
+        loss_i = s_i (T · lse(z_i) − Σ_j t_j z_ij + z_loss · lse(z_i)²),   with 0 · (−inf) = 0 where t_j = 0
 
-    The target t is w_y at the class y of an index target, w q for a distribution q, and smoothing ε makes it
-    (1 − ε) t + (ε/C) w.
+    The effective target is t = w_y at the class y of an index target, or t = w q for a distribution q.  Label smoothing
+    ε turns it into (1 − ε) t + (ε/C) w.
 
     Parameters
     ----------
     logits : array_like of float64, float32, float16 or bfloat16
-        Unnormalised log-probabilities, of any shape and strides, never changed, and copied
-        only where they are lists or integers, which become float64.
+        Unnormalised log-probabilities of any shape and with any strides.  They are never changed, and copied only
+        where they are lists or integers, which become float64.
     target : array_like
-        Class indices (integers, the shape of logits without `axis`) or a distribution over the classes (real
-        numbers, the shape of logits; rows need not sum to one; next to a float64 one, the arithmetic is float64).
+        Either class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
+        real numbers, in the shape of the logits, whose rows need not sum to one.  A float64 distribution makes the
+        arithmetic float64.
     axis : int
         The axis of the classes.
     weight : array_like of shape (C,), optional
@@ -77,20 +84,21 @@ def cross_entropy(
     sample_weight : array_like of the shape of class indices, optional
         Row weights s ≥ 0, as in scikit-learn.
     ignore_index : int, several ints or None
-        Labels that mark a row to leave out: whatever its logits are, its loss and gradient are 0.
+        Labels that mark rows to leave out.  The loss and the gradient of such a row are 0, whatever its logits are.
     label_smoothing : float between 0 and 1
-        ε above.
+        The ε above.
     reduction : "mean", "sum" or "none"
-        "mean" divides Σ loss_i by Σ s_i w_{y_i} over the rows that are not ignored (class indices) or by Σ s_i
-        (distribution), and the z-loss by Σ s_i; it is nan where that is 0.  "none" returns the rows.
+        "mean" divides Σ loss_i by Σ s_i w_{y_i} over the rows that are not ignored (class indices), or by Σ s_i
+        (distribution).  The z-loss is divided by Σ s_i in both cases.  The mean is nan where its divisor is 0.
+        "none" returns the loss of each row.
     logit_scale, softcap : float, float > 0 or None
         z = logit_scale · logits, or softcap · tanh(logit_scale · logits / softcap).
     z_loss : float ≥ 0
-        Weight of lse², which keeps the logits from drifting.
+        The weight of lse², a penalty that keeps the logits from drifting.
     backend : "auto", "numpy", "cpu" or "cuda", optional
-        Instead of the current one, see `set_backend`.
+        The backend for this call, instead of the current one; see `set_backend`.
     n_threads : int, optional
-        At most so many threads.  Results are the same, bit for bit, for any number.
+        The largest number of threads to use.  Results are the same, bit for bit, for any number.
 
     Returns
     -------
@@ -100,17 +108,17 @@ def cross_entropy(
     Raises
     ------
     IndexError
-        A label that is neither a class nor ignored; the message names the first one.
+        A label is neither a class nor ignored.  The message names the first such label.
     ValueError, TypeError
-        Shapes that do not fit, values out of range, dtypes that are not numbers of the right kind.
+        Shapes do not fit, a value is out of range, or a dtype is not of the right kind.
     RuntimeError
-        A backend asked for by name that cannot run here, with the reason.
+        The backend that was asked for cannot run here.  The message says why.
 
     Notes
     -----
-    Names, the weighted mean, `ignore_index` and smoothing are those of torch.nn.functional.cross_entropy;
-    `sample_weight` is scikit-learn's; z-loss and softcap are those of PaLM and Gemma 2.  Unlike PyTorch, a class
-    of probability 0 (−inf) with target 0 adds 0, not nan.
+    The names, the weighted mean, `ignore_index` and the smoothing are those of torch.nn.functional.cross_entropy;
+    `sample_weight` is that of scikit-learn; the z-loss and the softcap are those of PaLM and Gemma 2.  Unlike in
+    PyTorch, a class of probability 0 (a logit of −inf) contributes 0, not nan, to the loss where its target is 0.
 
     Examples
     --------
@@ -126,7 +134,7 @@ def cross_entropy(
         found: Scalar | Array = device_arrays(backend).loss(options, logits, target, weight, sample_weight)[0]
         return found
     chosen = select(backend)
-    return _loss(chosen, prepare(chosen, options, logits, target, weight, sample_weight, want_rows=True))
+    return _loss(chosen, prepare(chosen, options, (logits, target, weight, sample_weight, None, None), LOSS))
 
 
 @overload
@@ -175,28 +183,32 @@ def cross_entropy_and_grad(
 ) -> tuple[Scalar | Array, Array]:
     """Softmax cross-entropy, in nats, and its gradient with respect to the logits, in one fused pass.
 
-    With p = softmax(z) and the symbols of `cross_entropy`, before the division that makes a mean:
+    With p = softmax(z) and the symbols of `cross_entropy`, and before the division that makes a mean,
 
         ∂loss_i/∂logits_ij = s_i f'(logits_ij) (T p_ij − t_ij + 2 · z_loss · lse(z_i) · p_ij)
 
     Parameters
     ----------
-    grad_out : ndarray of the logits' shape and dtype, optional
-        Where the gradient goes.  It may be the logits themselves (in place), and share memory with nothing else.
-    logits, target, and all else
+    logits, target, and all other options
         As in `cross_entropy`.
+    grad_out : ndarray of the logits' shape and dtype, optional
+        Receives the gradient.  It may be the logits themselves, which are then overwritten, but may not overlap any
+        input otherwise.
 
     Returns
     -------
-    loss : as from `cross_entropy`, bit for bit if the gradient is laid out as the logits, as it is without `grad_out`
+    loss : NumPy scalar or array
+        As from `cross_entropy`, with the same bits if the gradient has the memory layout of the logits, which it has
+        without `grad_out`.
     grad : ndarray of the logits' shape and dtype
-        Of the loss; for reduction="none", of the sum of the rows.  0 in ignored rows, and everywhere if the
-        denominator of a mean is 0.
+        The gradient of the loss; for reduction="none", of the sum of the losses.  It is 0 in ignored rows, and
+        everywhere if the divisor of a mean is 0.
 
     Raises
     ------
-    As `cross_entropy`, before anything is written; ValueError for a `grad_out` that does not fit, is read-only or
-    overlaps an input.
+    IndexError, ValueError, TypeError, RuntimeError
+        As in `cross_entropy`, before anything is written.  ValueError also for a `grad_out` that does not fit, is
+        read-only or overlaps an input.
 
     Examples
     --------
@@ -214,10 +226,7 @@ def cross_entropy_and_grad(
         )
         return both
     chosen = select(backend)
-    call = prepare(
-        chosen, options, logits, target, weight, sample_weight,
-        want_rows=True, want_grad=True, out=grad_out, out_name="grad_out",
-    )  # fmt: skip
+    call = prepare(chosen, options, (logits, target, weight, sample_weight, None, None), LOSS_AND_GRAD, grad_out)
     return _loss(chosen, call), call.grad  # type: ignore[return-value]
 
 
@@ -240,19 +249,23 @@ def cross_entropy_grad(
     n_threads: int | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Gradient of the cross-entropy alone: that of `cross_entropy_and_grad`, times an upstream gradient.
+    """Gradient of the softmax cross-entropy with respect to the logits, times an upstream gradient.
+
+    It is the gradient that `cross_entropy_and_grad` returns, multiplied by `grad_output`.
 
     Parameters
     ----------
-    lse : array_like of the shape of class indices, optional
-        Saved logsumexp of each row of z, that is of the logits after `logit_scale` and `softcap`: spares one
-        pass over them.  The result is as exact as it: a float32 lse of 1e8 knows nothing of the last few units.
-    grad_output : float, or array_like of the shape of class indices, optional
-        ∂L/∂loss: one number for "mean" and "sum"; one per row (or one for all) for "none".
-    out : ndarray of the logits' shape and dtype, optional
-        Where the gradient goes.  It may be the logits themselves (in place), and share memory with nothing else.
-    logits, target, and all else
+    logits, target, and all other options
         As in `cross_entropy`.
+    lse : array_like of the shape of class indices, optional
+        The logsumexp of each row of z, that is, of the logits after `logit_scale` and `softcap`, saved from an earlier
+        pass.  It saves one pass over the logits.  The result is only as accurate as `lse` is: a float32 lse of 1e8 is
+        a multiple of 8.
+    grad_output : float, or array_like of the shape of class indices, optional
+        ∂L/∂loss: one number for "mean" and "sum"; one for each row, or one for all, for "none".
+    out : ndarray of the logits' shape and dtype, optional
+        Receives the gradient.  It may be the logits themselves, which are then overwritten, but may not overlap any
+        input otherwise.
 
     Returns
     -------
@@ -260,7 +273,8 @@ def cross_entropy_grad(
 
     Raises
     ------
-    As `cross_entropy_and_grad`; ValueError where `lse` or `grad_output` has another shape.
+    IndexError, ValueError, TypeError, RuntimeError
+        As in `cross_entropy_and_grad`.  ValueError also where `lse` or `grad_output` has another shape.
 
     Examples
     --------
@@ -277,17 +291,15 @@ def cross_entropy_grad(
         )
         return grad
     chosen = select(backend)
-    call = prepare(
-        chosen, options, logits, target, weight, sample_weight,
-        want_grad=True, out=out, lse=lse, grad_output=grad_output,
-    )  # fmt: skip
+    inputs = (logits, target, weight, sample_weight, lse, grad_output)
+    call = prepare(chosen, options, inputs, GRAD, out)
     for slab in call.slabs:
         chosen.cross_entropy_grad(slab.problem, slab.grad, slab.lse, slab.grad_output)  # type: ignore[arg-type]
     return call.grad  # type: ignore[return-value]
 
 
 def _loss(backend: Backend, call: Prepared) -> Scalar | Array:
-    """Run each slab, then reduce in the order of the rows."""
+    """Have the backend compute every slab; returns the losses of the rows, or their sum over the denominator."""
     slabs, losses, _, denominator, dtype = call
     partials = []
     for problem, rows, grad, _, _ in slabs:

@@ -1,7 +1,8 @@
-"""What this installation consists of and can do: the first thing to look at, and to send along, when in doubt."""
+"""What this installation consists of and can do: the first thing to look at, and to include in a bug report."""
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -9,18 +10,25 @@ import numpy as np
 
 from xent_numba._version import __version__
 from xent_numba.backends.registry import IMPLEMENTATIONS, available_backends, get_backend, select
+from xent_numba.prepare.inputs import as_logits
+from xent_numba.prepare.layout import canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TextIO
+
+    from numpy.typing import DTypeLike
+
+    Sections = dict[str, dict[str, object]]
 
 PACKAGES = ("numba", "llvmlite", "ml_dtypes", "numba-cuda", "tbb")
 
 
-def config() -> dict[str, dict[str, object]]:
-    """Versions, and each backend's own description or the reason why it cannot run.  Imports what it describes."""
+def config() -> Sections:
+    """Versions, and what each backend says of itself or why it cannot run.  Imports every backend that can be."""
     import platform  # here, so that importing the package stays quick
 
-    found: dict[str, dict[str, object]] = {
+    found: Sections = {
         "versions": {"xent_numba": __version__, "python": platform.python_version(), "numpy": np.__version__}
     }
     for package in PACKAGES:
@@ -43,13 +51,49 @@ def show_config(*, file: TextIO | None = None) -> None:
     versions:
       xent_numba: ...
     """
-    for section, facts in config().items():
+    show(config(), file=file)
+
+
+def explain_plan(
+    shape: Sequence[int], dtype: DTypeLike = "float32", *, axis: int = -1, grad: bool = True, distribution: bool = False
+) -> Sections:
+    """How each backend would compute a loss of C-contiguous logits of this shape, and why, or why it cannot run.
+
+    With `grad`, the loss and its gradient; with `distribution`, for a target in the shape and dtype of the logits
+    instead of class indices.  No memory is allocated for the logits.  Errors in shape, dtype and axis are those of a
+    loss.
+
+    >>> explain_plan((4096, 50257))["numpy"]["regime"]
+    'blocks'
+    """
+    if any(size < 0 for size in shape):
+        raise ValueError(f"shape {tuple(shape)} has a negative size")
+    element = np.zeros(1, dtype)
+    strides = [element.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    # Every size is an int64, but their product need not be one: the strides of an array that cannot exist overflow.
+    if math.prod(max(size, 1) for size in shape) * element.itemsize >= 2**63:
+        raise ValueError(f"shape {tuple(shape)} is larger than any array can be")
+    logits, axis = as_logits(np.lib.stride_tricks.as_strided(element, tuple(shape), strides), axis)
+    if logits.size == 0:
+        raise ValueError(f"shape {tuple(shape)} has no rows, so there is nothing to compute")
+    views = canonical(axis, logits, logits if distribution else None, logits if grad else None)
+    x, q, gradient = next(views.slabs())
+    return {
+        name: select(name).explain(x, q, gradient) if answer else {"available": str(answer)}
+        for name, answer in available_backends().items()
+    }
+
+
+def show(sections: Sections, *, file: TextIO | None = None) -> None:
+    """Print sections of facts, to stdout or `file`."""
+    for section, facts in sections.items():
         print(f"{section}:", file=file)
         for name, value in facts.items():
             print(f"  {name}: {value}", file=file)
 
 
 def _version(package: str) -> str | None:
+    """The version of an installed package; None where it is not installed."""
     from importlib import metadata
 
     try:

@@ -1,11 +1,11 @@
 """Whether a fork has left this process without the threads that Numba or GNU OpenMP believes it has.
 
-A child is a copy of its parent with one thread.  GNU OpenMP waits for ever for the others, and Numba ends the process
-to prevent that, whoever had started them: this package, the user's own Numba functions, another library.  So the fork
-is noticed here from the import of the package on, long before Numba is needed, and without importing it.
+A forked child is a copy of its parent with a single thread.  In it, GNU OpenMP would wait forever for the others, and
+Numba ends the process to prevent that.  It does not matter who started the threads: this package, the user's own Numba
+functions or another library.  So forks are watched from the import of this package on, without importing Numba.
 
-In a process that was itself forked before that import, only the kernel of Linux knows of it.  Threads that were started
-since the fork then count as the parent's: its calls are serial where they need not be, rather than its last.
+Where this process was forked before that import, only the Linux kernel can tell.  Threads that were started after the
+fork are then taken for threads of the parent, and calls run serially although they need not.  That is the safe error.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ PF_FORKNOEXEC = 0x40  # include/linux/sched.h: forked, and no other program star
 
 
 def _threads_are_started() -> bool:
-    """Whether Numba has started its threads, or GNU OpenMP is loaded, by whomever: it does not tell what it started."""
+    """Whether Numba has started threads, or GNU OpenMP is loaded, which does not say whether it has."""
     if getattr(sys.modules.get("numba.np.ufunc.parallel"), "_is_initialized", False):
         return True
     try:
         ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
-    except (AttributeError, OSError):  # a system without either
+    except (AttributeError, OSError):  # GNU OpenMP is not loaded, or the system has no RTLD_NOLOAD
         return False
     return True
 
 
 def _is_forked() -> bool:
+    """Whether this process was forked and has not started another program since; False where /proc does not say."""
     try:
         with open("/proc/self/stat", "rb") as file:
             return bool(int(file.read().rpartition(b")")[2].split()[6]) & PF_FORKNOEXEC)
@@ -37,6 +38,7 @@ def _is_forked() -> bool:
 
 
 def _after_fork_in_child() -> None:
+    """Note in a new child that its threads are missing."""
     global orphaned
     orphaned = orphaned or _threads_are_started()
 

@@ -1,4 +1,4 @@
-"""Ctrl-C put off while something must not be left half done."""
+"""Postponing Ctrl-C while something must not be left half done."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the end.
+    """Postpone Ctrl-C until the end of the block.
 
-    Half an import of Numba would be all that this process ever gets, and half a start of its threads too.
+    An interrupted import of Numba, or an interrupted start of its threads, cannot be repeated in the same process.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield  # a signal interrupts no other thread, or nobody
+        yield  # signals interrupt only the main thread, and only where a Python handler is set
         return
     pressed: list[tuple[int, FrameType | None]] = []
     signal.signal(signal.SIGINT, lambda *args: pressed.append(args))

@@ -1,4 +1,4 @@
-"""The loss as an object, for code that is written as layers with a forward and a backward call."""
+"""The loss as an object, for code that consists of layers with a forward and a backward call."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class CrossEntropyLoss:
     """Softmax cross-entropy with its options fixed: call it for the loss, then `backward` for the gradient.
 
-    The options are those of `cross_entropy`; wrong ones are refused at once.  The object remembers the last logits
-    and target (not copies of them), so change neither in place between a call and its `backward`.
+    The options are those of `cross_entropy`, and are validated when the object is made.  The object keeps references to
+    the last logits and target, not copies, so neither may be changed in place between a call and its `backward`.
 
     Examples
     --------
@@ -52,7 +52,7 @@ class CrossEntropyLoss:
         backend: str | None = None,
         n_threads: int | None = None,
     ) -> None:
-        """Check and keep the options."""
+        """Validate and keep the options."""
         checked = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
         if backend is not None:
             select(backend)
@@ -74,16 +74,16 @@ class CrossEntropyLoss:
     def __call__(
         self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None
     ) -> np.floating[Any] | Array:
-        """The loss, as from `cross_entropy`; `sample_weight` takes the place of the object's own for this call."""
+        """The loss, as from `cross_entropy`; a `sample_weight` replaces the object's own for this call."""
         weights = self.sample_weight if sample_weight is None else sample_weight
-        self._last = None  # a call that fails must not leave an older one for `backward`
+        self._last = None  # after a call that fails, `backward` must not use an older one
         options: LossOptions = {**self._options, "sample_weight": weights}
         loss = cross_entropy(logits, target, reduction=self.reduction, **options)
         self._last = (logits, target, weights)
         return loss
 
     def backward(self, grad_output: ArrayLike = 1.0, *, out: Array | None = None) -> Array:
-        """Gradient of the last loss times `grad_output`, as from `cross_entropy_grad`."""
+        """Gradient of the last loss with respect to the logits, times `grad_output`, as from `cross_entropy_grad`."""
         if self._last is None:
             raise RuntimeError("backward needs a loss first: call the object with logits and target")
         logits, target, weights = self._last
@@ -91,6 +91,6 @@ class CrossEntropyLoss:
         return cross_entropy_grad(logits, target, grad_output=grad_output, reduction=self.reduction, out=out, **options)
 
     def __repr__(self) -> str:
-        """The options as they would be written."""
+        """The object as it would be written in code."""
         shown = {**self._options, "reduction": self.reduction, "sample_weight": self.sample_weight}
         return f"CrossEntropyLoss({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

@@ -1,4 +1,4 @@
-"""softmax and its logarithms, with the same arrays, layouts and backends as the losses."""
+"""The public functions softmax, log_softmax and logsumexp, for the same arrays, layouts and backends as the losses."""
 
 from __future__ import annotations
 
@@ -32,22 +32,23 @@ def softmax(
     Parameters
     ----------
     logits : array_like of float64, float32, float16 or bfloat16
-        Of any shape and strides; lists and integers become float64.
+        Of any shape and with any strides; lists and integers become float64.
     axis : int
         The axis of the classes.
     out : ndarray of the logits' shape and dtype, optional
-        Where the result goes; may be the logits themselves.
+        Receives the result.  It may be the logits themselves, which are then overwritten.
     backend, n_threads
         As in `cross_entropy`.
 
     Returns
     -------
-    ndarray of the logits' shape and dtype.  A row with +inf or nan, or of −inf alone, is nan.
+    ndarray of the logits' shape and dtype
+        All nan in a row that contains +inf or nan, or nothing but −inf.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `cross_entropy_and_grad`.
+        As in `cross_entropy_and_grad`.
 
     Examples
     --------
@@ -56,15 +57,7 @@ def softmax(
     [[0.659 0.242 0.099]
      [0.073 0.487 0.44 ]]
     """
-    options = make_options(axis, n_threads=n_threads)
-    if on_device(logits):
-        found: Array = device_arrays(backend).rowwise(options, logits, out, "softmax")
-        return found
-    chosen = select(backend)
-    call = prepare_rowwise(options, logits, out, reduces=False)
-    for x, result in aligned_pairs(call.slabs):
-        chosen.softmax(x, result, options.n_threads)
-    return call.result
+    return _rowwise("softmax", logits, axis, out, backend, n_threads)
 
 
 def log_softmax(
@@ -75,9 +68,9 @@ def log_softmax(
     backend: str | None = None,
     n_threads: int | None = None,
 ) -> Array:
-    """Log-probabilities x_j − log Σ_k exp(x_k) along an axis, in nats, without forming the probabilities.
+    """Log-probabilities x_j − log Σ_k exp(x_k) along an axis, in nats, computed without forming the probabilities.
 
-    Parameters, results and errors are those of `softmax`; the log-probability of −inf is −inf.
+    Parameters, results and errors are those of `softmax`.  The log-probability of a logit of −inf is −inf.
 
     Examples
     --------
@@ -85,15 +78,7 @@ def log_softmax(
     >>> print(log_softmax([1000.0, 0.0]))
     [    0. -1000.]
     """
-    options = make_options(axis, n_threads=n_threads)
-    if on_device(logits):
-        found: Array = device_arrays(backend).rowwise(options, logits, out, "log_softmax")
-        return found
-    chosen = select(backend)
-    call = prepare_rowwise(options, logits, out, reduces=False)
-    for x, result in aligned_pairs(call.slabs):
-        chosen.log_softmax(x, result, options.n_threads)
-    return call.result
+    return _rowwise("log_softmax", logits, axis, out, backend, n_threads)
 
 
 def logsumexp(
@@ -104,24 +89,25 @@ def logsumexp(
     backend: str | None = None,
     n_threads: int | None = None,
 ) -> Array | np.floating[Any]:
-    """log Σ_k exp(x_k) along an axis, in nats.
+    """Logarithm of a sum of exponentials, log Σ_k exp(x_k), along an axis, in nats.
 
     Parameters
     ----------
     logits, axis, backend, n_threads
         As in `softmax`.
     out : ndarray of the logits' shape without `axis`, optional
-        Where the result goes: float64 for float64 logits, else float32.
+        Receives the result; float64 for float64 logits, else float32.
 
     Returns
     -------
-    ndarray of the logits' shape without `axis` (a NumPy scalar for 1-D logits): float64 for float64 logits, else
-    float32.  −inf for a row of −inf alone, +inf for any +inf, as in SciPy.
+    ndarray of the logits' shape without `axis`, or a NumPy scalar for 1-D logits
+        float64 for float64 logits, else float32.  As in SciPy, −inf for a row of nothing but −inf, and +inf for any
+        row with a +inf.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        As `cross_entropy_and_grad`.
+        As in `cross_entropy_and_grad`.
 
     Examples
     --------
@@ -129,12 +115,22 @@ def logsumexp(
     >>> print(logsumexp([1000.0, 1000.0]).round(3))
     1000.693
     """
+    return _rowwise("logsumexp", logits, axis, out, backend, n_threads)
+
+
+def _rowwise(
+    name: str, logits: ArrayLike, axis: int, out: Array | None, backend: str | None, n_threads: int | None
+) -> Array:
+    """The function of this name, which is also the name of the backend's method that computes it."""
     options = make_options(axis, n_threads=n_threads)
+    reduces = name == "logsumexp"
     if on_device(logits):
-        found: Array = device_arrays(backend).rowwise(options, logits, out, "")
+        found: Array = device_arrays(backend).rowwise(options, logits, out, "" if reduces else name)
         return found
-    chosen = select(backend)
-    call = prepare_rowwise(options, logits, out, reduces=True)
+    compute = getattr(select(backend), name)
+    call = prepare_rowwise(options, logits, out, reduces=reduces)
     for x, result in aligned_pairs(call.slabs):
-        chosen.logsumexp(x, result, options.n_threads)
-    return call.result if out is not None or call.result.ndim else call.result[()]
+        compute(x, result, options.n_threads)
+    return (
+        call.result if out is not None or call.result.ndim else call.result[()]
+    )  # a scalar, as NumPy's functions return

@@ -1,4 +1,4 @@
-"""From partial sums to the reduced loss: one fixed order, in float64."""
+"""From partial sums to the reduced loss: in float64, and in one fixed order."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_FEW = 16  # up to here a Python loop is quicker than a NumPy call, and the order is as fixed
-_FLOAT32_OVERFLOW = 3.4028235677973366e38  # from here on, float32 rounds to infinity
-_ZERO = np.float32(-0.0)  # plus a Python float, it is that float in float32, at a quarter of the cost of np.float32()
+_FEW = 16  # up to so many terms, a Python loop is faster than a call of NumPy; its order is as fixed
+_FLOAT32_OVERFLOW = 3.4028235677973366e38  # the least float64 that rounds to infinity in float32
+_ZERO = np.float32(-0.0)  # adding a Python float to it converts that to float32, four times as fast as np.float32()
 
 
 def loss_dtype(logits: np.dtype[Any]) -> type[np.float32] | type[np.float64]:
-    """float64 for float64 logits, else float32."""
+    """The dtype of losses: float64 for float64 logits, else float32."""
     return np.float64 if logits.char == "d" else np.float32
 
 
 def total(partials: Sequence[NDArray[np.float64]]) -> float:
-    """The sum of all partial sums.
+    """The sum of all partial sums, given as one array for each slab.
 
-    The partial sums belong to fixed groups of rows, whatever thread computed them, and their order here is
-    theirs, so the result is the same bit for bit for any number of threads.
+    Each partial sum belongs to a fixed group of rows, and they are added in the order of the rows.  So the result has
+    the same bits for any number of threads.
     """
     if not partials:
         return 0.0
@@ -36,13 +36,13 @@ def total(partials: Sequence[NDArray[np.float64]]) -> float:
         for value in one.tolist():
             result += value
         return result
-    with np.errstate(all="ignore"):  # inf - inf is a value here, not a warning
+    with np.errstate(all="ignore"):  # inf − inf is nan, and no warning
         return float(np.add.reduce(one))
 
 
 def reduced(value: float, denominator: float, dtype: type[np.floating[Any]]) -> np.floating[Any]:
-    """A sum of rows over its denominator as a NumPy scalar of the loss's dtype, without a warning on overflow."""
-    # A division, not a multiplication by 1/denominator: the mean is then the correctly rounded quotient.
+    """value / denominator as a NumPy scalar of the loss's dtype, without a warning on overflow; nan over 0."""
+    # Divided, not multiplied by 1 / denominator, so that the mean is the correctly rounded quotient.
     value = value / denominator if denominator != 0.0 else math.nan
     if dtype is np.float64:
         return dtype(value)

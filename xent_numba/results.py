@@ -1,13 +1,16 @@
-"""Memory for large results, and what becomes of it when nobody holds them any more.
+"""Memory of large results, reused once nobody holds them.
 
-A fresh gigabyte costs more than the loss and gradient written to it: the system clears it page by page.  So what a
-large result was written to is kept when the last array on it is gone, and the next result of about that size gets it:
-a loop of steps finds its memory as a call with `grad_out` does.  At most `keep()` bytes wait like that, and none where
-memory runs out.
+Allocating a fresh gigabyte costs more than writing a loss and a gradient to it, because the operating system clears
+every page first.  So when the last array on the memory of a large result is gone, that memory is kept, and the next
+result of about the same size is placed on it.  A training loop then runs as fast as one that passes `grad_out`.
 
-Memory comes back at any time: wherever Python lets go of an array or collects garbage, in any thread, be it in the
-middle of a function of this module.  So what is done with the memory that waits is one step of a list each, which
-nothing comes between, and nothing here waits for a lock.
+Three limits apply.  At most `keep()` bytes are kept: 1 GiB, or an eighth of the memory that the process may use where
+that is less.  Everything kept is given up when an allocation fails.  And nothing is kept where reference counts cannot
+prove that memory is free: on free-threaded builds of Python, and on implementations other than CPython.
+
+Memory can be returned at any moment: wherever Python drops an array or collects garbage, in any thread, even in the
+middle of a function of this module.  So the list of kept memory is only ever changed by single list operations, which
+are atomic, and no code here takes a lock.
 """
 
 from __future__ import annotations
@@ -30,42 +33,70 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 VARIABLE = "XENT_NUMBA_KEEP"  # MiB
-DEFAULT = 1 << 10
-LEAST = 1 << 24  # bytes of a result from which on this is worth it
-LINE = 64  # bytes
+DEFAULT = 1 << 30  # bytes
+SHARE = 8  # the default is at most one part in so many of the memory that the process may use
+UNKNOWN = 1 << 28  # bytes: the default where that amount is unknown
+LEAST = 1 << 24  # bytes: smaller results are cheap to allocate
+LINE = 64  # bytes of a cache line, to which results are aligned
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # versions 2 and 1
 
 
 @cache
 def keep() -> int:
-    """How many bytes may wait.  Read when first needed: an import must not fail over it."""
-    given = os.environ.get(VARIABLE) or str(DEFAULT)
-    if not given.isdecimal():
+    """How many bytes may be kept.  Read on first use, so that importing the package cannot fail over it."""
+    given = os.environ.get(VARIABLE)
+    if given and not given.isdecimal():
         raise ValueError(f"{VARIABLE} = {given!r} must be a whole number of MiB, or 0 to keep no memory of results")
-    return int(given) << 20
+    if not counts_are_exact():
+        return 0
+    if given:
+        return int(given) << 20
+    memory = usable_memory()
+    return UNKNOWN if memory is None else min(DEFAULT, memory // SHARE)
+
+
+def counts_are_exact() -> bool:
+    """Whether a reference count tells how many references there are: on CPython with a global interpreter lock."""
+    import sysconfig  # here, so that importing the package stays quick
+
+    return sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+def usable_memory() -> int | None:
+    """Bytes of memory that this process may use: the machine's, or the limit of its container; None if unknown."""
+    try:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, OSError, ValueError):  # Windows has no sysconf, others may lack a name
+        return None
+    for path in CGROUP_LIMITS:
+        try:
+            with open(path, encoding="ascii") as file:
+                found.append(int(file.read()))
+        except (OSError, ValueError):  # no such limit, or "max"
+            continue
+    return min(found)
 
 
 class _Memory(np.ndarray):
-    """Bytes that arrays are made on.  A type of its own, so that NumPy does not look through it for their owner."""
+    """The bytes that results are placed on.  A subclass, so that NumPy does not collapse views past it."""
 
-    claim: weakref.ref[Any]  # takes it back when what was lent is gone
+    claim: weakref.ref[Any]  # takes the memory back when the `_Lent` array on it is gone
 
 
 class _Lent(np.ndarray):
-    """What one result lies on.  A type of its own too: a view of it holds it, not the memory behind its back."""
+    """The base of one result.  A subclass, so that views of the result keep this array alive, not just `_Memory`."""
 
 
-def _alone() -> int:
-    """The number of references that Python counts to something which one variable holds."""
-    something = object()
-    return sys.getrefcount(something)
+def _references(holder: list[Any]) -> int:
+    """The reference count of the one object that a list holds."""
+    return sys.getrefcount(holder[0])
 
 
-ALONE = _alone()
-_waiting: list[_Memory] = []  # the one freed last at the end
+_waiting: list[_Memory] = []  # the memory that is kept, most recently freed last
 
 
 def empty_like(array: Array) -> Array:
-    """As np.empty_like, but on memory of an earlier result if there is some."""
+    """Like np.empty_like, but on the memory of an earlier result where there is some."""
     try:
         return _made(array)
     except MemoryError:
@@ -76,6 +107,7 @@ def empty_like(array: Array) -> Array:
 
 
 def _made(array: Array) -> Array:
+    """An uninitialised array like `array`; large C-contiguous ones are placed on memory that can be taken back."""
     if array.nbytes < LEAST or type(array) is not np.ndarray or not _in_c_order(array) or not keep():
         return np.empty_like(array)
     needed = array.nbytes + LINE
@@ -89,31 +121,32 @@ def _made(array: Array) -> Array:
 
 
 def _in_c_order(array: Array) -> bool:
-    """Whether np.empty_like makes a C-contiguous array of it, as of rows that are padded."""
+    """Whether np.empty_like of this array is C-contiguous, as it is for padded rows too."""
     steps = array.strides
     return steps[-1] > 0 and all(outer >= inner for outer, inner in pairwise(steps))
 
 
 def _found(needed: int) -> _Memory | None:
-    """Memory that waits and is large enough, but not by more than a quarter."""
+    """Kept memory that is large enough, by no more than a quarter; None where there is none."""
+    free = _references([object()])
     for _ in range(len(_waiting)):
         try:
-            memory = _waiting.pop()
-        except IndexError:  # another thread was quicker
+            held = [_waiting.pop()]
+        except IndexError:  # another thread took the last one
             return None
-        if sys.getrefcount(memory) != ALONE:  # who looked for the base of a base holds it: let it be theirs
+        if _references(held) != free:  # someone reached it through `base` of a `base`, and may still write to it
             continue
-        if needed <= memory.nbytes <= needed + needed // 4:
-            return memory
-        _waiting.insert(0, memory)
+        if needed <= held[0].nbytes <= needed + needed // 4:
+            return held[0]
+        _waiting.insert(0, held[0])
     return None
 
 
 def _take_back(memory: _Memory, waiting: list[_Memory], most: int, _: object, size: Any = attrgetter("nbytes")) -> None:
-    """Nobody holds an array on it any more.
+    """Keep the memory of a result that is gone, and give up the oldest beyond `most` bytes.
 
-    As short as can be, since Ctrl-C has no effect in what the end of an object calls; and without a name of this
-    module, as these may be gone before the last result is.
+    As short as possible, because an exception raised by Ctrl-C in here would be ignored and lost.  It uses no global
+    name of this module, because at interpreter exit those may be gone before the last result is.
     """
     waiting.append(memory)
     while sum(map(size, waiting)) > most:

@@ -83,6 +83,92 @@ def test_info_is_show_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed == capsys.readouterr().out
 
 
+def info(line: str, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, str]]:
+    """The sections that `info` prints."""
+    assert main(["info", *line.split()]) == 0
+    sections: dict[str, dict[str, str]] = {}
+    for printed in capsys.readouterr().out.splitlines():
+        name, _, value = printed.partition(":")
+        if printed.startswith("  "):
+            list(sections.values())[-1][name.strip()] = value.strip()
+        else:
+            sections[name] = {}
+    return sections
+
+
+def test_info_explains_a_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    tracemalloc.start()
+    found = info("--shape 400000000 50257", capsys)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e8
+    for name, answer in xn.available_backends().items():
+        if answer:
+            assert found[name]["regime"]
+            assert found[name]["why"]
+        else:
+            assert found[name] == {"available": str(answer)}
+
+
+CPU_REGIMES = [
+    ("--shape 4096 50257", "long"),
+    ("--shape 50257", "long"),
+    ("--shape 2 1000000", "split"),
+    ("--shape 1000 100", "packed"),
+    ("--shape 1000 100 --dtype float64", "lanes"),
+    ("--shape 1000 100 --dtype bfloat16", "packed"),
+    ("--shape 1000 100 --distribution", "lanes"),
+    ("--shape 1000 10", "lanes"),
+    ("--shape 8 1000 20 20 --axis 1", "lanes"),
+    ("--shape 1000 20 --axis -2", "lanes"),
+]
+
+
+@pytest.mark.parametrize(("line", "regime"), CPU_REGIMES)
+def test_info_names_the_regime_of_the_cpu(line: str, regime: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if not xn.available_backends()["cpu"]:
+        pytest.skip(str(xn.available_backends()["cpu"]))
+    assert info(line, capsys)["cpu"]["regime"] == regime
+
+
+def test_info_without_a_gradient_writes_none(capsys: pytest.CaptureFixture[str]) -> None:
+    if not xn.available_backends()["cpu"]:
+        pytest.skip(str(xn.available_backends()["cpu"]))
+    with_gradient = info("--shape 100000 1000", capsys)["cpu"]
+    without = info("--shape 100000 1000 --no-grad", capsys)["cpu"]
+    assert with_gradient != without
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--dtype float64", "--dtype needs --shape"),
+        ("--axis 0", "--axis needs --shape"),
+        ("--no-grad", "--no-grad needs --shape"),
+        ("--distribution", "--distribution needs --shape"),
+        ("--shape 5 0", "--shape 5 0: logits of shape (5, 0) have no classes along axis 1"),
+        ("--shape 0 5", "--shape 0 5: shape (0, 5) has no rows"),
+        ("--shape 5 -1", "--shape 5 -1: shape (5, -1) has a negative size"),
+        ("--shape 5 3 --axis 2", "axis = 2 is out of range for logits of shape (5, 3)"),
+        ("--shape 10000000000 10000000000", "larger than any array can be"),
+    ],
+)
+def test_info_about_a_shape_that_cannot_be(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", *line.split()]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["--shape 5 3 --dtype int32", "--shape", "--shape 5.5"])
+def test_info_with_arguments_that_cannot_be_read(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["info", *line.split()])
+    assert error.value.code == 2
+    assert re.search(r"invalid choice: 'int32'|expected at least one|invalid int value: '5.5'", capsys.readouterr().err)
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{xn.__version__}\n"

@@ -11,7 +11,7 @@ import xent_numba as xn
 from tests.support.logits import random_logits
 from xent_numba.backends.reference import BACKEND
 from xent_numba.prepare.layout import canonical, merged_axes, overlaps_itself
-from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.loss import Wanted, prepare
 from xent_numba.prepare.options import make_options
 
 A = np.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]])
@@ -27,10 +27,8 @@ def _on_numpy():
 
 
 def prepared(logits, target, weight=None, sample_weight=None, *, want_grad=True, lse=None, grad_output=None, **options):
-    return prepare(
-        BACKEND, make_options(**options), logits, target, weight, sample_weight,
-        want_rows=True, want_grad=want_grad, lse=lse, grad_output=grad_output,
-    )  # fmt: skip
+    inputs = (logits, target, weight, sample_weight, lse, grad_output)
+    return prepare(BACKEND, make_options(**options), inputs, Wanted(rows=True, grad=want_grad, out_name="out"))
 
 
 LAYOUTS = {

@@ -119,8 +119,8 @@ def test_links_in_the_readme_lead_somewhere() -> None:
 
 def test_the_version_stands_in_one_place() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "xent_numba/__init__.py"
-    assert f'__version__ = "{xn.__version__}"' in (ROOT / "xent_numba/__init__.py").read_text(encoding="utf-8")
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "xent_numba/_version.py"
+    assert f'__version__ = "{xn.__version__}"' in (ROOT / "xent_numba/_version.py").read_text(encoding="utf-8")
 
 
 def test_runtime_dependencies_are_numpy_and_numba_only() -> None:

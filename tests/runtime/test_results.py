@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -216,6 +217,58 @@ def test_the_variable(monkeypatch):
         monkeypatch.setenv(results.VARIABLE, value)
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert done.stdout.startswith(found)
+
+
+@pytest.fixture
+def unset(monkeypatch):
+    """The limit as it is without the variable, worked out anew."""
+    monkeypatch.delenv(results.VARIABLE, raising=False)
+    results.keep.cache_clear()
+    yield monkeypatch
+    results.keep.cache_clear()
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(1 << 40, 1 << 30), (2 << 30, 1 << 28), (None, 1 << 28)])
+def test_the_default_is_a_share_of_the_memory(unset, memory, kept):
+    unset.setattr(results, "usable_memory", lambda: memory)
+    assert results.keep() == kept
+
+
+def test_a_limit_that_is_asked_for_is_not_reduced(unset):
+    unset.setattr(results, "usable_memory", lambda: 1 << 30)
+    unset.setenv(results.VARIABLE, "3000")
+    assert results.keep() == 3000 << 20
+
+
+def test_the_limit_of_a_container_counts(unset, tmp_path):
+    everything = results.usable_memory()
+    (tmp_path / "limit").write_text("12345678\n")
+    (tmp_path / "unlimited").write_text("max\n")
+    names = [str(tmp_path / name) for name in ("absent", "unlimited", "limit")]
+    unset.setattr(results, "CGROUP_LIMITS", names)
+    assert results.usable_memory() == (None if everything is None else 12345678)
+    unset.delattr(os, "sysconf", raising=False)
+    assert results.usable_memory() is None
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1",
+        "del sys.getrefcount; sys.implementation.name = 'pypy'",
+    ],
+)
+def test_no_memory_is_kept_where_reference_counts_prove_nothing(otherwise, monkeypatch):
+    monkeypatch.setenv(results.VARIABLE, "100")
+    program = f"""
+import sys
+import numpy as np
+{otherwise}
+from xent_numba.results import empty_like, keep
+print(empty_like(np.zeros(1 << 22)).base, keep())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "None 0\n"
 
 
 @pytest.mark.parametrize("value", ["not a number", "1.5", "-1"])

@@ -2,11 +2,12 @@
 
 protocol    what a backend is given and must provide: `Problem`, `Slab`, `LabelScan`, `Backend`
 registry    which backends exist, which one a call gets, and why another cannot run
-reference   the numpy backend: plain NumPy in float64, slow and obvious, the oracle of the tests
-exactly     sums and products of the reference beyond the range of float64
-cpu/        Numba kernels for the processor
-cuda/       Numba kernels for NVIDIA GPUs
+reference   the numpy backend: plain NumPy in float64, simple and slow; the tests compare the others with it
+exactly     sums, products and exponentials of the reference that keep track of rounding errors
+cpu/        the cpu backend: Numba kernels with explicit vectors
+cuda/       the cuda backend: Numba kernels for NVIDIA GPUs
 
-To add a backend: a module with a `BACKEND` that has the methods of `protocol.Backend`, and a line in
-`registry.IMPLEMENTATIONS`.  The tests run every backend that is available.
+To add a backend, write a module with an object `BACKEND` that has the attributes of `protocol.Backend`, and give it a
+line in `registry.IMPLEMENTATIONS`.  `reference` shows the least that is needed.  The tests run on every backend that is
+available.  CONTRIBUTING.md lists the other places that name the backends.
 """

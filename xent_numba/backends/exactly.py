@@ -1,4 +1,7 @@
-"""Float64 arithmetic that knows what rounding took from it, in NumPy."""
+"""Float64 arithmetic in NumPy that computes its own rounding errors, for the reference backend.
+
+All arrays are float64, of shape (R, C): R rows, C classes.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ if TYPE_CHECKING:
 
 
 def _lost(a: Float64s, b: Float64s, total: Float64s) -> Float64s:
-    """a + b − total, exactly: what rounding took from `total`, after Knuth."""
+    """The rounding error a + b − total of total = a + b, exactly (Knuth's two-sum)."""
     part = total - a
     return (a - (total - part)) + (b - part)
 
 
 def product(x: Float64s, scale: float) -> tuple[Float64s, Float64s]:
-    """scale · x, and exactly what rounding took from it, after Dekker; 0 where that overflows."""
+    """scale · x and its exact rounding error (Dekker's product); the error is 0 where its computation overflows."""
 
     def halves(a: Any) -> tuple[Any, Any]:
+        """Numbers of 26 bits each with the sum a (Veltkamp's splitting)."""
         high = 134217729.0 * a  # 2^27 + 1
         high = high - (high - a)
         return high, a - high
@@ -33,14 +37,14 @@ def product(x: Float64s, scale: float) -> tuple[Float64s, Float64s]:
 
 
 def exp_of_difference(z: Float64s, shift: Float64s, rest: Float64s) -> Float64s:
-    """exp(z − shift + rest) of the difference before it was rounded: in a thousand equal terms, that would add up."""
+    """exp(z − shift + rest), corrected for the rounding of the difference, which adds up over many equal terms."""
     d = z - shift
     lost = _lost(z, -shift, d) + rest
     return np.exp(d) * np.where(np.isfinite(lost), 1.0 + lost, 1.0)
 
 
 def sum_of(terms: Float64s) -> Float64s:
-    """Σ over the classes, (R, 1), by halves and with what rounding takes from each half."""
+    """Σ over the classes, (R, 1): pairwise, with the rounding error of every addition added at the end."""
     lost = np.zeros((len(terms), 1))
     while terms.shape[1] > 1:
         if terms.shape[1] % 2:

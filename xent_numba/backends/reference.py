@@ -1,10 +1,12 @@
-"""The numpy backend: plain NumPy in float64 steps, slow and obvious, the oracle of the tests.
+"""The numpy backend: plain NumPy in float64, simple and slow; the tests compare the other backends with it.
 
-Blocks of rows are copied to float64, so extra memory does not grow with the logits.  Two habits keep every digit:
-the largest class never enters the sum of the others, S − 1 = Σ_{j ≠ argmax} exp(z_j − max), so log S is
-log1p(S − 1) however small; and the gradient at an index target is −Σ_{j ≠ y} p_j, never p_y − 1.
+The logits are converted to float64 a block of rows at a time, so the memory for that does not grow with them.
 
-Blocks are written (R, C) below: R rows, C classes.
+Two rules avoid cancellation.  The largest class is left out of the sum S − 1 = Σ_{j ≠ argmax} exp(z_j − max), so that
+log S = log1p(S − 1) is accurate however small it is.  And the gradient at an index target is −Σ_{j ≠ y} p_j, which is
+never computed as p_y − 1.
+
+A block has shape (R, C): R rows, C classes.  A quantity with one value for each row has shape (R, 1).
 """
 
 from __future__ import annotations
@@ -27,29 +29,29 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
 
-BLOCK = 1 << 16  # logits in a block: what the temporaries cost
-LABEL_BLOCK = 1 << 20
+BLOCK = 1 << 16  # logits in a block, for each of which there are a few float64 temporaries
+LABEL_BLOCK = 1 << 20  # labels that are scanned together
 
 Block = tuple[slice, slice]
 
 
 class Stats(NamedTuple):
-    """What a block z (R, C) comes down to: p = exps / sums, lse = log Σ exp(z)."""
+    """The statistics of a block z (R, C): p = exps / sums, lse = log Σ exp(z)."""
 
     exps: Float64s  # (R, C) exp(z − max), or exp(z − lse) with a saved lse
-    sums: Float64s  # (R, 1) their sum
+    sums: Float64s  # (R, 1) the sum of exps
     top: Float64s  # (R, 1) max z
-    lost_at_top: Float64s  # (R, 1) what rounding took from it
+    lost_at_top: Float64s  # (R, 1) the rounding error of z at the maximum
     log_sums: Float64s  # (R, 1) lse − max
     lse: Float64s  # (R, 1)
 
 
 class Target(NamedTuple):
-    """The effective target of a block: t (R, C), or t_y = w_y at one class y and 0 elsewhere."""
+    """The effective target of a block: a dense t (R, C), or t_y = w_y at one class y and 0 elsewhere."""
 
-    t: Float64s | None  # (R, C)
-    y: NDArray[np.int64]  # (R, 1), 0 in ignored rows
-    w: Float64s  # (R, 1)
+    t: Float64s | None  # (R, C); None for class indices without smoothing
+    y: NDArray[np.int64]  # (R, 1) the class; 0 in ignored rows, and for a distribution
+    w: Float64s  # (R, 1) the weight of that class; 1 for a distribution
     kept: NDArray[np.bool]  # (R, 1) False in ignored rows
 
 
@@ -59,7 +61,7 @@ class Reference:
     name = "numpy"
 
     def why_not(self) -> str | None:
-        """NumPy is always there."""
+        """None: NumPy is always installed."""
         return None
 
     def describe(self) -> dict[str, object]:
@@ -67,9 +69,12 @@ class Reference:
         return {"numpy": np.__version__, "threads": 1, "precision": "float64"}
 
     def explain(self, logits: Array, distribution: Array | None, grad: Array | None) -> dict[str, object]:
-        """Blocks of rows, always."""
+        """Blocks of rows, whatever the shape."""
         rows = max(1, BLOCK // logits.shape[2])
-        return {"regime": "blocks", "why": f"{rows} rows at a time: three float64 copies of a block stay in a cache"}
+        return {
+            "regime": "blocks",
+            "why": f"{rows} {'row' if rows == 1 else 'rows'} at a time, to keep float64 temporaries in the cache",
+        }
 
     def scan_labels(
         self,
@@ -80,7 +85,7 @@ class Reference:
         sample_weight: Float64s | None,
         n_threads: int | None,
     ) -> LabelScan:
-        """First bad label and denominators."""
+        """See `protocol.Backend`."""
         first, kept_rows, weight_sum, sample_sum = 0, 0, 0.0, 0.0
         with np.errstate(all="ignore"):
             for block in _blocks(labels.shape, LABEL_BLOCK):
@@ -98,7 +103,7 @@ class Reference:
         return LabelScan(-1, kept_rows, weight_sum, sample_sum)
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
-        """Loss, and gradient where asked for."""
+        """See `protocol.Backend`; one partial sum for each block."""
         partials = []
         with np.errstate(all="ignore"):
             for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
@@ -119,7 +124,7 @@ class Reference:
     def cross_entropy_grad(
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
-        """Gradient alone."""
+        """See `protocol.Backend`."""
         with np.errstate(all="ignore"):
             for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
                 z, lost, slope = _transform(_rows(problem.logits, block), problem)
@@ -136,7 +141,7 @@ class Reference:
                 _store(out, block, stats.exps / stats.sums)
 
     def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
-        """(x − max) − log Σ exp(x − max): two terms of one sign."""
+        """(x − max) − log Σ exp(x − max), two terms of the same sign."""
         with np.errstate(all="ignore"):
             for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
                 x = _rows(logits, block)
@@ -144,7 +149,7 @@ class Reference:
                 _store(out, block, (x - stats.top) - stats.log_sums)
 
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
-        """max + log Σ exp(x − max); of −inf alone it is −inf, of any +inf it is +inf, as a sum in SciPy."""
+        """max + log Σ exp(x − max), or the maximum itself where that is infinite."""
         with np.errstate(all="ignore"):
             for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
                 stats = _stats(_rows(logits, block))
@@ -169,8 +174,8 @@ def _rows(array: Array, block: Block) -> Float64s:
 def _store(out: Array, block: Block, values: Float64s) -> None:
     """Write (R, C) into a block of (A, B, C), rounded once, to nearest."""
     if out.dtype.itemsize == 2 and out.dtype.char != "e":
-        # To bfloat16 NumPy goes by way of float32, and rounds twice.  A float32 that is cut off, with its last bit set
-        # where that was inexact, rounds as the float64 would.
+        # NumPy converts to bfloat16 by way of float32, which would round twice.  A float32 that is truncated instead,
+        # with its last bit set where that was inexact ("rounding to odd"), rounds as the float64 would.
         cut = values.astype(np.float32)
         bits = cut.view(np.int32)
         bits -= np.abs(cut) > np.abs(values)
@@ -185,11 +190,12 @@ def _per_row(values: Float64s | None, block: Block) -> Float64s:
 
 
 def _times(weight: Float64s, value: Float64s) -> Float64s:
-    """weight · value where 0 · inf is 0, because nothing was asked for, and 0 · nan is nan."""
+    """weight · value, with 0 · inf = 0, as a class of target 0 adds nothing; 0 · nan is nan."""
     return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)
 
 
 def _kept(labels: Array, ignore: tuple[int, ...]) -> NDArray[np.bool]:
+    """Where the labels are none of those to ignore."""
     kept = np.ones(labels.shape, dtype=np.bool)
     for value in ignore:
         kept &= labels != value
@@ -197,7 +203,7 @@ def _kept(labels: Array, ignore: tuple[int, ...]) -> NDArray[np.bool]:
 
 
 def _transform(x: Float64s, problem: Problem) -> tuple[Float64s, Float64s, Float64s]:
-    """z = f(x), what rounding took from it where it is a product, and f'(x)."""
+    """z = f(x), its rounding error where z is a product (else 0), and f'(x)."""
     nothing = np.zeros((1, 1))
     scaled, lost = (x, nothing) if problem.logit_scale == 1.0 else product(x, problem.logit_scale)
     if problem.softcap is None:
@@ -209,6 +215,7 @@ def _transform(x: Float64s, problem: Problem) -> tuple[Float64s, Float64s, Float
 
 
 def _stats(z: Float64s, lost: Float64s | None = None) -> Stats:
+    """The statistics of a block of transformed logits; `lost` is the rounding error of z."""
     lost = np.zeros((1, 1)) if lost is None else lost
     first = np.argmax(z, axis=1, keepdims=True)
     top = np.max(z, axis=1, keepdims=True)
@@ -217,18 +224,19 @@ def _stats(z: Float64s, lost: Float64s | None = None) -> Stats:
     others = exps.copy()
     np.put_along_axis(others, first, 0.0, axis=1)
     log_sums = np.log1p(sum_of(others))
-    log_sums = np.where(np.isfinite(top), log_sums, np.nan)  # an infinite or nan maximum spoils the row
+    log_sums = np.where(np.isfinite(top), log_sums, np.nan)  # with an infinite or nan maximum, the row is nan
     return Stats(exps, sum_of(exps), top, lost_at_top, log_sums, top + log_sums)
 
 
 def _stats_from(z: Float64s, lse: Float64s) -> Stats:
-    """The same from a saved lse, which is infinite or nan exactly where a maximum spoils the row."""
+    """The statistics from a saved lse, which is infinite or nan exactly where the maximum of the row is."""
     lse = np.where(np.isfinite(lse), lse, np.nan)
     zero = np.zeros_like(lse)
     return Stats(np.exp(z - lse), np.where(np.isnan(lse), np.nan, 1.0), lse, zero, zero, lse)
 
 
 def _effective_target(problem: Problem, block: Block) -> Target:
+    """The target with weights and smoothing: (1 − ε) t + (ε / C) w, where t is w_y at y, or w q."""
     c, epsilon = problem.logits.shape[2], problem.label_smoothing
     w = np.ones(c) if problem.weight is None else problem.weight
     if problem.labels is None:
@@ -249,8 +257,8 @@ def _effective_target(problem: Problem, block: Block) -> Target:
 
 
 def _losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, z_coefficient: float) -> Float64s:
-    """Σ_j t_j (lse − z_j) + λ lse² as (R, 1); lse − z = (max − z) + log Σ exp(z − max), two terms ≥ 0."""
-    # A quarter of each distance, which is finite where both its ends are.
+    """Σ_j t_j (lse − z_j) + λ lse² as (R, 1), where lse − z = (max − z) + log Σ exp(z − max), two terms ≥ 0."""
+    # A quarter of the difference does not overflow where max and z are finite.
     below = (0.25 * stats.top - 0.25 * z) + (0.25 * stats.lost_at_top - 0.25 * lost)
     if target.t is None:
         losses = 4.0 * _times(target.w, np.take_along_axis(below, target.y, axis=1) + 0.25 * stats.log_sums)
@@ -264,7 +272,7 @@ def _losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, z_coeffic
 def _store_gradient(
     grad: Array, block: Block, stats: Stats, target: Target, problem: Problem, factor: Float64s
 ) -> None:
-    """(T p − t + 2 λ lse p) · factor."""
+    """Write (T p − t + 2 λ lse p) · factor; 0 in ignored rows."""
     p = stats.exps / stats.sums
     if target.t is None:
         others = stats.exps.copy()

@@ -1,7 +1,7 @@
-"""The backend registry: which implementations exist, which one a call gets, and why.
+"""The registry of backends: which exist, which one a call gets, and why another cannot run.
 
-A backend is an object with the handful of methods of `protocol.Backend`.  It is imported the first time a call needs
-it.  `auto` takes the first of its list that can run; a backend asked for by name runs or says why not.
+A backend is imported when a call first needs it.  "auto" means the first of `AUTO` that can run.  A backend that is
+asked for by name either runs or raises an error that says why it cannot.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Implementation:
-    """One row of the registry."""
+    """One line of the registry."""
 
     name: str
-    module: str  # has a `BACKEND`; imported when first needed
-    needs: str  # what to do when it cannot be imported
+    module: str  # where `BACKEND` is; imported when first needed
+    needs: str  # what to do where it cannot be imported, for error messages
 
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether a backend can run here; true or false by itself, and a sentence as text."""
+    """Whether a backend can run here: true or false as a condition, a sentence as text."""
 
     available: bool
-    reason: str  # "" when available
+    reason: str  # "" where it is available
 
     def __bool__(self) -> bool:
         return self.available
@@ -52,33 +52,34 @@ IMPLEMENTATIONS = {
         "cuda", "xent_numba.backends.cuda.backend", "install numba-cuda: pip install 'numba-cuda[cu12]'"
     ),
 }
-AUTO = ("cpu", "numpy")  # host arrays: the first that can run
+AUTO = ("cpu", "numpy")  # for arrays on the host, the first of these that can run
 VARIABLE = "XENT_NUMBA_BACKEND"
 NAMES = ("auto", *IMPLEMENTATIONS)
 
-_default: str = os.environ.get(VARIABLE) or "auto"  # checked when first used: an import must not fail over it
+_default: str = os.environ.get(VARIABLE) or "auto"  # validated on first use, so that the import cannot fail over it
 _default_source = f" (from the environment variable {VARIABLE})"
 _chosen: ContextVar[str | None] = ContextVar("xent_numba_backend", default=None)
-_ready: dict[str, Backend] = {}  # name → backend that can run; "auto" included
+_ready: dict[str, Backend] = {}  # backends that can run, by name, and what "auto" stands for
 
 
 def select(name: str | None = None) -> Backend:
-    """The backend for a call: the one named, else the current one.
+    """The backend for a call: the one named, or the current one.
 
-    ValueError for an unknown name, RuntimeError with the reason for a known one that cannot run.
+    Raises ValueError for an unknown name, and RuntimeError with the reason for a backend that cannot run here.
     """
     if name is None:
         name = _chosen.get() or _default
     try:
         return _ready[name]
-    except (KeyError, TypeError):  # TypeError: unhashable, so certainly not a name
+    except (KeyError, TypeError):  # TypeError: not hashable, so no name either
         return _load(name)
 
 
 def set_backend(name: str) -> None:
     """Make a backend the default of the whole process: "auto", "numpy", "cpu" or "cuda".
 
-    `use_backend` and a call's own `backend=` go before it.
+    `use_backend`, and the `backend=` of a call, take precedence over it.  ValueError for an unknown name, RuntimeError
+    for a backend that cannot run here.
 
     >>> set_backend("numpy"); get_backend()
     'numpy'
@@ -90,7 +91,7 @@ def set_backend(name: str) -> None:
 
 
 def get_backend() -> str:
-    """The name that calls without `backend=` use here: "auto" unless something else was set.
+    """The name of the backend that calls without `backend=` use here; "auto" unless another was set.
 
     >>> get_backend()
     'auto'
@@ -100,7 +101,7 @@ def get_backend() -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Use a backend within a `with` block, in this thread or asynchronous task only.
+    """Use a backend within a `with` block, only in this thread or asynchronous task.  Errors as in `set_backend`.
 
     >>> with use_backend("numpy"):
     ...     get_backend()
@@ -115,7 +116,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def available_backends() -> dict[str, Availability]:
-    """Every backend by name, and whether it can run here: true or false, and as text the reason why not.
+    """Every backend by name, and whether it can run here: true or false as a condition, with the reason as text.
 
     >>> found = available_backends()
     >>> bool(found["numpy"]), str(found["numpy"])
@@ -129,6 +130,7 @@ def available_backends() -> dict[str, Availability]:
 
 
 def _known(name: object) -> str:
+    """The name, if it is one of `NAMES`; else ValueError."""
     if isinstance(name, str) and name in NAMES:
         return name
     source = _default_source if name == _default else ""
@@ -136,6 +138,7 @@ def _known(name: object) -> str:
 
 
 def _load(name: str) -> Backend:
+    """Import a backend, or the first of `AUTO` that can run, and remember it under this name."""
     reasons = []
     for candidate in AUTO if _known(name) == "auto" else (name,):
         outcome = _try(candidate)
@@ -147,7 +150,7 @@ def _load(name: str) -> Backend:
 
 
 def _try(name: str) -> Backend | str:
-    """The backend, or in one sentence why it cannot run and what would help."""
+    """The backend, or a sentence that says why it cannot run and what would help."""
     implementation = IMPLEMENTATIONS[name]
     absent = "this version of xent_numba does not include it; use backend='auto'"
     try:
@@ -156,16 +159,17 @@ def _try(name: str) -> Backend | str:
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
         return absent if missing.startswith("xent_numba") else f"{missing} is not installed; {implementation.needs}"
-    except Exception as error:  # whatever a broken installation of an optional package raises
+    except Exception as error:  # a broken installation may raise anything
         return f"importing it failed ({type(error).__name__}: {error}); {implementation.needs}"
     backend: Backend | None = getattr(module, "BACKEND", None)
     return absent if backend is None else backend.why_not() or backend
 
 
 def device_arrays(backend: str | None) -> ModuleType:
-    """The functions for arrays on a device (see `backends.cuda.arrays`), if the backend asked for has them.
+    """The module with the functions for arrays on a GPU, `backends.cuda.arrays.api`.
 
-    RuntimeError with the reason where CUDA cannot be used here; TypeError for a backend that reads host arrays only.
+    Raises TypeError where `backend` names one that reads only arrays on the host, and RuntimeError with the reason
+    where CUDA cannot be used here.
     """
     name = get_backend() if backend is None else backend
     if name not in ("auto", "cuda"):

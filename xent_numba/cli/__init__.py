@@ -1,4 +1,17 @@
-"""The command line.  `main` turns what went wrong into one line and an exit status; the commands do the rest."""
+"""The command line: `xent-numba`, or `python -m xent_numba`.
+
+arguments   the parser: every command and option, with its help
+example     without a command: the worked example on every backend, and a comparison of speed
+info        the command `info`: what is installed and runs here, and how a shape would be computed
+loss        the command `loss`: loss and gradient of arrays in files
+blocks      a prepared call computed a block of rows at a time, so that files may be larger than memory
+files       `.npy` files: opened as memory maps, written to a temporary file that replaces the target when complete
+progress    the progress bar
+errors      `UserError`, which is shown as one line without a traceback
+
+To add a command: a subparser in `arguments.build_parser`, a module with a function `run`, and a branch in `_run` below.
+To add an option of the loss: a line in `arguments._add_loss_arguments` and its name in `arguments.options_of`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +24,7 @@ from xent_numba.cli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MISTAKE = 2  # as argparse has it
+MISTAKE = 2  # the exit status that argparse uses
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NO_READER = 141  # 128 + SIGPIPE
 
@@ -30,13 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has had enough.  What is still buffered must not raise again at exit.
+        # The reader of the output has closed it, like `head`.  What is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     return 0
 
 
 def _run(arguments: Sequence[str] | None) -> None:
+    """Parse the arguments and run the command; imports only what that command needs."""
     from xent_numba.cli.arguments import build_parser
 
     parsed = build_parser().parse_args(arguments)
@@ -45,9 +59,9 @@ def _run(arguments: Sequence[str] | None) -> None:
 
         print(__version__)
     elif parsed.command == "info":
-        from xent_numba import show_config
+        from xent_numba.cli import info
 
-        show_config()
+        info.run(parsed)
     elif parsed.command == "loss":
         from xent_numba.cli import loss
 

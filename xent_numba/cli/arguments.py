@@ -1,4 +1,4 @@
-"""What can be typed after `xent-numba`."""
+"""The parser of the command line: commands, options and their help."""
 
 from __future__ import annotations
 
@@ -10,33 +10,43 @@ from xent_numba.cli.errors import UserError
 if TYPE_CHECKING:
     from typing import Any
 
-BLOCK_BYTES = 64 << 20  # of logits at a time: long enough to keep all threads busy, short enough to answer Ctrl-C
+BLOCK_BYTES = 64 << 20  # of logits in a block: enough to keep all threads busy, few enough to react to Ctrl-C
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+_INFO = """\
+Versions, backends and threads.  With --shape, instead: how each backend would compute the loss and gradient of
+C-contiguous logits of that shape, and why.
+"""
 
 _LOSS = """\
 Softmax cross-entropy of the logits in LOGITS.npy, of any number of dimensions, with the targets in TARGETS.npy:
 class indices (the shape of the logits without the class axis) or a distribution (the shape of the logits).
 Prints the loss; with --reduction none one loss per line, in C order.
 
-The files are memory-mapped and read in blocks, so they may be larger than memory.  OUT.npy appears, or is replaced,
-only when it is complete.
+The files are memory-mapped and read in blocks, so they may be larger than memory.  OUT.npy is created, or replaced,
+only once it is complete.
 """
 
 _LOSS_END = """\
-With --json one object is printed: loss, reduction, rows, classes, dtype, backend, and the files written.  JSON has no
-numbers that are not finite: they are the strings "NaN", "Infinity" and "-Infinity".
+With --json, one object is printed, with the keys loss, reduction, denominator, shape, axis, dtype, backend, grad and
+rows.  Numbers that are not finite, which JSON lacks, are printed as the strings "NaN", "Infinity" and "-Infinity".
 
-Exit status: 0 done; 2 a mistake in the files or options, one line on standard error says which; 130 interrupted.
+Exit status: 0 on success; 2 for a mistake in the files or options, with one line on standard error that says which;
+130 after Ctrl-C.
 """
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line."""
+    """A parser that reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Exit with the message, without the usage."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def _ignored(text: str) -> int | None:
+    """The value of --ignore-index: an integer, or None for the word none."""
     if text.lower() == "none":
         return None
     try:
@@ -46,6 +56,7 @@ def _ignored(text: str) -> int | None:
 
 
 def _positive(text: str) -> int:
+    """An integer above 0."""
     try:
         value = int(text)
     except ValueError:
@@ -59,12 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = _Parser(
         prog="xent-numba",
-        description="Stable, fused softmax cross-entropy and its gradient.  Without a command: a worked example, "
-        "what can run on this machine, and how fast.",
+        description="Stable, fused softmax cross-entropy and its gradient.  Without a command, it prints a worked "
+        "example, what can run on this machine, and how fast it runs.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="{loss,info}")
-    commands.add_parser("info", help="versions, backends and threads", description="Versions, backends and threads.")
+    info = commands.add_parser("info", help="versions, backends and threads", description=_INFO)
+    _add_info_arguments(info)
     loss = commands.add_parser(
         "loss",
         help="loss and gradient of .npy files of any size",
@@ -76,15 +88,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_info_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command `info`."""
+    parser.add_argument("--shape", type=int, nargs="+", metavar="N", help="the shape of the logits, as in 4096 50257")
+    parser.add_argument("--dtype", choices=DTYPES, help="their dtype (default: float32)")
+    parser.add_argument("--axis", type=int, help="the class axis (default: -1)")
+    parser.add_argument("--no-grad", action="store_true", help="the loss without its gradient")
+    parser.add_argument("--distribution", action="store_true", help="the target is a distribution, not class indices")
+
+
 def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command `loss`."""
     parser.add_argument("logits", metavar="LOGITS.npy", help="float16, bfloat16, float32 or float64")
     parser.add_argument("target", metavar="TARGETS.npy", help="class indices, or a distribution")
     files = parser.add_argument_group("files")
     files.add_argument("--grad", metavar="OUT.npy", help="write the gradient with respect to the logits")
-    files.add_argument("--rows", metavar="OUT.npy", help="write the losses instead of printing them (reduction none)")
-    files.add_argument("--weight", metavar="W.npy", help="one weight for each class")
-    files.add_argument("--sample-weight", metavar="S.npy", help="one weight for each row")
-    options = parser.add_argument_group("options, with the meaning and the defaults of xent_numba.cross_entropy")
+    files.add_argument(
+        "--rows", metavar="OUT.npy", help="write the losses to a file instead of printing them (with --reduction none)"
+    )
+    files.add_argument("--weight", metavar="W.npy", help="the weight of each class")
+    files.add_argument("--sample-weight", metavar="S.npy", help="the weight of each row")
+    options = parser.add_argument_group(
+        "options, with the meaning and defaults that they have in xent_numba.cross_entropy"
+    )
     options.add_argument("--reduction", choices=("mean", "sum", "none"), default="mean", help="default: mean")
     options.add_argument("--axis", type=int, default=-1, help="the class axis (default: -1)")
     options.add_argument(
@@ -92,22 +118,24 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
         type=_ignored,
         action="append",
         metavar="LABEL|none",
-        help="leave rows with this label out; may be given more than once (default: -100)",
+        help="leave out rows with this label; may be given more than once (default: -100)",
     )
     options.add_argument("--label-smoothing", type=float, default=0.0, metavar="EPS", help="between 0 and 1")
-    options.add_argument("--logit-scale", type=float, default=1.0, metavar="X", help="multiplies the logits")
-    options.add_argument("--softcap", type=float, metavar="X", help="bounds the logits smoothly to (-X, X)")
-    options.add_argument("--z-loss", type=float, default=0.0, metavar="X", help="adds X * logsumexp^2 to each row")
-    how = parser.add_argument_group("how")
-    how.add_argument("--backend", metavar="NAME", help="auto, numpy, cpu, ... (see xent-numba info)")
-    how.add_argument("--n-threads", type=int, metavar="N", help="default: all")
-    how.add_argument("--json", action="store_true", help="print one JSON object")
-    # For the tests, which have no files larger than memory.
+    options.add_argument("--logit-scale", type=float, default=1.0, metavar="X", help="factor of the logits")
+    options.add_argument("--softcap", type=float, metavar="X", help="limits the logits smoothly to (-X, X)")
+    options.add_argument(
+        "--z-loss", type=float, default=0.0, metavar="X", help="add X * logsumexp^2 to the loss of each row"
+    )
+    how = parser.add_argument_group("computation and output")
+    how.add_argument("--backend", metavar="NAME", help="auto, numpy, cpu or cuda (see xent-numba info)")
+    how.add_argument("--n-threads", type=int, metavar="N", help="the largest number of threads (default: all)")
+    how.add_argument("--json", action="store_true", help="print a JSON object")
+    # Hidden: with small blocks, the tests need no large files.
     how.add_argument("--block-bytes", type=_positive, default=BLOCK_BYTES, help=argparse.SUPPRESS)
 
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of `cross_entropy` that are plain values, where they were given."""
+    """The scalar options of `cross_entropy`, as keyword arguments of `make_options`."""
     names = ("reduction", "axis", "label_smoothing", "logit_scale", "softcap", "z_loss", "n_threads")
     options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     ignored: list[int | None] | None = arguments.ignore_index

@@ -1,7 +1,8 @@
-"""One validated call, run a block of rows at a time.
+"""A prepared call, computed a block of rows at a time.
 
-The call is prepared once, for all rows: labels checked, denominators known, gradient and logits brought to one
-layout.  So a block is nothing but slices of those arrays, and its gradient has its final scale when it is written.
+The call is prepared once, for all rows: the labels are checked, the denominators are known, and logits and gradient
+have their canonical shapes.  So a block consists of slices of those arrays, and its gradient is written with its final
+scale.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from xent_numba.prepare.loss import Prepared
 
 Loss = np.floating[Any] | NDArray[np.floating[Any]]
-PAGE = 4096  # bytes: less of each class than this, and every page is read more than once
+PAGE = 4096  # bytes of each class that a block of strided rows has at least, so that no page is read twice
 
 
 def run(backend: Backend, prepared: Prepared, block_bytes: int, advance: Callable[[int], None]) -> Loss:
-    """The loss of a prepared call, its gradient written on the way.  `advance` is told the bytes of each block."""
+    """Compute a prepared call, and return its loss.  `advance` is called with the bytes of logits of each block."""
     partials = []
     for slab in prepared.slabs:
         for block in split(slab, block_bytes):
@@ -39,11 +40,11 @@ def run(backend: Backend, prepared: Prepared, block_bytes: int, advance: Callabl
 
 
 def split(slab: Slab, block_bytes: int) -> Iterator[Slab]:
-    """The slab in blocks of whole rows, in order, each of about `block_bytes` of logits."""
+    """The slab in blocks of whole rows, in C order, each of about `block_bytes` bytes of logits."""
     logits = slab.problem.logits
     n_outer, n_inner, n_classes = logits.shape
     n_rows = max(1, block_bytes // (n_classes * logits.itemsize))
-    if abs(logits.strides[1]) < abs(logits.strides[2]):  # the classes of a row lie apart, neighbouring rows together
+    if abs(logits.strides[1]) < abs(logits.strides[2]):  # neighbouring rows are closer than the classes of a row
         n_rows = max(n_rows, PAGE // logits.itemsize)
     if n_rows >= n_inner:
         step = n_rows // n_inner
@@ -56,6 +57,7 @@ def split(slab: Slab, block_bytes: int) -> Iterator[Slab]:
 
 
 def _part(slab: Slab, rows: tuple[slice, slice]) -> Slab:
+    """A slice of a slab along A and B."""
     problem = slab.problem
     labels, distribution, sample_weight = (
         None if array is None else array[rows]

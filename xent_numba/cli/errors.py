@@ -1,4 +1,4 @@
-"""The one exception of the command line: what the user can put right, said in one line."""
+"""The exception of the command line: a mistake that the user can correct, reported in one line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class UserError(Exception):
-    """A mistake in what was asked for.  The message names the file and the value; no traceback is shown."""
+    """A mistake in the arguments or files.  The message names the file or option; no traceback is shown."""
 
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Turn an error of the operating system into one line about `path`, whatever temporary file it came from."""
+    """Turn an error of the operating system into a `UserError` about `path`, even if a temporary file caused it."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The program without a command: the worked example on every backend, what was found here, and how fast it is."""
+"""The program without a command: the worked example on every backend, the facts about each, and its speed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 LOGITS = [[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]]
 TARGET = [[0, 1, 0], [1, 0, 0]]
-SPEED_SHAPE = (2048, 4096)  # larger than most caches, yet a matter of milliseconds
+SPEED_SHAPE = (2048, 4096)  # larger than most caches, and still computed in milliseconds
 SPEED_ROUNDS = 7
 
 
 def report() -> Iterator[str]:
-    """The lines of the report, each as soon as it is known."""
+    """The lines of the report, each as soon as it is computed."""
     yield f"xent_numba {xn.__version__}: softmax cross-entropy and its gradient"
     yield f"logits A = {LOGITS}"
     yield f"target Y = {TARGET}"
@@ -41,6 +41,7 @@ def report() -> Iterator[str]:
 
 
 def _worked_example(backend: str) -> Iterator[str]:
+    """A line for each row of the example, and one for the mean loss."""
     logits, target = np.array(LOGITS), np.array(TARGET)
     with xn.use_backend(backend):
         probabilities = xn.softmax(logits)
@@ -52,17 +53,19 @@ def _worked_example(backend: str) -> Iterator[str]:
 
 
 def _numbers(values: Iterable[float], width: int) -> str:
+    """Numbers with three decimals, in columns of this width."""
     return " ".join(f"{value:{width}.3f}" for value in values)
 
 
 def _found(backend: str) -> str:
+    """What a backend says of itself, in one line."""
     from xent_numba.backends.registry import select
 
     return ", ".join(f"{fact}: {value}" for fact, value in select(backend).describe().items())
 
 
 def _speed() -> Iterator[str]:
-    """One line: loss and gradient by the current backend against NumPy, both into an array that exists."""
+    """One line: the current backend against plain NumPy, for a loss and a gradient written to an existing array."""
     from xent_numba.backends.registry import select
 
     name = select().name
@@ -85,7 +88,7 @@ def _speed() -> Iterator[str]:
 
 
 def _plain_numpy(logits: Array, target: Array, grad: Array) -> Any:
-    """What one would write without this package, with care for temporaries."""
+    """Loss and gradient as one would write them without this package, with few temporaries."""
     rows = np.arange(len(logits))
     np.subtract(logits, logits.max(axis=1, keepdims=True), out=grad)
     np.exp(grad, out=grad)
@@ -97,12 +100,12 @@ def _plain_numpy(logits: Array, target: Array, grad: Array) -> Any:
 
 
 def _fastest(*calls: Callable[[], object], rounds: int) -> list[float]:
-    """The best time of each call in seconds, taking turns, so that a busy moment does not hit one of them alone."""
+    """The best time of each call in seconds.  The calls take turns, so that a busy machine slows all of them alike."""
     best = [float("inf")] * len(calls)
     for round_ in range(rounds + 1):
         for i, call in enumerate(calls):
             start = time.perf_counter()
             call()
-            if round_ > 0:  # the first round compiles and touches memory
+            if round_ > 0:  # the first round compiles, and touches memory for the first time
                 best[i] = min(best[i], time.perf_counter() - start)
     return best

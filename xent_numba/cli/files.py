@@ -1,4 +1,4 @@
-"""Arrays in `.npy` files: read without loading them, written so that a reader never sees half of one."""
+"""Arrays in `.npy` files: memory-mapped for reading, and written so that a reader never sees an incomplete file."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def open_array(path: str) -> Array:
         except (ValueError, EOFError) as error:
             raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
     if array.dtype == np.dtype("V2"):
-        # A .npy file has no name for bfloat16: NumPy stores it as two bytes of anything.
+        # The .npy format has no name for bfloat16: NumPy stores it as two bytes of unknown meaning.
         return array.view(_bfloat16(path))
     return array
 
 
 def _why_unreadable(path: str, error: Exception) -> str:
+    """What is wrong with a file that NumPy cannot map, in the user's terms."""
     with open(path, "rb") as file:
         head = file.read(4)
     if head.startswith(b"PK"):
@@ -47,6 +48,7 @@ def _why_unreadable(path: str, error: Exception) -> str:
 
 
 def _bfloat16(path: str) -> np.dtype[Any]:
+    """The dtype bfloat16; UserError about the file where ml_dtypes is not installed."""
     try:
         import ml_dtypes
     except ImportError as error:
@@ -58,12 +60,14 @@ def _bfloat16(path: str) -> np.dtype[Any]:
 
 
 def new_array_like(path: str, array: Array) -> np.memmap[Any, Any]:
-    """A gradient of `array` mapped onto a new `.npy` file in the same memory order.
+    """A memory map of a new `.npy` file for a gradient of `array`, in the same memory order.
 
-    Its space on the disk is taken before the first write: a mapping onto space that was only promised ends the
-    process with a bus error when the disk is full.
+    Its space on the disk is allocated at once.  Otherwise, a write to the map would end the process with a bus error
+    when the disk is full.
     """
-    dtype = np.dtype(np.float64) if array.dtype.kind in "iu" else array.dtype  # integers are promoted
+    dtype = (
+        np.dtype(np.float64) if array.dtype.kind in "iu" else array.dtype
+    )  # the gradient of integer logits is float64
     new = np.lib.format.open_memmap(path, "w+", dtype, array.shape, fortran_order=array.flags.fnc)
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
@@ -72,7 +76,7 @@ def new_array_like(path: str, array: Array) -> np.memmap[Any, Any]:
 
 
 def save(path: str, array: ArrayLike) -> None:
-    """Write a whole array, down to the disk: some file systems refuse only then."""
+    """Write a whole array and flush it to the disk, because some file systems report that they are full only then."""
     with open(path, "wb") as file:
         np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
         file.flush()
@@ -81,14 +85,14 @@ def save(path: str, array: ArrayLike) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str | None) -> Iterator[str | None]:
-    """The name of a temporary file that becomes `path` when the block ends well, and is removed when it does not.
+    """The name of a temporary file that replaces `path` if the block succeeds, and is removed if it does not.
 
-    It lies in the same directory, so that taking the place of `path` is one step of the file system.
+    It is in the same directory, so that replacing `path` is a single, atomic step.
     """
     if path is None:
         yield None
         return
-    final = os.path.realpath(path)  # through a symbolic link: the link stays, as it would for open(path, "wb")
+    final = os.path.realpath(path)  # a symbolic link stays, and its target is replaced, as with open(path, "wb")
     mode = _mode_of_output(path)
     temporary = os.path.join(os.path.dirname(final), f".{os.path.basename(final)[:200]}.{secrets.token_hex(4)}.tmp")
     with naming(path), open(temporary, "xb"):
@@ -105,7 +109,7 @@ def replacing(path: str | None) -> Iterator[str | None]:
 
 
 def _mode_of_output(path: str) -> int | None:
-    """The permission bits of the file that `path` will replace, None for a new file."""
+    """The permission bits of the file that will be replaced; None for a new file."""
     with naming(path):
         try:
             mode = os.stat(path).st_mode
@@ -119,7 +123,7 @@ def _mode_of_output(path: str) -> int | None:
 
 
 def check_outputs(outputs: dict[str, str | None], inputs: Iterable[str | None]) -> None:
-    """Refuse outputs that are one of the inputs or each other.  `outputs` maps an option to its file."""
+    """UserError where an output is also an input or another output.  `outputs` maps an option to its file."""
     taken = {_identity(path): path for path in inputs if path is not None}
     for option, path in outputs.items():
         if path is None:
@@ -130,7 +134,7 @@ def check_outputs(outputs: dict[str, str | None], inputs: Iterable[str | None]) 
 
 
 def _identity(path: str) -> object:
-    """Equal for two names of one file, hard links included."""
+    """A value that is equal for two names of the same file, including hard links."""
     try:
         status = os.stat(path)
     except OSError:

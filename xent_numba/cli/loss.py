@@ -1,4 +1,4 @@
-"""`xent-numba loss`: the loss and gradient of arrays in files."""
+"""The command `xent-numba loss`: loss and gradient of arrays in files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xent_numba.cli import blocks, files
 from xent_numba.cli.arguments import options_of
 from xent_numba.cli.errors import UserError, naming
 from xent_numba.cli.progress import Progress
-from xent_numba.prepare.loss import prepare
+from xent_numba.prepare.loss import Wanted, prepare
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     from xent_numba.cli.blocks import Loss
 
-PRINT_ROWS = 4096  # losses turned into text at a time
+PRINT_ROWS = 4096  # losses that are printed at a time
 
 
 class Report(NamedTuple):
-    """What there is to say at the end."""
+    """What is printed at the end."""
 
     loss: Loss
     denominator: float
@@ -43,7 +43,7 @@ class Report(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what the arguments ask for and print the loss."""
+    """Compute the loss, write the files that were asked for, and print the loss."""
     if arguments.rows is not None and arguments.reduction != "none":
         raise UserError(f"--rows {arguments.rows} needs --reduction none, not {arguments.reduction}")
     inputs = {name: getattr(arguments, name) for name in ("logits", "target", "weight", "sample_weight")}
@@ -59,7 +59,7 @@ def _compute(
     grad_path: str | None,
     rows_path: str | None,
 ) -> Report:
-    """The report.  When this returns, the outputs are complete in their temporary files and no longer mapped."""
+    """Compute the loss.  On return, the outputs are complete in their temporary files and no longer mapped."""
     logits, target, weight, sample_weight = (
         None if path is None else files.open_array(path) for path in inputs.values()
     )
@@ -72,10 +72,8 @@ def _compute(
     with _naming_files(inputs):
         options = make_options(**options_of(arguments))
         backend = select(arguments.backend)
-        prepared = prepare(
-            backend, options, logits, target, weight, sample_weight,
-            want_rows=True, want_grad=grad is not None, out=grad, out_name="grad",
-        )  # fmt: skip
+        wanted = Wanted(rows=True, grad=grad is not None, out_name="grad")
+        prepared = prepare(backend, options, (logits, target, weight, sample_weight, None, None), wanted, grad)
     with Progress(logits.nbytes) as progress:
         loss = blocks.run(backend, prepared, arguments.block_bytes, progress.advance)
     if grad is not None:
@@ -89,7 +87,7 @@ def _compute(
 
 @contextlib.contextmanager
 def _naming_files(inputs: dict[str, str | None]) -> Iterator[None]:
-    """Turn an error about an argument of the library into one about the file that it came from."""
+    """Turn an error about an argument of the library into one about the file that holds it."""
     try:
         yield
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -101,14 +99,14 @@ def _naming_files(inputs: dict[str, str | None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let a polite request to end (SIGTERM, a closed terminal) unwind the stack, so that temporary files go too."""
+    """Let SIGTERM and a closed terminal unwind the stack, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not where it is ignored, as under nohup
             before[number] = signal.signal(number, _end)
     try:
         yield
@@ -118,10 +116,12 @@ def _terminable() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    """A signal handler that ends the program with the exit status a shell would report."""
     sys.exit(128 + number)
 
 
 def _show(report: Report, arguments: argparse.Namespace) -> None:
+    """Print the loss, or a line for each row, or the JSON object."""
     loss = report.loss
     if arguments.json:
         found = {
@@ -143,12 +143,14 @@ def _show(report: Report, arguments: argparse.Namespace) -> None:
 
 
 def _json_numbers(loss: Loss) -> object:
+    """A loss, or a list of losses, as JSON can hold them."""
     if isinstance(loss, np.ndarray):
         return [_json_number(value) for value in loss.ravel()]
     return _json_number(loss)
 
 
 def _json_number(value: np.floating[Any]) -> float | str:
+    """A number, or its name where it is not finite."""
     if np.isfinite(value):
-        return float(str(value))  # the shortest decimal that is this float32, not the longer one of its float64
+        return float(str(value))  # the shortest decimal of a float32, not the longer one of the same number in float64
     return "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"

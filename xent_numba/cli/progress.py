@@ -1,4 +1,4 @@
-"""A progress bar on standard error, for jobs that turn out to be long."""
+"""A progress bar on standard error, for jobs that take longer than a second."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ INTERVAL = 0.1  # seconds between two lines of the plain bar
 
 
 class Progress:
-    """Counts bytes done.  Shows nothing off a terminal, nor in the first second.
+    """Counts the bytes done, and shows them on a terminal after the first second; with tqdm if that is installed.
 
     >>> with Progress(total=10) as progress:
     ...     progress.advance(10)
     """
 
     def __init__(self, total: int) -> None:
-        """`total` is the number of bytes that make the job complete."""
+        """`total` is the number of bytes in all."""
         self._total = total
         self._done = 0
         self._start = self._shown = time.perf_counter()
@@ -37,14 +37,14 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the line that the bar is on."""
+        """Close the bar."""
         if self._tqdm is not None:
             self._tqdm.close()
         elif self._plain:
             print(file=sys.stderr)
 
     def advance(self, n_bytes: int) -> None:
-        """Count `n_bytes` more, and show it when it is time."""
+        """Count `n_bytes` more, and update the bar if it is time to."""
         self._done += n_bytes
         if not self._terminal:
             return
@@ -59,6 +59,7 @@ class Progress:
             self._open(now)
 
     def _open(self, now: float) -> None:
+        """Show the bar for the first time."""
         try:
             from tqdm import tqdm
         except ImportError:
@@ -70,6 +71,7 @@ class Progress:
             )
 
     def _draw(self, now: float) -> None:
+        """Write the line of the plain bar."""
         rate = self._done / (now - self._start)
         left = (self._total - self._done) / rate
         share = self._done / self._total

@@ -1,1 +1,25 @@
-""""""
+"""From the arguments of a public function to what a backend is given: checked arrays, canonical shapes, denominators.
+
+loss       `prepare`: a call of a loss function becomes `protocol.Slab`s, each with a `protocol.Problem`
+rowwise    `prepare_rowwise`: the same for softmax, log_softmax and logsumexp, which have neither target nor reduction
+options    the scalar options: checked, and cached by value
+inputs     one function for each kind of array argument: conversion to a known dtype and shape
+layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied
+aligned    arrays with misaligned elements: copied in and out, a block of rows at a time
+
+Every error that a user can cause is raised here, before anything is written and in the same words on every backend:
+
+    a scalar option of the wrong type or out of range                options.make_options
+    a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_factors, …
+    a weight that is negative or not finite                          inputs.raise_bad_weight
+    a label out of range                                             inputs.raise_bad_label
+    `ignore_index` next to a distribution                            inputs.check_ignore_index
+    an `out` or `grad_out` that does not fit or overlaps an input    inputs.check_out
+    an unknown backend, or one that cannot run here                  backends.registry.select, before this folder
+
+Arrays on a GPU take another way, through `backends.cuda.arrays`, and the same functions raise their errors.
+
+To add an option, see CONTRIBUTING.md.  Here it takes a field of `options.Options`, its check in `options._build`, a
+field of `protocol.Problem`, and the line of `loss._slabs` that fills it.  If it changes the loss of a row, it must
+also enter `Options.is_plain`; if it is an array, it becomes an element of `loss.Inputs`, with a check in `inputs`.
+"""

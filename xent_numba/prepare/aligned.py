@@ -1,7 +1,7 @@
-"""Arrays whose elements do not lie on multiples of their size, as the fields of packed records do.
+"""Arrays whose elements are not aligned to their own size, as in the fields of packed records.
 
-Backends need not know such arrays: they get them in blocks of rows, copied to where they can be read and, for what they
-write, copied back.  A block is small, so that the memory it takes does not grow with the logits.
+Backends never see such arrays.  They get aligned copies of them, a block of rows at a time, and what they write is
+copied back.  The blocks are of fixed size, so the memory for them does not grow with the logits.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ BLOCK = 1 << 18  # logits copied at a time, at least one row
 
 
 def is_aligned(*arrays: Array | None) -> bool:
-    """Whether every element of these lies where the processor likes it."""
+    """Whether the elements of all these arrays are aligned to their size."""
     return all(array is None or array.flags.aligned for array in arrays)
 
 
 def aligned_slabs(slabs: Iterable[Slab]) -> Iterator[Slab]:
-    """The slabs, cut into blocks where they must be; the results of one are in place when the next is asked for."""
+    """The slabs as they are, or as aligned copies of blocks of rows where their arrays are misaligned.
+
+    A backend must fill one before it asks for the next, because the results of a block are copied back in between.
+    """
     for slab in slabs:
         problem = slab.problem
         if is_aligned(problem.logits, problem.distribution, slab.grad):
@@ -58,7 +61,7 @@ def aligned_slabs(slabs: Iterable[Slab]) -> Iterator[Slab]:
 
 
 def aligned_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
-    """The same for pairs of logits (A, B, C) and a result of the first two or all three dimensions."""
+    """Like `aligned_slabs`, for pairs of logits (A, B, C) and a result (A, B, C) or (A, B)."""
     for x, result in pairs:
         if is_aligned(x, result):
             yield x, result
@@ -70,7 +73,7 @@ def aligned_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array,
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Cut the rows of (A, B, C), in C order, into blocks of one size or less."""
+    """Slices of A and B that cut the rows of (A, B, C), in C order, into blocks of at most BLOCK logits."""
     a, b, classes = shape
     rows = max(1, BLOCK // classes)
     for i in range(0, a, max(1, rows // b)):
@@ -79,8 +82,10 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
 
 
 def _copy(array: Array | None) -> Array | None:
+    """A copy, which is aligned; None stays None."""
     return None if array is None else array.copy()
 
 
 def _contiguous(array: Array | None) -> Array | None:
+    """The array in C order, copied if need be; None stays None."""
     return None if array is None else np.ascontiguousarray(array)

@@ -1,5 +1,6 @@
-"""From what the user passed to arrays of a known dtype and shape, one argument at a time, or the error that says why
-not.  Logits are never copied unless they had to become floating point first.
+"""Array arguments, one function for each kind: conversion to a known dtype and shape, or the error that says why not.
+
+Logits are copied only where they were lists or integers and had to become floating point first.
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xent_numba.prepare.layout import overlaps, overlaps_itself, place, row_shape, same_memory
+from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from numpy.typing import ArrayLike, NDArray
+
+    from xent_numba.prepare.options import Options
 
     Array = NDArray[Any]
 
 _FLOATS = frozenset(np.dtype(kind) for kind in (np.float64, np.float32, np.float16))
 _LABELS = frozenset(np.dtype(kind) for kind in (np.int64, np.int32))
-_FLOAT_CHOICES = "float64, float32, float16 or bfloat16 (or integers, which become float64)"
+FLOAT_CHOICES = "float64, float32, float16 or bfloat16"
+PER_ROW = "that of the logits without the class axis"  # what the shape of one value per row is, for messages
 
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    """Whether this is ml_dtypes.bfloat16, asked without importing it."""
+    """Whether this is ml_dtypes.bfloat16, found out without importing that package."""
     return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def as_array(value: object, name: str) -> Array:
-    """np.asarray, with errors that name the argument, for what np.asarray would read wrongly or not at all."""
+    """Like np.asarray, but errors name the argument, and masked arrays and arrays on a GPU are refused."""
     if isinstance(value, np.ndarray):
         if type(value).__module__.startswith("numpy.ma"):
             raise TypeError(
@@ -47,7 +52,7 @@ def as_array(value: object, name: str) -> Array:
 
 
 def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
-    """Logits as a floating array that is not a copy if it was one, and the class axis counted from the front."""
+    """Logits as a floating-point array (float64 for integers), and the class axis counted from the front."""
     array = as_array(value, "logits")
     dtype = array.dtype
     if dtype not in _FLOATS and not is_bfloat16(dtype):
@@ -57,7 +62,9 @@ def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
                 "convert them with logits.astype(logits.dtype.newbyteorder('='))"
             )
         if dtype.kind not in "iu":
-            raise TypeError(f"logits have dtype {dtype}; they must be {_FLOAT_CHOICES}")
+            raise TypeError(
+                f"logits have dtype {dtype}; they must be {FLOAT_CHOICES} (or integers, which become float64)"
+            )
         array = array.astype(np.float64)
     if array.ndim == 0:
         raise ValueError("logits are a single number; they need at least one axis, the classes")
@@ -70,7 +77,7 @@ def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
 
 
 def as_target(value: ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
-    """The target, and whether it is a distribution.  Class indices keep their dtype, see `as_labels`."""
+    """The target as an array, and whether it is a distribution; class indices keep their dtype (see `as_labels`)."""
     array = as_array(value, "target")
     indices = row_shape(logits.shape, axis)
     if array.shape == logits.shape:
@@ -81,7 +88,7 @@ def as_target(value: ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
             f"class indices have shape {indices}, a distribution over the classes has shape {logits.shape}"
         )
     if array.size == 0 and not isinstance(value, np.ndarray):
-        array = array.astype(np.int64)  # [] has no numbers to tell its dtype from
+        array = array.astype(np.int64)  # np.asarray([]) is float64 for want of any number
     if array.dtype.kind not in "iu":
         raise TypeError(
             f"target has the shape of class indices but dtype {array.dtype}; class indices are integers: convert with "
@@ -91,6 +98,7 @@ def as_target(value: ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
 
 
 def _as_distribution(array: Array, logits: np.dtype[Any]) -> Array:
+    """A distribution in one of the logits' dtypes: as it is, or converted; integers take the dtype of the loss."""
     dtype = array.dtype
     if dtype in _FLOATS or is_bfloat16(dtype):
         return array
@@ -105,9 +113,10 @@ def _as_distribution(array: Array, logits: np.dtype[Any]) -> Array:
 
 
 def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
-    """Class indices as int32 or int64, a view where they are already, and the values to ignore among them.
+    """Class indices as int32 or int64 (not copied if they are already), and the values to ignore among them.
 
-    A uint64 that int64 cannot hold gets a stand-in that is as bad, or as ignored (if among `beyond`), as itself.
+    A uint64 beyond int64 is replaced by a negative number that is out of range too, or by one that is ignored if the
+    original is among `beyond`, the ignored values that int64 cannot hold.
     """
     if target.dtype in _LABELS and target.flags.aligned:
         return target, ignore
@@ -124,18 +133,39 @@ def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -
     return labels, ignore
 
 
+def raise_bad_label(index: int, value: int, shape: tuple[int, ...], classes: int, options: Options) -> NoReturn:
+    """IndexError for a label that is neither a class nor ignored; `index` counts the labels in C order."""
+    raise IndexError(
+        f"target{place(index, shape)} = {value} is out of range for {classes} classes "
+        f"(ignore_index = {options.ignore_index})"
+    )
+
+
+def check_ignore_index(options: Options) -> None:
+    """ValueError where labels to ignore are given and the target is a distribution, which has no labels."""
+    if options.ignore_index != DEFAULT_IGNORE_INDEX:
+        raise ValueError(
+            f"ignore_index = {options.ignore_index} needs class indices; with a distribution as target, leave rows "
+            "out with a sample_weight of 0"
+        )
+
+
 def as_weights(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
-    """Class or sample weights as contiguous float64, finite and not negative."""
+    """Class or sample weights as contiguous float64; ValueError unless all are finite and not negative."""
     array = as_factors(value, name, shape, meaning)
     if array.size and not (array.min() >= 0.0 and array.max() < np.inf):
         first = int(np.argmax(~((array >= 0.0) & (array < np.inf))))
-        where = place(first, array.shape)
-        raise ValueError(f"{name}{where} = {array.reshape(-1)[first]} must be finite and not negative")
+        raise_bad_weight(name, first, float(array.reshape(-1)[first]), array.shape)
     return array
 
 
+def raise_bad_weight(name: str, index: int, value: float, shape: tuple[int, ...]) -> NoReturn:
+    """ValueError for a weight that is negative or not finite; `index` counts the weights in C order."""
+    raise ValueError(f"{name}{place(index, shape)} = {value} must be finite and not negative")
+
+
 def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights times a power of two, if they are so large or small that their sum or its inverse may overflow."""
+    """The weights, scaled by a power of two if they are so extreme that their sum or its inverse may overflow."""
     top = float(weights.max(initial=0.0))
     if top == 0.0 or 1e-30 < top < 1e30:
         return weights
@@ -144,7 +174,7 @@ def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights times 2^600, or as large as that lets them be, if there are very small ones among them."""
+    """The weights times 2^600, but at most 1e300, if some are so small that products of them underflow."""
     if float(weights.min(where=weights > 0.0, initial=1.0)) > 1e-140:
         return weights
     with np.errstate(over="ignore"):
@@ -152,29 +182,54 @@ def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
-    """Any real numbers of a given shape as contiguous float64."""
+    """Real numbers of a given shape as contiguous float64; `meaning` explains the shape in the error message."""
     array = as_array(value, name)
     if array.dtype.kind not in "biuf" and not is_bfloat16(array.dtype):
         raise TypeError(f"{name} has dtype {array.dtype}; it must be real numbers")
-    if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}; it must have shape {shape}: {meaning}")
+    check_shape(array.shape, name, shape, meaning)
     with np.errstate(all="ignore"):
         return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def check_shape(found: tuple[int, ...], name: str, shape: tuple[int, ...], meaning: str) -> None:
+    """ValueError for an array of another shape; `meaning` explains the shape."""
+    if found != shape:
+        raise ValueError(f"{name} has shape {found}; it must have shape {shape}: {meaning}")
+
+
+def grad_output_shape(ndim: int, reduction: str, rows_shape: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+    """The shape that an upstream gradient of `ndim` dimensions must have, and what that shape is, for messages."""
+    if reduction == "none" and ndim > 0:
+        return rows_shape, f"{PER_ROW}, as reduction is 'none'"
+    return (), f"one number, as reduction is {reduction!r}"
+
+
+def as_grad_output(
+    value: ArrayLike | None, reduction: str, rows_shape: tuple[int, ...]
+) -> tuple[float, NDArray[np.float64] | None]:
+    """The upstream gradient as one factor for the whole call, and one for each row where there are several."""
+    if value is None:
+        return 1.0, None
+    shape, meaning = grad_output_shape(np.ndim(value) if reduction == "none" else 0, reduction, rows_shape)
+    factors = as_factors(value, "grad_output", shape, meaning)
+    return (1.0, factors) if factors.ndim else (float(factors), None)
 
 
 def check_out(
     out: object, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], logits: Array, *inputs: Array | None
 ) -> Array:
-    """`out` as the array to write to, if it can be: only exactly the logits may share memory with an input."""
+    """`out` as a plain array, once it is certain that results can be written to it.
+
+    It must own each of its elements and share no memory with an input; being exactly the logits, however, is allowed.
+    """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array to write to, not {type(out).__name__}")
-    if out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"{name} has shape {out.shape} and dtype {out.dtype}; it must have shape {shape} and {dtype}")
+    check_out_type(out.shape, out.dtype, name, shape, dtype)
     if not out.flags.writeable:
         raise ValueError(f"{name} is read-only; pass an array that can be written to")
     array = np.asarray(out)
     if overlaps_itself(array):
-        raise ValueError(f"{name} has elements that share memory with each other; pass an array that owns each")
+        raise ValueError(f"{name} has elements that share memory with each other; pass an array without overlaps")
     in_place = shape == logits.shape and same_memory(array, logits)
     if not in_place and overlaps(array, logits):
         raise ValueError(
@@ -185,3 +240,13 @@ def check_out(
         if other is not None and overlaps(array, other):
             raise ValueError(f"{name} shares memory with another input; pass an array of its own")
     return array
+
+
+def check_out_type(
+    found_shape: tuple[int, ...], found_dtype: object, name: str, shape: tuple[int, ...], dtype: object
+) -> None:
+    """ValueError for an array to write to that has another shape or dtype (a NumPy dtype, or its name)."""
+    if found_shape != shape or found_dtype != dtype:
+        raise ValueError(
+            f"{name} has shape {found_shape} and dtype {found_dtype}; it must have shape {shape} and {dtype}"
+        )

@@ -1,8 +1,8 @@
-"""Shapes and strides alone: how an array of any layout is seen as rows of classes without copying it.
+"""Shapes and strides: how arrays of any layout are viewed as rows of classes, (A, B, C), without copying them.
 
-The class axis is moved last.  Neighbouring row axes are merged where the strides of *all* arrays concerned allow
-it; what is left is at most two axes (A, B) for nearly every layout that exists.  More than that, as in odd slices
-of 5-D arrays, leaves leading axes over which the caller loops, so that each slab is an (A, B, C) view again.
+The class axis is moved last.  Neighbouring row axes are merged where the strides of *all* arrays concerned allow it.
+For nearly every layout in practice, that leaves at most two row axes, A and B.  Where it leaves more, as for irregular
+slices of 5-D arrays, the caller loops over the leading ones, and each slab is an (A, B, C) view again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-# How hard `np.shares_memory` may try before the answer is "perhaps", which is treated as yes.
+# How much work `np.shares_memory` may do before it gives up; an overlap is then assumed.
 OVERLAP_WORK: Any = 10_000  # Any: NumPy annotates max_work with two of the values it takes
 
 
 class Layout(NamedTuple):
-    """The joint canonical shape of some arrays: `lead` axes to loop over, then the row dimensions A and B."""
+    """Arrays in one canonical shape: `lead` axes to loop over, then the row dimensions A and B, then the classes."""
 
     lead: tuple[int, ...]
     a: int
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 
 
 def merged_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The fewest axes into which the axes of `shape` merge, in order, for every given stride tuple at once.
+    """The sizes of the fewest axes into which those of `shape` merge, for all the given tuples of strides at once.
 
     >>> merged_axes((2, 3, 4), [(96, 32, 8)]), merged_axes((2, 3, 4), [(96, 32, 8), (8, 64, 16)])
     ((24,), (2, 12))
@@ -49,7 +49,7 @@ def merged_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple
     inner: list[int] = []  # strides of the axis that was added last, per array
     for axis in reversed(range(len(shape))):
         if shape[axis] == 1:
-            continue  # its stride means nothing
+            continue  # an axis of length 1 merges with any other
         step = [stride[axis] for stride in strides]
         if merged and all(outer == merged_step for outer, merged_step in zip(step, inner, strict=True)):
             merged[-1] *= shape[axis]
@@ -62,7 +62,7 @@ def merged_axes(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple
 def canonical(axis: int, *arrays: Array | None) -> Layout:
     """View non-empty arrays with the same row axes as lead + (A, B, C); None stays None.
 
-    A = 1 wherever all row axes merge into one.
+    `axis` is the class axis, counted from the front.  A = 1 wherever all row axes merge into one.
     """
     present = [array for array in arrays if array is not None]
     axes = list(range(present[0].ndim))
@@ -71,21 +71,21 @@ def canonical(axis: int, *arrays: Array | None) -> Layout:
     shape = present[0].shape
     sizes = merged_axes([shape[i] for i in axes[:-1]], [[array.strides[i] for i in axes[:-1]] for array in present])
     sizes = (1,) * (2 - len(sizes)) + sizes
-    # copy=False: a wrong split would raise here rather than copy the logits behind the caller's back.
+    # copy=False: a merge that is not possible after all raises an error instead of silently copying the logits.
     views = tuple(None if array is None else array.reshape(sizes + array.shape[-1:], copy=False) for array in moved)
     return Layout(sizes[:-2], sizes[-2], sizes[-1], views)
 
 
 def same_memory(one: Array, other: Array) -> bool:
-    """Whether two arrays of one shape and dtype have each element at the same place."""
+    """Whether two arrays of the same shape and dtype have each element at the same address."""
     if one.__array_interface__["data"][0] != other.__array_interface__["data"][0]:
         return False
     return all(size <= 1 or a == b for size, a, b in zip(one.shape, one.strides, other.strides, strict=True))
 
 
 def overlaps(one: Array, other: Array) -> bool:
-    """Whether two arrays share memory; where that is too hard to decide, yes."""
-    if one is not other and one.flags.owndata and other.flags.owndata:  # known at a third of the cost
+    """Whether two arrays share memory; True where that is too hard to decide."""
+    if one is not other and one.flags.owndata and other.flags.owndata:  # a third of the cost of the next test
         return False
     if not np.may_share_memory(one, other):
         return False
@@ -108,7 +108,7 @@ def overlaps_itself(array: Array) -> bool:
 
 
 def row_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """`shape` without the class axis (axis not negative)."""
+    """`shape` without the class axis, which must not be negative."""
     return shape[:axis] + shape[axis + 1 :]
 
 
@@ -128,5 +128,5 @@ def place(index: int, shape: tuple[int, ...]) -> str:
 
 
 def count(shape: tuple[int, ...]) -> int:
-    """The number of elements, as a Python int: it may pass 2**63 in an error message, never in an array."""
+    """The number of elements of a shape, as a Python int, which cannot overflow."""
     return math.prod(shape)

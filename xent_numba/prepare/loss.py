@@ -1,8 +1,7 @@
-"""From what the user passed to one normalised, validated value.  Every error a user can cause is raised here (or in
-`inputs` and `options`, from here), before anything is written and the same for every backend.
+"""From the arguments of a loss function to a `Prepared` call: validated, in canonical form, its denominators known.
 
-The labels are read once, by the backend's scan: it finds the first bad label and the denominators, so a kernel
-knows its final scale before it starts and writes each element of the gradient exactly once.
+The labels are read once, by the backend's `scan_labels`, which finds the first bad label and sums the denominators.  A
+kernel therefore knows its final scale before it starts, and writes each element of the gradient exactly once.
 """
 
 from __future__ import annotations
@@ -14,17 +13,20 @@ import numpy as np
 from xent_numba.backends.protocol import Problem, Slab
 from xent_numba.prepare.aligned import aligned_slabs, is_aligned
 from xent_numba.prepare.inputs import (
+    PER_ROW,
     as_factors,
+    as_grad_output,
     as_labels,
     as_logits,
     as_target,
     as_weights,
+    check_ignore_index,
     check_out,
+    raise_bad_label,
     raised,
     without_extremes,
 )
-from xent_numba.prepare.layout import canonical, count, overlaps, place, row_shape
-from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
+from xent_numba.prepare.layout import canonical, count, overlaps, row_shape
 from xent_numba.reduction import loss_dtype
 from xent_numba.results import empty_like
 
@@ -39,48 +41,65 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Weights = NDArray[np.float64] | None
+    # The arrays of one call as the user passed them: logits, target, weight, sample_weight, lse and grad_output.
+    # Not a NamedTuple, because making one takes a thirtieth of the time of a small call.
+    Optional = ArrayLike | None
+    Inputs = tuple[ArrayLike, ArrayLike, Optional, Optional, Optional, Optional]
 
-
-class Prepared(NamedTuple):
-    """A call ready to run: its slabs, in C order of the rows, and the arrays that they fill."""
-
-    slabs: Iterable[Slab]  # empty where there are no rows, or the denominator is 0: results are as they should be
-    rows: Array | None  # in the shape of class indices
-    grad: Array | None  # in the shape of the logits; the user's own array where one was passed
-    denominator: float
-    dtype: type[np.float32] | type[np.float64]  # of the loss
-
-
-TINY = 1e-290  # a denominator that may have lost digits, and whose inverse may overflow
+TINY = 1e-290  # a smaller denominator may have lost digits to underflow, and its inverse may overflow
 _PLAIN_LABELS = (np.dtype(np.int64), np.dtype(np.int32))
 _LAST_OF_TWO = (-1, 1)
 _ndarray = np.ndarray
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
-_make = tuple.__new__  # half the cost of the constructors, on the lean path
-_ROWS = "that of the logits without the class axis"
+_make = tuple.__new__  # half the cost of a NamedTuple's constructor
 
 
-def prepare(
-    backend: Backend,
-    options: Options,
-    logits: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    *,
-    want_rows: bool = False,
-    want_grad: bool = False,
-    out: object = None,
-    out_name: str = "out",
-    lse: ArrayLike | None = None,
-    grad_output: ArrayLike | None = None,
-) -> Prepared:
+class Wanted(NamedTuple):
+    """What a public function has to compute."""
+
+    rows: bool  # the losses; one for each row where reduction is "none"
+    grad: bool
+    out_name: str  # what that function calls the argument that receives the gradient, for error messages
+
+
+LOSS = Wanted(True, False, "")
+LOSS_AND_GRAD = Wanted(True, True, "grad_out")
+GRAD = Wanted(False, True, "out")
+
+
+class Prepared(NamedTuple):
+    """A call ready to run: its slabs, in C order of the rows, and the arrays that they fill."""
+
+    slabs: Iterable[Slab]  # empty where there are no rows or the denominator is 0: the results are then final already
+    rows: Array | None  # the shape of class indices
+    grad: Array | None  # the shape of the logits; the user's own array where one was passed
+    denominator: float
+    dtype: type[np.float32] | type[np.float64]  # of the loss
+
+
+class _Checked(NamedTuple):
+    """`Inputs` after validation and conversion."""
+
+    logits: Array  # floating point, in the layout of the user's
+    axis: int  # of the classes, counted from the front
+    target: Array  # as passed, before `labels` or `distribution` was made of it
+    labels: Array | None  # int32 or int64
+    ignore: tuple[int, ...]  # values among the labels that mark ignored rows
+    distribution: Array | None
+    weight: Weights
+    sample_weight: Weights
+    lse: Weights
+    upstream: Weights  # a grad_output with one value for each row
+    scale: float  # a scalar grad_output, else 1
+
+
+def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, out: object = None) -> Prepared:
     """Validate one call and bring it into canonical form.
 
-    `want_rows`: the caller needs the loss of each row when reduction is "none".  `want_grad`: into `out`, or
-    into a new array where that is None.
+    A wanted gradient goes to `out`, or to a new array where that is None.
     """
+    logits, target, weight, sample_weight, lse, grad_output = inputs
     if (
         logits.__class__ is _ndarray
         and target.__class__ is _ndarray
@@ -89,81 +108,114 @@ def prepare(
         and lse is None
         and grad_output is None
     ):
-        lean = _prepare_fast_path(backend, options, logits, target, want_rows, want_grad, out)
-        if lean is not None:
-            return lean
-    x, axis = as_logits(logits, options.axis)
-    given, is_distribution = as_target(target, x, axis)
-    rows_shape = row_shape(x.shape, axis)
-    classes = x.shape[axis]
-    w = None if weight is None else as_weights(weight, "weight", (classes,), "one per class")
-    s = None if sample_weight is None else as_weights(sample_weight, "sample_weight", rows_shape, _ROWS)
-    saved = None if lse is None else as_factors(lse, "lse", rows_shape, _ROWS)
-    scale, upstream = _grad_output(grad_output, options.reduction, rows_shape)
-    labels, q = None, None
-    ignore: tuple[int, ...] = ()
-    if is_distribution:
-        if options.ignore_index != DEFAULT_IGNORE_INDEX:
-            raise ValueError(
-                f"ignore_index = {options.ignore_index} needs class indices; with a distribution as target, leave rows "
-                "out with a sample_weight of 0"
-            )
-        q = given
-    else:
-        labels, ignore = as_labels(given, options.ignore, options.ignore_beyond)
-    dtype = loss_dtype(x.dtype)
+        call = _prepare_fast_path(backend, options, logits, target, wanted, out)
+        if call is not None:
+            return call
+    checked = _check(options, inputs)
+    x = checked.logits
     grad = None
-    if want_grad:
-        grad = empty_like(x) if out is None else check_out(
-            out, out_name, x.shape, x.dtype, x, labels, q, w, s, saved, upstream
-        )  # fmt: skip
-    n_rows = count(rows_shape)
-    mean = options.reduction == "mean"
-    if mean:  # does not change when all weights are multiplied by one number, if they enter the denominator
-        s = None if s is None else without_extremes(s)
-        w = w if w is None or is_distribution else without_extremes(w)
-    d1 = d2 = 1.0  # the denominators of the loss and of its z-loss
-    if n_rows == 0:
-        d1 = 0.0 if mean else 1.0
-    elif labels is not None:
-        found = _scan(backend, options, ignore, given, labels, classes, w, s)
-        if mean and found.weight_sum < TINY and not (w is None and s is None):  # what counts is far below the largest
-            w, s = (None if weights is None else raised(weights) for weights in (w, s))
-            found = _scan(backend, options, ignore, given, labels, classes, w, s)
-        if mean:
-            d1, d2 = found.weight_sum, found.sample_sum
-    elif mean:
-        d1 = d2 = float(n_rows) if s is None else float(np.add.reduce(s, axis=None))
-    rows = np.empty(rows_shape, dtype) if want_rows and options.reduction == "none" else None
-    result = grad if out is None else out
-    if n_rows == 0 or d1 == 0.0:
-        if grad is not None:
-            grad.fill(0)
-        return Prepared((), rows, result, d1, dtype)  # type: ignore[arg-type]
+    if wanted.grad:
+        _, _, _, labels, _, q, *per_class_or_row, _ = checked
+        others = (labels, q, *per_class_or_row)  # what kernels read besides the logits
+        grad = empty_like(x) if out is None else check_out(out, wanted.out_name, x.shape, x.dtype, x, *others)
+    rows_shape = row_shape(x.shape, checked.axis)
+    checked, d1, d2 = _denominators(backend, options, checked, count(rows_shape))
+    dtype = loss_dtype(x.dtype)
+    rows = np.empty(rows_shape, dtype) if wanted.rows and options.reduction == "none" else None
+    slabs: Iterable[Slab] = ()
+    if d1 != 0.0 and count(rows_shape):
+        slabs = _slabs(options, checked, grad, rows, (d1, d2))
+    elif grad is not None:
+        grad.fill(0)
+    return Prepared(slabs, rows, grad if out is None else out, d1, dtype)  # type: ignore[arg-type]
 
-    layout = canonical(axis, x, q, grad)
-    per_row = (-1, layout.a, layout.b)
+
+def _check(options: Options, inputs: Inputs) -> _Checked:
+    """Validate and convert every array argument."""
+    logits, any_target, weight, sample_weight, lse, grad_output = inputs
+    x, axis = as_logits(logits, options.axis)
+    target, is_distribution = as_target(any_target, x, axis)
+    rows_shape, classes = row_shape(x.shape, axis), x.shape[axis]
+    w = None if weight is None else as_weights(weight, "weight", (classes,), "one per class")
+    s = None if sample_weight is None else as_weights(sample_weight, "sample_weight", rows_shape, PER_ROW)
+    saved = None if lse is None else as_factors(lse, "lse", rows_shape, PER_ROW)
+    scale, upstream = as_grad_output(grad_output, options.reduction, rows_shape)
+    if is_distribution:
+        check_ignore_index(options)
+        return _Checked(x, axis, target, None, (), target, w, s, saved, upstream, scale)
+    labels, ignore = as_labels(target, options.ignore, options.ignore_beyond)
+    return _Checked(x, axis, target, labels, ignore, None, w, s, saved, upstream, scale)
+
+
+def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows: int) -> tuple[_Checked, float, float]:
+    """Scan the labels; returns the call and the denominators of its loss and of its z-loss, 1 where there is no mean.
+
+    A mean does not change when all weights in its denominator are multiplied by one number.  So extreme weights are
+    rescaled here, by powers of two, where their sum would overflow or lose digits.
+    """
+    labels, w, s, mean = checked.labels, checked.weight, checked.sample_weight, options.reduction == "mean"
+    if n_rows == 0:
+        return checked, 0.0 if mean else 1.0, 1.0
+    if mean:
+        s = None if s is None else without_extremes(s)
+        w = w if w is None or labels is None else without_extremes(w)
+        checked = checked._replace(weight=w, sample_weight=s)
+    if labels is None:
+        if not mean:
+            return checked, 1.0, 1.0
+        total = float(n_rows) if s is None else float(np.add.reduce(s, axis=None))
+        return checked, total, total
+    found = _scan(backend, options, checked)
+    if not mean:
+        return checked, 1.0, 1.0
+    if found.weight_sum < TINY and not (w is None and s is None):  # the weights that count are far below the largest
+        w, s = (None if weights is None else raised(weights) for weights in (w, s))
+        checked = checked._replace(weight=w, sample_weight=s)
+        found = _scan(backend, options, checked)
+    return checked, found.weight_sum, found.sample_sum
+
+
+def _slabs(
+    options: Options, checked: _Checked, grad: Array | None, rows: Array | None, denominators: tuple[float, float]
+) -> Iterable[Slab]:
+    """The call as (A, B, C) views, several where one cannot describe the layout; misaligned arrays are copied."""
+    x, axis, _, labels, ignore, q, w, s, saved, upstream, scale = checked
+    d1, d2 = denominators
     problem = Problem(
-        x, None, None, w, None, ignore, options.label_smoothing, options.logit_scale, options.softcap,
-        options.z_loss * (d1 / d2), d1, scale / d1, options.n_threads,
-        options.is_plain and labels is not None and w is None and s is None,
-    )  # fmt: skip
-    flat = [None if array is None else array.reshape(per_row) for array in (labels, s, rows, saved, upstream)]
+        logits=x,
+        labels=None,
+        distribution=None,
+        weight=w,
+        sample_weight=None,
+        ignore=ignore,
+        label_smoothing=options.label_smoothing,
+        logit_scale=options.logit_scale,
+        softcap=options.softcap,
+        z_coefficient=options.z_loss * (d1 / d2),
+        denominator=d1,
+        grad_scale=scale / d1,
+        n_threads=options.n_threads,
+        is_plain=options.is_plain and labels is not None and w is None and s is None,
+    )
+    layout = canonical(axis, x, q, grad)
+    per_row = [
+        None if array is None else array.reshape(-1, layout.a, layout.b) for array in (labels, s, rows, saved, upstream)
+    ]
     slabs = []
     for i, (x_view, q_view, grad_view) in enumerate(layout.slabs()):
-        labels_i, s_i, rows_i, lse_i, upstream_i = (None if array is None else array[i] for array in flat)
+        labels_i, s_i, rows_i, lse_i, upstream_i = (None if array is None else array[i] for array in per_row)
         part = problem._replace(logits=x_view, labels=labels_i, distribution=q_view, sample_weight=s_i)
         slabs.append(Slab(part, rows_i, grad_view, lse_i, upstream_i))
-    whole = slabs if is_aligned(x, q, grad) else aligned_slabs(slabs)
-    return Prepared(whole, rows, result, d1, dtype)  # type: ignore[arg-type]
+    return slabs if is_aligned(x, q, grad) else aligned_slabs(slabs)
 
 
 def _prepare_fast_path(
-    backend: Backend, options: Options, logits: Array, target: Array, want_rows: bool, want_grad: bool, out: object
+    backend: Backend, options: Options, logits: Array, target: Array, wanted: Wanted, out: object
 ) -> Prepared | None:
-    """The same for the commonest call, in as few steps as can be: 2-D floats, plain labels, a plain `out` if any.
+    """`prepare` for the commonest call in as few steps as possible: 2-D float32 or float64 logits and plain labels.
 
-    None where the call is of another kind, or anything is wrong with it: the long way sorts it out.
+    For 8 × 10 logits, the general path would take longer than the kernel.  None where the call is of another kind or
+    has an error in it: the general path then finds out which.
     """
     float_type = logits.dtype
     if float_type is _FLOAT32:
@@ -177,11 +229,12 @@ def _prepare_fast_path(
         return None
     if target.dtype not in _PLAIN_LABELS or not target.flags.aligned or not logits.flags.aligned:
         return None
+    want_rows, want_grad, _ = wanted
     if not want_grad:
         grad = None
     elif out is None:
         grad = empty_like(logits)
-    elif out.__class__ is _ndarray and _plain_out(out, logits, target):
+    elif out.__class__ is _ndarray and _is_plain_out(out, logits, target):
         grad = out
     else:
         return None
@@ -204,14 +257,13 @@ def _prepare_fast_path(
             options.softcap, options.z_loss, denominator, 1.0 / denominator, options.n_threads, options.is_plain,
         ),
     )  # fmt: skip
-    slab: Slab = _make(
-        Slab, (problem, None if rows is None else rows[None], None if grad is None else grad[None], None, None)
-    )
+    grad_view = None if grad is None else grad[None]
+    slab: Slab = _make(Slab, (problem, None if rows is None else rows[None], grad_view, None, None))
     return _make(Prepared, ((slab,), rows, grad, denominator, dtype))
 
 
-def _plain_out(out: Array, logits: Array, labels: Array) -> bool:
-    """Whether `out` is plainly right: contiguous, and the logits themselves or far from all inputs."""
+def _is_plain_out(out: Array, logits: Array, labels: Array) -> bool:
+    """Whether `out` is certainly valid: C-contiguous, and either the logits themselves or apart from all inputs."""
     flags = out.flags
     return (
         out.dtype is logits.dtype
@@ -224,44 +276,17 @@ def _plain_out(out: Array, logits: Array, labels: Array) -> bool:
     )
 
 
-def _scan(
-    backend: Backend,
-    options: Options,
-    ignore: tuple[int, ...],
-    given: Array,
-    labels: Array,
-    classes: int,
-    weight: Weights,
-    sample_weight: Weights,
-) -> LabelScan:
-    """The backend's pass over the labels; IndexError at the first one that is out of range and not ignored."""
-    # (A, B) with A the first axis where labels are no plain row: a view of slices and columns, a copy of odder ones.
+def _scan(backend: Backend, options: Options, checked: _Checked) -> LabelScan:
+    """The backend's pass over the labels; IndexError for the first one that is out of range and not ignored."""
+    labels, s = checked.labels, checked.sample_weight
+    assert labels is not None
+    classes = checked.logits.shape[checked.axis]
+    # (A, B), with A the first axis of labels that are not contiguous.  That is a view of slices and of columns; only
+    # less regular layouts are copied.
     shape = (1, -1) if labels.ndim < 2 or labels.flags.c_contiguous else (labels.shape[0], -1)
-    found = backend.scan_labels(
-        labels.reshape(shape),
-        classes,
-        ignore,
-        weight,
-        None if sample_weight is None else sample_weight.reshape(shape),
-        options.n_threads,
-    )
+    s = None if s is None else s.reshape(shape)
+    found = backend.scan_labels(labels.reshape(shape), classes, checked.ignore, checked.weight, s, options.n_threads)
     if found.first_bad >= 0:
-        where = place(found.first_bad, given.shape)
-        value = int(given.reshape(-1)[found.first_bad])
-        raise IndexError(
-            f"target{where} = {value} is out of range for {classes} classes (ignore_index = {options.ignore_index})"
-        )
+        value = int(checked.target.reshape(-1)[found.first_bad])
+        raise_bad_label(found.first_bad, value, checked.target.shape, classes, options)
     return found
-
-
-def _grad_output(
-    value: ArrayLike | None, reduction: str, rows_shape: tuple[int, ...]
-) -> tuple[float, NDArray[np.float64] | None]:
-    """Upstream gradient as a factor of the whole and one per row."""
-    if value is None:
-        return 1.0, None
-    if reduction == "none":
-        if np.ndim(value) == 0:  # one for all rows
-            return float(as_factors(value, "grad_output", (), "")), None
-        return 1.0, as_factors(value, "grad_output", rows_shape, f"{_ROWS}, as reduction is 'none'")
-    return float(as_factors(value, "grad_output", (), f"one number, as reduction is {reduction!r}")), None

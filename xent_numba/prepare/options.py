@@ -1,7 +1,7 @@
-"""The scalar options of a loss: checked once, then found again by one look-up.
+"""The scalar options of a loss: checked when first seen, then found again in a cache.
 
-`make_options` is called on every loss, so its usual cost is that of an `lru_cache` hit.  The cache is typed,
-because 1, 1.0 and True are equal and hash alike but are not equally valid.
+`make_options` runs on every call, so its usual cost is that of an `lru_cache` hit.  The cache is typed, because 1, 1.0
+and True are equal and have the same hash, but are not equally valid.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULT_IGNORE_INDEX = -100
 
 
 class LossOptions(TypedDict, total=False):
-    """As the public functions take them: the options that do not change the type of a result."""
+    """The keyword arguments that all loss functions share and that do not change the type of a result."""
 
     axis: int
     weight: ArrayLike | None
@@ -40,19 +40,19 @@ class LossOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The validated scalar options; what each means stands in the docstring of `xent_numba.cross_entropy`."""
+    """The validated scalar options.  The docstring of `xent_numba.cross_entropy` says what each means."""
 
     axis: int
     ignore_index: int | tuple[int, ...] | None  # as given, for messages
-    ignore: tuple[int, ...]  # the same as a tuple without repetitions, as far as int64 holds them
-    ignore_beyond: tuple[int, ...]  # the rest: only a uint64 label can match these
+    ignore: tuple[int, ...]  # the same without repetitions, as far as int64 can hold the values
+    ignore_beyond: tuple[int, ...]  # the values that only a uint64 label can equal
     label_smoothing: float
     reduction: str
     logit_scale: float
-    softcap: float | None  # None also where it was infinite: the limit of a large cap is no cap
+    softcap: float | None  # None also for an infinite cap, which caps nothing
     z_loss: float
     n_threads: int | None
-    is_plain: bool  # no option changes a row's loss, and no class is ignored
+    is_plain: bool  # no option here changes the loss of a row, and no class is ignored
 
 
 def make_options(
@@ -67,11 +67,11 @@ def make_options(
 ) -> Options:
     """Validated options; TypeError or ValueError names the option, its value and what it may be."""
     if ignore_index.__class__ is not int and ignore_index is not None:
-        # Equality of tuples looks through the types of their elements: (1, True) would find (1, 1) in the cache.
+        # A typed cache does not look inside tuples: (1, True) would find what is cached for (1, 1).
         ignore_index = _ignore_index(ignore_index)
     try:
         return _cached(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
-    except TypeError:  # an unhashable value, valid (a 0-d array) or not, or one of the wrong type
+    except TypeError:  # a value that is not hashable, like a 0-d array, or one of the wrong type
         return _build(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
 
 
@@ -85,6 +85,7 @@ def _build(
     z_loss: object,
     n_threads: object,
 ) -> Options:
+    """`make_options` without the cache."""
     ignored = _ignore_index(ignore_index)
     distinct = () if ignored is None else (ignored,) if isinstance(ignored, int) else tuple(dict.fromkeys(ignored))
     epsilon = _real("label_smoothing", label_smoothing)
@@ -120,12 +121,14 @@ _cached = lru_cache(maxsize=512, typed=True)(_build)
 
 
 def _reduction(value: object) -> str:
+    """One of `REDUCTIONS`."""
     if isinstance(value, str) and value in REDUCTIONS:
         return str(value)
     raise ValueError(f"reduction = {value!r} is unknown; choose one of 'mean', 'sum' or 'none'")
 
 
 def _softcap(value: object) -> float | None:
+    """A finite cap above 0, or None for none."""
     if value is None:
         return None
     cap = _real("softcap", value)
@@ -135,6 +138,7 @@ def _softcap(value: object) -> float | None:
 
 
 def _ignore_index(value: object) -> int | tuple[int, ...] | None:
+    """One integer, a tuple of several, or None."""
     if value is None:
         return None
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and getattr(value, "ndim", None) != 0:
@@ -143,6 +147,7 @@ def _ignore_index(value: object) -> int | tuple[int, ...] | None:
 
 
 def _integer(name: str, value: object, also: str = "") -> int:
+    """An int from any integer but a bool; `also` says in the error what else would be accepted."""
     if not isinstance(value, (bool, np.bool)):
         try:
             return operator.index(value)  # type: ignore[arg-type]
@@ -152,6 +157,7 @@ def _integer(name: str, value: object, also: str = "") -> int:
 
 
 def _real(name: str, value: object) -> float:
+    """A float from any real number but a bool; ±inf for integers beyond the range of float64."""
     unfit = isinstance(value, (bool, np.bool, str, bytes, complex, np.complexfloating))
     if not unfit and getattr(value, "ndim", 0) == 0:
         try:

@@ -1,4 +1,4 @@
-"""The part of `problem` for softmax and its kin: no target, no options but axis and threads, a result to write to."""
+"""The counterpart of `loss` for softmax, log_softmax and logsumexp, which have no target and no reduction."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 
 class Rowwise(NamedTuple):
-    """A softmax-like call ready to run: pairs of (A, B, C) logits and their result, and what they fill."""
+    """A call ready to run."""
 
-    slabs: tuple[tuple[Array, Array], ...]
-    result: Array
+    slabs: tuple[tuple[Array, Array], ...]  # logits (A, B, C), and their result (A, B, C) or, for logsumexp, (A, B)
+    result: Array  # what the slabs fill; the user's own array where one was passed
 
 
 def prepare_rowwise(options: Options, logits: ArrayLike, out: object, *, reduces: bool) -> Rowwise:
-    """Validate a call whose result has the logits' shape and dtype, or (`reduces`) that of the losses of the rows."""
+    """Validate a call and bring it into canonical form.
+
+    The result has the shape and dtype of the logits, or, with `reduces`, the shape of class indices and the dtype of a
+    loss.
+    """
     x, axis = as_logits(logits, options.axis)
     rows_shape = row_shape(x.shape, axis)
     shape = rows_shape if reduces else x.shape
