@@ -28,38 +28,38 @@ def aligned(count: int, dtype: Any) -> np.ndarray:
 
 def _make(ahead: int) -> tuple[Any, Any]:
     """(read, copy) with software prefetch that far ahead; 0: none."""
-    ask = prefetch_l2 if ahead == FAR else prefetch_l1
+    prefetch = prefetch_l2 if ahead == FAR else prefetch_l1
 
     @njit(parallel=True, nogil=True)
     def read(x: Any, tops: Any) -> None:
         n, p = x.size, pointer(x)
         for k in prange(tops.size):
-            like = zero_vector(p)
-            a = like
+            vtype = zero_vector(p)
+            a = vtype
             b = c = d = a
             for i in range(k * BLOCK, min(n, (k + 1) * BLOCK) - 63, 64):
                 if ahead:
-                    ask(p, i + ahead)
-                    ask(p, i + ahead + 16)
-                    ask(p, i + ahead + 32)
-                    ask(p, i + ahead + 48)
-                a, b = maximum(load(p, i, like), a), maximum(load(p, i + 16, like), b)
-                c, d = maximum(load(p, i + 32, like), c), maximum(load(p, i + 48, like), d)
+                    prefetch(p, i + ahead)
+                    prefetch(p, i + ahead + 16)
+                    prefetch(p, i + ahead + 32)
+                    prefetch(p, i + ahead + 48)
+                a, b = maximum(load(p, i, vtype), a), maximum(load(p, i + 16, vtype), b)
+                c, d = maximum(load(p, i + 32, vtype), c), maximum(load(p, i + 48, vtype), d)
             tops[k] = reduce_max(maximum(maximum(a, b), maximum(c, d)))
 
     @njit(parallel=True, nogil=True)
     def copy(x: Any, out: Any, tops: Any) -> None:
         n, p, q = x.size, pointer(x), pointer(out)
         for k in prange(tops.size):
-            like = zero_vector(p)
+            vtype = zero_vector(p)
             for i in range(k * BLOCK, min(n, (k + 1) * BLOCK) - 63, 64):
                 if ahead:
-                    ask(p, i + ahead)
-                    ask(p, i + ahead + 16)
-                    ask(p, i + ahead + 32)
-                    ask(p, i + ahead + 48)
-                a, b = load(p, i, like), load(p, i + 16, like)
-                c, d = load(p, i + 32, like), load(p, i + 48, like)
+                    prefetch(p, i + ahead)
+                    prefetch(p, i + ahead + 16)
+                    prefetch(p, i + ahead + 32)
+                    prefetch(p, i + ahead + 48)
+                a, b = load(p, i, vtype), load(p, i + 16, vtype)
+                c, d = load(p, i + 32, vtype), load(p, i + 48, vtype)
                 stream(q, i, a)
                 stream(q, i + 16, b)
                 stream(q, i + 32, c)

@@ -1,18 +1,17 @@
-"""Every private or internal name of Numba and llvmlite that this backend uses, so that an upgrade has one file to read.
+"""Every private or internal name of Numba and llvmlite that this backend uses: the one file to check at an upgrade.
 
-"Since" is the first release that has the name in its present role; the package requires Numba 0.62.1 (llvmlite 0.45).
-Public names (`numba.njit`, `numba.types`, `numba.extending`, …) are imported where they are used.
+"Since" is the first release of Numba that has the name; the package requires 0.62.1 (with llvmlite 0.45).  Public names
+(`numba.njit`, `numba.types`, `numba.extending`, …) are imported where they are used.
 
-Inheriting from these classes also relies on some members of theirs:
+Some members of these classes and of the objects that Numba passes on are internal as well, and are used directly:
 
-    JITCodeLibrary   _codegen, _data_layout, _linking_libraries, _final_module, _shared_module, _finalized,
-                     _get_module_for_linking()                     in `inline`; since 0.49
-    CPUDispatcher    _compiler, _customize_flags, targetctx, overloads, add_overload(), get_call_template(),
-                     get_overload()                                in `inline`; since 0.26
-                     _cache, compile()                             in `kernel`; since 0.26
-    NumbaCache       load_overload(), save_overload(), _impl       in `cache`; since 0.31
-    options          forceinline, no_cpython_wrapper, no_cfunc_wrapper, _nrt, and the flag no_compile; since 0.49
-    in generated code: context.active_code_library, context.call_conv, context.make_array, fndesc, library; since 0.23
+    in `inline`         JITCodeLibrary._codegen, ._linking_libraries, ._final_module, ._shared_module, ._finalized and
+                        ._get_module_for_linking (since 0.17); CPUDispatcher._compiler and ._customize_flags (0.26),
+                        .add_overload, .get_call_template and .targetctx.insert_user_function (0.14); flags.no_compile
+    in `kernel`         CPUDispatcher._cache and .overloads (0.23); the option _nrt
+    in `cache`          NumbaCache._impl, CompileResultCacheImpl.reduce, .rebuild and .check_cachable (0.31)
+    in `parallel_for`   context.active_code_library (0.41), context.call_conv, fndesc.llvm_cfunc_wrapper_name (0.26)
+    options of both     forceinline, no_cpython_wrapper, no_cfunc_wrapper (0.49)
 """
 
 from __future__ import annotations
@@ -23,36 +22,36 @@ import llvmlite
 import llvmlite.binding
 import numba
 from llvmlite import ir  # the public IR builder; here so that llvmlite is named in one file only
-from llvmlite.binding import parse_assembly  # public: LLVM's own module from IR text
+from llvmlite.binding import parse_assembly  # public: an LLVM module from IR text
 
-# --- the compile cache
-from numba.core.caching import CompileResultCacheImpl  # a compiled function to plain data and back; since 0.31
+# For `cache`.
+from numba.core.caching import CompileResultCacheImpl  # a compiled function to picklable data and back; since 0.31
 from numba.core.caching import _Cache as NumbaCache  # the interface that a dispatcher expects; since 0.21
 
-# --- code generation
+# For `parallel_for` and `simd`.
 from numba.core.cgutils import (
     alloca_once_value,  # a value on the stack of the caller; since 0.16
     for_range,  # a counted loop in IR; since 0.12
     get_or_insert_function,  # the declaration of an external function; since 0.54
-    normalize_ir_text,  # IR text in the encoding that LLVM parses; since 0.28
+    normalize_ir_text,  # for `inline`: IR text in the encoding that LLVM parses; since 0.28
 )
-from numba.core.codegen import JITCodeLibrary  # base of the library of inline functions; since 0.49
 
-# --- compiling inline functions
-from numba.core.compiler import CompilerBase  # a compiler with its own list of passes; since 0.46
+# For `inline`: a compiler with a code library and a list of passes of its own.
+from numba.core.codegen import JITCodeLibrary  # since 0.49
+from numba.core.compiler import CompilerBase  # since 0.46
 from numba.core.compiler_lock import global_compiler_lock  # held while compiling, and across a fork; since 0.40
-from numba.core.compiler_machinery import PassManager  # the list of passes; since 0.46
-from numba.core.registry import CPUDispatcher  # base of `Kernel` and `InlineFunction`; since 0.23
-from numba.core.serialize import dumps  # pickles what the cache stores; since 0.51
-from numba.core.sigutils import normalize_signature  # argument types of any spelling of a signature; since 0.12
-from numba.core.typed_passes import (  # passes; since 0.46, PreLowerStripPhis since 0.49
+from numba.core.compiler_machinery import PassManager  # since 0.46
+from numba.core.registry import CPUDispatcher  # base of `InlineFunction`, and of `Kernel`; since 0.23
+from numba.core.serialize import dumps  # for `cache`: pickles what it stores; since 0.51
+from numba.core.sigutils import normalize_signature  # the argument types in any form of a signature; since 0.12
+from numba.core.typed_passes import (  # since 0.46, PreLowerStripPhis since 0.49
     AnnotateTypes,
     NativeLowering,
     NoPythonBackend,
     NopythonTypeInference,
     PreLowerStripPhis,
 )
-from numba.core.untyped_passes import (  # passes; since 0.46, ReconstructSSA since 0.47
+from numba.core.untyped_passes import (  # since 0.46, ReconstructSSA since 0.49
     DeadBranchPrune,
     FixupArgs,
     GenericRewrites,
@@ -62,7 +61,7 @@ from numba.core.untyped_passes import (  # passes; since 0.46, ReconstructSSA si
     TranslateByteCode,
 )
 
-# --- the threading layer
+# For `threads`: the state of the threading layer, wrapped below.
 from numba.np.ufunc import parallel as _parallel
 
 __all__ = [
@@ -109,7 +108,7 @@ host_cpu_features = llvmlite.binding.get_host_cpu_features  # public
 
 
 def threads_started() -> bool:
-    """Whether Numba has started its threads.  `_is_initialized` exists since 0.23."""
+    """Whether Numba has started its threads.  `_is_initialized` exists since 0.25."""
     return bool(_parallel._is_initialized)
 
 
