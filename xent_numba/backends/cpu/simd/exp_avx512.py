@@ -5,6 +5,10 @@ four bits k of 16 n among sixteen values held in one register, and the other bit
 added.  For so small an r, the Taylor polynomial 1 + r + r²/2 + r³/6 suffices (relative error 1e-8).  A mask sets the
 result to 0 where d is too small.  The error is below 1.2 + |d| / 20 ulp; the second term is the rounding error of ln 2
 as a float32, multiplied by n.
+
+It is worth a second algorithm: with the exp of `math` in its place, on one thread of an AVX-512 processor, the loss
+takes 1.05 times as long and loss with gradient 1.02 (100000 × 1000) to 1.11 times (2048 × 50257), although memory is
+the limit there; with logits that fit in a cache, it is 1.10 and 1.15 times.
 """
 
 from __future__ import annotations
