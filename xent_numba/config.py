@@ -70,7 +70,7 @@ def explain_plan(
         raise ValueError(f"shape {tuple(shape)} has a negative size")
     element = np.zeros(1, dtype)
     strides = [element.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    # Every size is an int64, but their product need not be one: the strides of an array that cannot exist overflow.
+    # NumPy would not notice here that a shape is too large for an array, and sizes in bytes would overflow.
     if math.prod(max(size, 1) for size in shape) * element.itemsize >= 2**63:
         raise ValueError(f"shape {tuple(shape)} is larger than any array can be")
     logits, axis = as_logits(np.lib.stride_tricks.as_strided(element, tuple(shape), strides), axis)

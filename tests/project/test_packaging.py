@@ -110,6 +110,16 @@ def test_modules_named_in_the_readme_exist() -> None:
         assert (ROOT / "xent_numba" / path).exists(), path
 
 
+def test_files_named_in_contributing_exist() -> None:
+    """Recipes that name files which have moved would lead nowhere."""
+    package = ROOT / "xent_numba"
+    places = (ROOT, package, package / "backends", package / "backends" / "cpu", package / "backends" / "cuda")
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w./]+(?:\.py|\.md|/))`", text)) | set(re.findall(r"python ([\w/]+\.py)", text))
+    assert len(named) > 40
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
 def test_links_in_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\(((?!https?:)[^)#]+)", README)
     assert links

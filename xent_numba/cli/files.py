@@ -43,7 +43,7 @@ def _why_unreadable(path: str, error: Exception) -> str:
     if "Python objects" in str(error):
         return "holds Python objects, not numbers"
     if "mmap length" in str(error):
-        return "shorter than its own header says; is it complete?"
+        return "shorter than its header says, so it is incomplete"
     return f"not a .npy file ({error})"
 
 
@@ -53,7 +53,7 @@ def _bfloat16(path: str) -> np.dtype[Any]:
         import ml_dtypes
     except ImportError as error:
         raise UserError(
-            f"{path}: holds two-byte items without a name, as bfloat16 is stored; pip install ml_dtypes to read it"
+            f"{path}: holds two-byte items of unnamed type, as NumPy stores bfloat16; pip install ml_dtypes to read it"
         ) from error
     dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
     return dtype
@@ -129,7 +129,7 @@ def check_outputs(outputs: dict[str, str | None], inputs: Iterable[str | None]) 
         if path is None:
             continue
         if _identity(path) in taken:
-            raise UserError(f"{path}: {option} is also another file of this command; give it a file of its own")
+            raise UserError(f"{path}: {option} names a file that this command uses already; give it a file of its own")
         taken[_identity(path)] = path
 
 

@@ -45,7 +45,7 @@ class Report(NamedTuple):
 def run(arguments: argparse.Namespace) -> None:
     """Compute the loss, write the files that were asked for, and print the loss."""
     if arguments.rows is not None and arguments.reduction != "none":
-        raise UserError(f"--rows {arguments.rows} needs --reduction none, not {arguments.reduction}")
+        raise UserError(f"--rows {arguments.rows} needs --reduction none, not --reduction {arguments.reduction}")
     inputs = {name: getattr(arguments, name) for name in ("logits", "target", "weight", "sample_weight")}
     files.check_outputs({"--grad": arguments.grad, "--rows": arguments.rows}, inputs.values())
     with _terminable(), files.replacing(arguments.grad) as grad, files.replacing(arguments.rows) as rows:

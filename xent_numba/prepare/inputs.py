@@ -43,7 +43,7 @@ def as_array(value: object, name: str) -> Array:
             )
         return np.asarray(value)
     if hasattr(value, "__cuda_array_interface__"):
-        raise TypeError(f"{name} lives on a GPU, which this backend cannot read; copy it to the host first")
+        raise TypeError(f"{name} is on a GPU, which this backend cannot read; copy it to the host first")
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
