@@ -243,11 +243,11 @@ def shfl_xor(value: Any, mask: int) -> Any:
     return cuda.shfl_xor_sync(0xFFFFFFFF, value, mask)
 
 
-def compiled(kernel: Any, threads: int) -> Any:
+def jit_kernel(kernel: Any, threads: int) -> Any:
     return _module.jit(kernel)
 
 
-def configured(kernel: Any, grid: Any, threads: int, stream: Any = 0, shared: int = 0) -> Any:
+def configure(kernel: Any, grid: Any, threads: int, stream: Any = 0, shared: int = 0) -> Any:
     return kernel[grid, threads, stream, shared]
 
 
