@@ -134,6 +134,7 @@ def _label_kernels(dtype: str, labels: Any, threads: int) -> Iterator[Kernel]:
             "labels sum", lambda: labels.build_sum(dtype, threads), lambda: _integers(4), threads,
             "reads one number per row",
         ),
+        ("labels peek weight", lambda: labels.build_peek(dtype), lambda: _integers(2), 32, "reads one number"),
     )  # fmt: skip
     for name, build, types, threads_, scalar in table:
         yield Kernel(name, dtype, build, types, threads_, scalar)

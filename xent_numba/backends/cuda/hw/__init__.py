@@ -1,7 +1,7 @@
 """What the kernels ask of the hardware, below any mathematics.
 
 sizes           how large a warp, a vector and a grid are
-numba_private   every internal name of numba-cuda and llvmlite, and why it is needed
+numba_private   every internal name of numba-cuda and of its LLVM builder, and why it is needed
 intrinsics      scalar and 128-bit loads and stores, conversions, exp2, shuffles, barriers; launches
 access          reading and writing one element or one vector of each storage dtype
 reduce          maximum and sums over the threads of a row

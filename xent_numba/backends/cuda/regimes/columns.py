@@ -18,16 +18,11 @@ from xent_numba.backends.cuda.row.spec import Spec
 
 def build(spec: Spec, threads: int, batch: int) -> Any:
     """Kernel (args) of ceil(rows / threads) blocks; each thread has `batch` classes in flight."""
-    row_, address, passes = row_functions(spec), address_functions(spec), row_passes(spec, 1, batch)
-    label, label_logit, epilogue, store_row_result = row_.label, row_.label_logit, row_.epilogue, row_.store_row_result
-    logits_row, out_row, lanes_before, fill_row = (
-        address.logits_row,
-        address.out_row,
-        address.lanes_before,
-        address.fill_row,
-    )
+    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, 1, batch)
+    label, label_logit, epilogue, store_row_result = math.label, math.label_logit, math.epilogue, math.store_row_result
+    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
     statistics, store_output = passes.statistics, passes.store_output
-    has_output, zero, lowest = bool(spec.output), row_.real(0), row_.lowest
+    has_output, zero, lowest = bool(spec.output), math.real(0), math.lowest
     needs_statistics = not spec.saved_lse or spec.dense
 
     def kernel(args: Any) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.reduce import reductions
 from xent_numba.backends.cuda.hw.sizes import WARP
@@ -36,16 +38,11 @@ def row_passes(spec: Spec, threads: int, batch: int) -> RowPasses:
 
 def build(spec: Spec, threads: int, batch: int) -> Any:
     """Kernel (args) of any number of blocks of `threads` threads; block b takes the rows b, b + blocks, ..."""
-    row_, address, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
-    label, label_logit, epilogue, store_row_result = row_.label, row_.label_logit, row_.epilogue, row_.store_row_result
-    logits_row, out_row, lanes_before, fill_row = (
-        address.logits_row,
-        address.out_row,
-        address.lanes_before,
-        address.fill_row,
-    )
+    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    label, label_logit, epilogue, store_row_result = math.label, math.label_logit, math.epilogue, math.store_row_result
+    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
     statistics, merge, store_output = passes.statistics, passes.merge, passes.store_output
-    has_output, zero, lowest = bool(spec.output), row_.real(0), row_.lowest
+    has_output, zero, lowest = bool(spec.output), math.real(0), math.lowest
     needs_statistics = not spec.saved_lse or spec.dense
 
     def kernel(args: Any) -> None:
@@ -76,30 +73,18 @@ def build(spec: Spec, threads: int, batch: int) -> Any:
 
 def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     """The first pass: an online softmax over this thread's batches."""
-    row_, address = row_functions(spec), address_functions(spec)
-    lanes, words, word_type, element = (
-        address.access.lanes,
-        address.access.words,
-        address.access.word_type,
-        address.access.element,
-    )
-    q_element, q_word_type, q_words = (
-        address.distribution_access.element,
-        address.distribution_access.word_type,
-        address.distribution_words,
-    )
-    load_vector, stride_of, load_distribution, distribution_row = (
-        address.load_vector,
-        address.logits_stride,
-        address.load_distribution,
-        address.distribution_row,
-    )
-    real, lowest, exp, exp_term = row_.real, row_.lowest, row_.exp, row_.exp_term
-    transform, dense_target = row_.transform, row_.dense_target
+    math, mem = row_functions(spec), address_functions(spec)
+    access, q_access = mem.access, mem.distribution_access
+    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    q_element, q_word_type, q_words = q_access.element, q_access.word_type, mem.distribution_words
+    load_vector, logits_stride = mem.load_vector, mem.logits_stride
+    load_distribution, distribution_row = mem.load_distribution, mem.distribution_row
+    real, lowest, exp, exp_term = math.real, math.lowest, math.exp, math.exp_term
+    transform, dense_target = math.transform, math.dense_target
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
     sums_exp = not spec.saved_lse
-    step, total_words, zero, minus_inf = threads * lanes, batch * words, real(0), real(-float("inf"))
+    step, total_words, zero, minus_inf = threads * lanes, batch * words, real(0), real(-np.inf)
 
     @hw.device
     def statistics(args: Any, row: Any, x: Any, y: Any, thread: Any, begin: Any, end: Any) -> Any:
@@ -112,10 +97,10 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
             limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
             row_begin, row_end = hw.i32(min(-start, lanes)), hw.i32(min(args.n_classes - start, step * batch))
             if sums_exp:
-                first_vector = x + start * stride_of(args)
+                first_vector = x + start * logits_stride(args)
                 for i in range(batch):
                     if i * step < limit:
-                        vector = first_vector + i * step * stride_of(args)
+                        vector = first_vector + i * step * logits_stride(args)
                         load_vector(args, vector, start + i * step, registers, i * words)
                 raised_max = row_max
                 for i in range(batch):
@@ -166,10 +151,10 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
 
 def _merge(spec: Spec, threads: int) -> Any:
     """Merge the statistics of all threads: the maximum first, each sum rescaled to it, then the sums."""
-    row_ = row_functions(spec)
-    reduce = reductions(row_.real, max(threads, WARP), spec.dense)  # a single thread has nothing to merge
-    reduce_max, reduce_add, exp_term = reduce.reduce_max, reduce.reduce_add, row_.exp_term
-    dense, zero = spec.dense, row_.real(0)
+    math = row_functions(spec)
+    reduce = reductions(math.real, max(threads, WARP), spec.dense)  # a single thread has nothing to merge
+    reduce_max, reduce_add, exp_term = reduce.reduce_max, reduce.reduce_add, math.exp_term
+    dense, zero = spec.dense, math.real(0)
 
     @hw.device
     def merge(stats: Any) -> Any:
@@ -188,26 +173,14 @@ def _store_output(spec: Spec, threads: int, batch: int) -> Any:
     """The second pass: read the logits again and store the output."""
     if not spec.output:
         return None
-    row_, address = row_functions(spec), address_functions(spec)
-    lanes, words, word_type, element = (
-        address.access.lanes,
-        address.access.words,
-        address.access.word_type,
-        address.access.element,
-    )
-    q_element, q_word_type, q_words = (
-        address.distribution_access.element,
-        address.distribution_access.word_type,
-        address.distribution_words,
-    )
-    load_vector, store_vector, load_distribution = (
-        address.load_vector,
-        address.store_vector,
-        address.load_distribution,
-    )
-    out_row, distribution_row = address.out_row, address.distribution_row
-    stride_of, out_stride_of = address.logits_stride, address.out_stride
-    real, stored, dense_target, output_element = row_.real, row_.stored, row_.dense_target, row_.output_element
+    math, mem = row_functions(spec), address_functions(spec)
+    access, q_access = mem.access, mem.distribution_access
+    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    q_element, q_word_type, q_words = q_access.element, q_access.word_type, mem.distribution_words
+    load_vector, store_vector, load_distribution = mem.load_vector, mem.store_vector, mem.load_distribution
+    out_row, distribution_row = mem.out_row, mem.distribution_row
+    logits_stride, out_stride = mem.logits_stride, mem.out_stride
+    real, stored, dense_target, output_element = math.real, math.stored, math.dense_target, math.output_element
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
     step, total_words, zero = threads * lanes, batch * words, real(0)
@@ -221,11 +194,11 @@ def _store_output(spec: Spec, threads: int, batch: int) -> Any:
         values = hw.cuda.local.array(lanes, stored)
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         for start in range(begin + thread * lanes, end, step * batch):
-            first_vector, first_out = x + start * stride_of(args), out + start * out_stride_of(args)
+            first_vector, first_out = x + start * logits_stride(args), out + start * out_stride(args)
             limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
             for i in range(batch):
                 if i * step < limit:
-                    vector = first_vector + i * step * stride_of(args)
+                    vector = first_vector + i * step * logits_stride(args)
                     load_vector(args, vector, start + i * step, registers, i * words)
             for i in range(batch):
                 if i * step < limit:
@@ -236,7 +209,7 @@ def _store_output(spec: Spec, threads: int, batch: int) -> Any:
                         t_j = dense_target(args, q_element(q_registers, 0, lane), start + j, y) if dense else zero
                         logit = real(element(registers, i * words, lane))
                         values[lane] = output_element(args, logit, factors, t_j, sparse_label and j == label)
-                    vector = first_out + i * step * out_stride_of(args)
+                    vector = first_out + i * step * out_stride(args)
                     store_vector(args, vector, start + i * step, values, same_alignment)
 
     return store_output

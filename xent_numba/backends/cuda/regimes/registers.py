@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.reduce import reductions
 from xent_numba.backends.cuda.row.address import address_functions
@@ -23,36 +25,24 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     Vector i of a thread begins i · threads · lanes classes after its first, so that the loads of a warp are coalesced.
     The classes of a row lie side by side.
     """
-    row_, address = row_functions(spec), address_functions(spec)
-    lanes, words, word_type, element = (
-        address.access.lanes,
-        address.access.words,
-        address.access.word_type,
-        address.access.element,
-    )
-    q_element, q_word_type, q_words = (
-        address.distribution_access.element,
-        address.distribution_access.word_type,
-        address.distribution_words,
-    )
-    logits_row, out_row, distribution_row = address.logits_row, address.out_row, address.distribution_row
-    stride_of, out_stride_of, lanes_before = address.logits_stride, address.out_stride, address.lanes_before
-    load_vector, store_vector, load_distribution, fill_row = (
-        address.load_vector,
-        address.store_vector,
-        address.load_distribution,
-        address.fill_row,
-    )
-    real, stored, lowest, exp_term, transform = row_.real, row_.stored, row_.lowest, row_.exp_term, row_.transform
-    label_of, label_logit, dense_target, epilogue = row_.label, row_.label_logit, row_.dense_target, row_.epilogue
-    output_element, store_row_result = row_.output_element, row_.store_row_result
+    math, mem = row_functions(spec), address_functions(spec)
+    access, q_access = mem.access, mem.distribution_access
+    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    q_element, q_word_type, q_words = q_access.element, q_access.word_type, mem.distribution_words
+    logits_row, out_row, distribution_row = mem.logits_row, mem.out_row, mem.distribution_row
+    logits_stride, out_stride, lanes_before = mem.logits_stride, mem.out_stride, mem.lanes_before
+    load_vector, store_vector, fill_row = mem.load_vector, mem.store_vector, mem.fill_row
+    load_distribution = mem.load_distribution
+    real, stored, lowest, exp_term, transform = math.real, math.stored, math.lowest, math.exp_term, math.transform
+    label_of, label_logit, dense_target, epilogue = math.label, math.label_logit, math.dense_target, math.epilogue
+    output_element, store_row_result = math.output_element, math.store_row_result
     reduce = reductions(real, threads, spec.dense)
     reduce_max, reduce_add = reduce.reduce_max, reduce.reduce_add
     dense, has_output, ragged, has_distribution = spec.dense, bool(spec.output), spec.ragged, bool(spec.distribution)
     sums_exp = not spec.saved_lse
     sparse_label = bool(spec.labels) and not dense
     total_words, step = vectors * words, threads * lanes
-    zero, minus_inf = real(0), real(-float("inf"))
+    zero, minus_inf = real(0), real(-np.inf)
 
     @hw.device
     def compute_row(args: Any, row: Any, thread: Any) -> None:
@@ -69,10 +59,10 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
         # Relative to `start`, so that unrolled loops compare constants with one 32-bit register each.
         row_begin, row_end, label = hw.i32(-start), hw.i32(args.n_classes - start), hw.i32(y - start)
         registers = hw.cuda.local.array(total_words, word_type)
-        first_vector = x + start * stride_of(args)  # one address; the vectors lie at constant distances from it
+        first_vector = x + start * logits_stride(args)  # one address; the vectors lie at constant distances from it
         for i in range(vectors):
             if i * step < row_end:
-                vector = first_vector + i * step * stride_of(args)
+                vector = first_vector + i * step * logits_stride(args)
                 load_vector(args, vector, start + i * step, registers, i * words)
         z_y = label_logit(args, x, y)
 
@@ -118,7 +108,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
         if has_output:
             same_alignment = not ragged or ((out ^ x) & 15) == 0
             values = hw.cuda.local.array(lanes, stored)
-            first_out = out + start * out_stride_of(args)
+            first_out = out + start * out_stride(args)
             for i in range(vectors):
                 if i * step < row_end:
                     if has_distribution:
@@ -128,7 +118,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
                         t_j = dense_target(args, q_element(q_registers, 0, lane), start + j, y) if dense else zero
                         logit = real(element(registers, i * words, lane))
                         values[lane] = output_element(args, logit, factors, t_j, sparse_label and j == label)
-                    vector = first_out + i * step * out_stride_of(args)
+                    vector = first_out + i * step * out_stride(args)
                     store_vector(args, vector, start + i * step, values, same_alignment)
 
     return compute_row

@@ -31,8 +31,8 @@ def build_statistics(spec: Spec, threads: int, batch: int) -> Any:
 
     `parts` has room for NUMBERS · segments · rows numbers; `segment_classes` is a whole number of vectors.
     """
-    row_, address, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
-    label, logits_row, lanes_before = row_.label, address.logits_row, address.lanes_before
+    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    label, logits_row, lanes_before = math.label, mem.logits_row, mem.lanes_before
     statistics, merge = passes.statistics, passes.merge
     store, size = hw.store_f64 if spec.float64 else hw.store_f32, number_size(spec)
 
@@ -59,9 +59,9 @@ def build_epilogue(spec: Spec) -> Any:
 
     `results` has room for the NUMBERS output factors of each row, in the type of the arithmetic.
     """
-    row_, address = row_functions(spec), address_functions(spec)
-    real, lowest, exp_term, label, label_logit = row_.real, row_.lowest, row_.exp_term, row_.label, row_.label_logit
-    epilogue, store_row_result, logits_row = row_.epilogue, row_.store_row_result, address.logits_row
+    math, mem = row_functions(spec), address_functions(spec)
+    real, lowest, exp_term, label, label_logit = math.real, math.lowest, math.exp_term, math.label, math.label_logit
+    epilogue, store_row_result, logits_row = math.epilogue, math.store_row_result, mem.logits_row
     reduce = reductions(real, WARP, spec.dense)
     reduce_max, reduce_add = reduce.reduce_max, reduce.reduce_add
     dense, zero = spec.dense, real(0)
@@ -109,15 +109,10 @@ def build_output(spec: Spec, threads: int, batch: int) -> Any:
 
     `results` has the factors that `build_epilogue` stored; they are not read where a saved log Σ exp replaces them.
     """
-    row_, address, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
-    label, label_logit, epilogue, store_output = row_.label, row_.label_logit, row_.epilogue, passes.store_output
-    logits_row, out_row, lanes_before, fill_row = (
-        address.logits_row,
-        address.out_row,
-        address.lanes_before,
-        address.fill_row,
-    )
-    saved, zero, lowest = bool(spec.saved_lse) and not spec.dense, row_.real(0), row_.lowest
+    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    label, label_logit, epilogue, store_output = math.label, math.label_logit, math.epilogue, passes.store_output
+    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
+    saved, zero, lowest = bool(spec.saved_lse) and not spec.dense, math.real(0), math.lowest
     load, size = hw.load_f64 if spec.float64 else hw.load_f32, number_size(spec)
 
     def kernel(args: Any, results: Any, segment_classes: Any) -> None:

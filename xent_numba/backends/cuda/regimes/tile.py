@@ -35,17 +35,11 @@ def build(spec: Spec, threads: int) -> Any:
 
     Rows are packed (row stride = classes) and arrays start on 16 bytes; `threads` is a multiple of 32.
     """
-    row_, address = row_functions(spec), address_functions(spec)
-    access = address.access
-    lanes, words, word_type, element, size = (
-        access.lanes,
-        access.words,
-        access.word_type,
-        access.element,
-        access.itemsize,
-    )
+    math, access = row_functions(spec), address_functions(spec).access
+    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    size = access.itemsize
     load, load_vector, store, store_vector = access.load, access.load_vector, access.store, access.store_vector
-    real, stored, has_output = row_.real, row_.stored, bool(spec.output)
+    real, stored, has_output = math.real, math.stored, bool(spec.output)
     compute_row = _row_in_tile(spec)
 
     def kernel(args: Any) -> None:
@@ -83,28 +77,14 @@ def build(spec: Spec, threads: int) -> Any:
 
 def _row_in_tile(spec: Spec) -> Any:
     """A device function (args, row, tile, element of the tile where the row begins): the row's output replaces it."""
-    row_, address = row_functions(spec), address_functions(spec)
-    distribution_row, q_load = address.distribution_row, address.distribution_access.load
-    q_size = address.distribution_access.itemsize
-    real, lowest, exp_term, transform, dense_target = (
-        row_.real,
-        row_.lowest,
-        row_.exp_term,
-        row_.transform,
-        row_.dense_target,
-    )
-    label, epilogue, output_element, store_row_result = (
-        row_.label,
-        row_.epilogue,
-        row_.output_element,
-        row_.store_row_result,
-    )
-    dense, has_output, has_distribution, has_label = (
-        spec.dense,
-        bool(spec.output),
-        bool(spec.distribution),
-        bool(spec.labels),
-    )
+    math, mem = row_functions(spec), address_functions(spec)
+    distribution_row, q_load = mem.distribution_row, mem.distribution_access.load
+    q_size = mem.distribution_access.itemsize
+    real, lowest, exp_term, transform = math.real, math.lowest, math.exp_term, math.transform
+    label, dense_target, epilogue = math.label, math.dense_target, math.epilogue
+    output_element, store_row_result = math.output_element, math.store_row_result
+    dense, has_output, has_label = spec.dense, bool(spec.output), bool(spec.labels)
+    has_distribution = bool(spec.distribution)
     sparse_label = has_label and not dense
     zero, nan, minus_inf = real(0), real(np.nan), real(-np.inf)
     sums_exp = not spec.saved_lse
