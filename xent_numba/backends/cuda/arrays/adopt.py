@@ -50,17 +50,17 @@ def device_of(value: Any) -> int | None:
         return None
 
 
-def adopt(value: Any, name: str, beside: Adopted | None = None) -> Adopted:
-    """The device array `value`, the argument called `name`, which must be on the GPU of `beside`.
+def adopt(value: Any, name: str, logits: Adopted | None = None) -> Adopted:
+    """The device array `value`, the argument called `name`, which must be on the GPU of the logits.
 
     TypeError where it is on the host or of no known kind, ValueError where it is on another GPU.
     """
     if not on_device(value):
         raise TypeError(f"{name} is not on the GPU as the logits are; move it there first")
-    if beside is not None:
-        here, there = device_of(value), device_of(beside.owner)
-        if here is not None and there is not None and here != there:
-            raise ValueError(f"{name} is on GPU {here}, the logits are on GPU {there}; move it there first")
+    if logits is not None:
+        gpu, logits_gpu = device_of(value), device_of(logits.owner)
+        if gpu is not None and logits_gpu is not None and gpu != logits_gpu:
+            raise ValueError(f"{name} is on GPU {gpu}, the logits are on GPU {logits_gpu}; move it there first")
     library = library_of(value)
     if library == "jax":  # it works on streams of its own
         value.block_until_ready()

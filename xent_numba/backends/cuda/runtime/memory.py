@@ -34,11 +34,11 @@ def allocate(n_bytes: int, stream: Any = 0) -> Any:
         ) from error
 
 
-def address(there: Any) -> int:
+def address(memory: Any) -> int:
     """The address of device memory."""
     from xent_numba.backends.cuda.hw import intrinsics as hw
 
-    return hw.address(there)
+    return hw.address(memory)
 
 
 def upload(array: Array, stream: Any = 0) -> Any:
@@ -49,9 +49,9 @@ def upload(array: Array, stream: Any = 0) -> Any:
     return there
 
 
-def download(there: Any, array: Array, stream: Any = 0) -> None:
+def download(memory: Any, array: Array, stream: Any = 0) -> None:
     """Copy device memory into a contiguous host array; waits for the stream."""
-    there.copy_to_host(array.reshape(-1).view(np.uint8), stream=stream)
+    memory.copy_to_host(array.reshape(-1).view(np.uint8), stream=stream)
     if stream:
         stream.synchronize()
 
@@ -89,9 +89,10 @@ def lend(n_bytes: int, stream: Any = 0) -> Any:
     if not free:
         block = allocate(LENT_AT_ONCE * n_bytes, stream)
         free.extend((block, i * n_bytes) for i in range(LENT_AT_ONCE))
-    place = free.pop()
-    found = place[0][place[1] : place[1] + n_bytes]
-    weakref.finalize(found, free.append, place).atexit = False
+    piece = free.pop()
+    block, offset = piece
+    found = block[offset : offset + n_bytes]
+    weakref.finalize(found, free.append, piece).atexit = False
     return found
 
 
