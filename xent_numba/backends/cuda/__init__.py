@@ -16,5 +16,5 @@ A call, as `backend` or `arrays` prepare it, is one `row.operands.Operands`: add
 regime, and launches.
 
 To add a regime see `regimes`, to add a storage dtype `hw`, to add an option `row`.  Without a GPU,
-tests/test_cuda_sim.py runs the kernels in Numba's simulator and tests/test_cuda_codegen.py compiles them.
+tests/cuda/test_cuda_sim.py runs the kernels in Numba's simulator and tests/cuda/test_cuda_codegen.py compiles them.
 """

@@ -6,6 +6,6 @@ intrinsics      scalar and 128-bit loads and stores, conversions, exp2, shuffles
 access          reading and writing one element or one vector of each storage dtype
 reduce          maximum and sums over the threads of a row
 
-To add a storage dtype: its loads, stores and conversions go into `intrinsics` (and `tests/cudasim.py`, which stands in
-for it in the simulator), its `Access` into `access`, its size into `row.spec.ITEMSIZE`.
+To add a storage dtype: its loads, stores and conversions go into `intrinsics` (and `tests/support/cudasim.py`, which
+stands in for it in the simulator), its `Access` into `access`, its size into `row.spec.ITEMSIZE`.
 """

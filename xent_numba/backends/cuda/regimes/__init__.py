@@ -12,5 +12,5 @@ labels      for whole arrays: the scan of the labels with the denominators, and 
 Each has a builder `build(spec, ...)` that returns the Python function of a kernel; `launch` compiles and launches it.
 
 To add a regime: a module with a builder here; its thresholds, and when it is chosen, in `plan`; its launch in `launch`;
-and a line in the tables of tests/test_cuda_sim.py and benchmarks/cuda_codegen.py.
+and a line in the tables of tests/cuda/test_cuda_sim.py and benchmarks/cuda_codegen.py.
 """
