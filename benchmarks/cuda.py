@@ -61,7 +61,7 @@ def check(torch: Any, dtypes: list[str]) -> bool:
     options, right = make_options(reduction="none"), True
     for dtype in dtypes:
         met = set()
-        for rows, classes, columns in checked_shapes(device.facts().processors):
+        for rows, classes, columns in checked_shapes(device.facts().multiprocessors):
             x, y = make_inputs(torch, rows, classes, dtype)
             if columns:
                 x = x.t().contiguous().t()
@@ -90,33 +90,33 @@ def check(torch: Any, dtypes: list[str]) -> bool:
     return right
 
 
-def checked_shapes(processors: int) -> Iterator[tuple[int, int, bool]]:
+def checked_shapes(multiprocessors: int) -> Iterator[tuple[int, int, bool]]:
     """(rows, classes, whether rows lie side by side) that lead to every regime."""
     for classes in CHECKED:
-        yield min(67, processors - 1), classes, False
+        yield min(67, multiprocessors - 1), classes, False
         if classes >= 16384:  # enough rows that none is split
-            yield processors, classes, False
-    yield 128 * processors, 10, True
+            yield multiprocessors, classes, False
+    yield 128 * multiprocessors, 10, True
 
 
 @contextmanager
 def regimes() -> Iterator[set[str]]:
     """The regimes that are chosen within the block."""
-    from xent_numba.backends.cuda import plan as dispatch
+    from xent_numba.backends.cuda import launch
 
     seen: set[str] = set()
-    original = dispatch.plan
+    original = launch.plan
 
     def plan(*facts: Any) -> Any:
         chosen = original(*facts)
         seen.add(chosen.regime)
         return chosen
 
-    dispatch.plan = plan
+    launch.plan = plan
     try:
         yield seen
     finally:
-        dispatch.plan = original
+        launch.plan = original
 
 
 def reference(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -48,24 +48,23 @@ def kernels() -> list[Kernel]:
 
 
 def _kernels(dtype: str) -> Iterator[Kernel]:
-    from xent_numba.backends.cuda import plan as dispatch
-    from xent_numba.backends.cuda.regimes import block, columns, online, split, tile, warp
-    from xent_numba.backends.cuda.regimes import labels as scan
+    from xent_numba.backends.cuda import launch, plan
+    from xent_numba.backends.cuda.regimes import labels as regime_labels
     from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, signature
 
     lanes = 16 // ITEMSIZE[dtype]
-    grad = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True)
+    grad = Spec(dtype, labels="int64", ignore=1, output="grad", rows=True)
     forward = Spec(dtype, labels="int64", ignore=1, rows=True)
-    ragged = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True, whole=False)
-    strided = Spec(dtype, labels="int64", ignore=1, store="grad", rows=True, unit=False, outer=True)
+    ragged = Spec(dtype, labels="int64", ignore=1, output="grad", rows=True, aligned=False)
+    strided = Spec(dtype, labels="int64", ignore=1, output="grad", rows=True, unit_stride=False, two_row_strides=True)
     options: Any = {
         "weight": "float32", "sample_weight": "float32", "smoothing": True, "softcap": True, "z_loss": True,
         "rows": True,
     }  # fmt: skip
-    everything = Spec(dtype, labels="int64", ignore=2, store="grad", **options)
-    distribution = Spec(dtype, distribution=dtype, store="grad", **options)
-    saved = Spec(dtype, labels="int64", ignore=1, store="grad", saved_lse="float32", grad_output="float32")
-    softmax = Spec(dtype, store="softmax")
+    everything = Spec(dtype, labels="int64", ignore=2, output="grad", **options)
+    distribution = Spec(dtype, distribution=dtype, output="grad", **options)
+    saved = Spec(dtype, labels="int64", ignore=1, output="grad", saved_lse="float32", grad_output="float32")
+    softmax = Spec(dtype, output="softmax")
     deferred = Spec(dtype, labels="int64", ignore=1, rows=True, z_loss=True, device_scales=True)
     variants = {
         "": grad, " forward": forward, " ragged": ragged, " all options": everything, " distribution": distribution,
@@ -73,77 +72,77 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     }  # fmt: skip
 
     def kernel(
-        name: str, build: Any, spec: Any, threads: int, *extra: str, scalar: str = "", on: Any = ARCHITECTURES
-    ) -> Kernel:
+        built: str, suffix: str, spec: Any, threads: int, vectors: int = 0, *, extra: tuple[str, ...] = (),
+        scalar: str = "", on: Any = ARCHITECTURES,
+    ) -> Kernel:  # fmt: skip
+        name = f"{built} {threads}×{vectors * lanes}{suffix}" if built == "block" else built + suffix
+        build = partial(launch.build, built, spec, threads, vectors)
         return Kernel(name, dtype, build, lambda: signature(spec, extra), threads, scalar, on)
 
-    one_row = "a thread per row reads its label and writes its loss"
     for suffix, spec in variants.items():
         if suffix != " ragged":
-            threads = dispatch.TILE_THREADS
-            yield kernel(f"tile{suffix}", lambda s=spec, t=threads: tile.build(s, t), spec, threads)
-        threads = warp.WARPS * 32
-        vectors = min(dispatch.most_vectors(spec, threads, (8, 0)), dispatch.WARP_CLASSES // (32 * lanes))
-        yield kernel(f"warp{suffix}", lambda s=spec, v=vectors: warp.build(s, v), spec, threads)
-        vectors = dispatch.most_vectors(spec, 512, (8, 0))
-        name = f"block 512×{vectors * lanes}{suffix}"
-        yield kernel(name, lambda s=spec, v=vectors: block.build(s, 512, v), spec, 512)
-        vectors = dispatch.most_vectors(spec, 1024, (9, 0))
+            yield kernel("tile", suffix, spec, plan.TILE_THREADS)
+        threads = plan.WARP_THREADS
+        vectors = min(plan.most_vectors(spec, threads, (8, 0)), plan.WARP_CLASSES // (32 * lanes))
+        yield kernel("warp", suffix, spec, threads, vectors)
+        yield kernel("block", suffix, spec, 512, plan.most_vectors(spec, 512, (8, 0)))
+        vectors = plan.most_vectors(spec, 1024, (9, 0))
         if vectors:
-            name = f"block 1024×{vectors * lanes}{suffix}"
-            yield kernel(name, lambda s=spec, v=vectors: block.build(s, 1024, v), spec, 1024, on=("sm_90",))
-        threads = dispatch.ONLINE_THREADS
-        yield kernel(f"online{suffix}", lambda s=spec, t=threads: online.build(s, t), spec, threads)
+            yield kernel("block", suffix, spec, 1024, vectors, on=("sm_90",))
+        yield kernel("online", suffix, spec, plan.ONLINE_THREADS)
+    threads = plan.ONLINE_THREADS
+    yield kernel("online", " strided", strided, threads, scalar="classes do not lie side by side")
     yield kernel(
-        "online strided", lambda: online.build(strided, threads), strided, threads,
-        scalar="classes do not lie side by side",
-    )  # fmt: skip
-    yield kernel(
-        "columns", lambda: columns.build(strided, dispatch.COLUMN_THREADS), strided, dispatch.COLUMN_THREADS,
-        scalar="a warp reads side by side what each thread reads by itself",
-    )  # fmt: skip
+        "columns", "", strided, plan.COLUMN_THREADS, scalar="a warp reads side by side what each thread reads by itself"
+    )
     if dtype != "float64":
-        mixed = Spec(dtype, distribution="float64", store="grad", unit=False, outer=True, **options)
+        mixed = Spec(dtype, distribution="float64", output="grad", unit_stride=False, two_row_strides=True, **options)
         yield kernel(
-            "online float64 distribution", lambda: online.build(mixed, threads), mixed, threads,
-            scalar="computed in float64, stored in fewer bits",
-        )  # fmt: skip
+            "online", " float64 distribution", mixed, threads, scalar="computed in float64, stored in fewer bits"
+        )
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
-        partial = kernel(
-            f"split partial{suffix}", lambda s=spec: split.build_partial(s, threads), spec, threads, "parts", "length"
-        )
-        yield partial
-        store = kernel(
-            f"split store{suffix}", lambda s=spec: split.build_store(s, threads), spec, threads, "results", "length"
-        )
-        yield store
+        yield kernel("split statistics", suffix, spec, threads, extra=("parts", "segment_classes"))
+        yield kernel("split output", suffix, spec, threads, extra=("results", "segment_classes"))
     yield kernel(
-        "split finish", lambda: split.build_finish(grad), grad, 32, "parts", "results", "slices",
-        scalar="merges four numbers per slice of a row",
+        "split epilogue", "", grad, 32, extra=("parts", "results", "segments"),
+        scalar="merges four numbers per segment of a row",
     )  # fmt: skip
-    labels = Spec(dtype, labels="int64", ignore=1, weight=dtype, sample_weight=dtype)
-    yield kernel("scan labels", lambda: scan.build_labels(labels), labels, scan.THREADS, "parts", scalar=one_row)
-    yield Kernel(
-        "scan labels finish", dtype, scan.build_labels_finish, lambda: _integers(4), scan.THREADS,
-        "merges the numbers of some blocks",
-    )  # fmt: skip
-    yield Kernel(
-        "scan peek", dtype, lambda: scan.build_peek("int64"), lambda: _integers(2), 32, "reads one number",
-    )  # fmt: skip
+    yield from _label_kernels(dtype, regime_labels, plan.SCAN_THREADS)
+
+
+def _label_kernels(dtype: str, labels: Any, threads: int) -> Iterator[Kernel]:
+    """The kernels for whole arrays."""
+    from xent_numba.backends.cuda.row.spec import Spec, signature
+
+    spec = Spec(dtype, labels="int64", ignore=1, weight=dtype, sample_weight=dtype)
     result = "float64" if dtype == "float64" else "float32"
-    yield Kernel(
-        "scan scalar", dtype, lambda: scan.build_scalar(result, result), lambda: _integers(4, 1), scan.THREADS,
-        "reads one number per row",
+    table = (
+        (
+            "labels scan", lambda: labels.build_scan(spec, threads), lambda: signature(spec, ("parts",)), threads,
+            "a thread per row reads its label",
+        ),
+        (
+            "labels scan merge", lambda: labels.build_scan_merge(threads), lambda: _integers(4), threads,
+            "merges the numbers of some blocks",
+        ),
+        ("labels peek", lambda: labels.build_peek("int64"), lambda: _integers(2), 32, "reads one number"),
+        (
+            "labels quotient", lambda: labels.build_quotient(result, result, threads), lambda: _integers(4, 1), threads,
+            "reads one number per row",
+        ),
+        (
+            "labels sum", lambda: labels.build_sum(dtype, threads), lambda: _integers(4), threads,
+            "reads one number per row",
+        ),
+        ("labels peek weight", lambda: labels.build_peek(dtype), lambda: _integers(2), 32, "reads one number"),
     )  # fmt: skip
-    yield Kernel(
-        "scan sum", dtype, lambda: scan.build_sum(dtype), lambda: _integers(4), scan.THREADS,
-        "reads one number per row",
-    )  # fmt: skip
+    for name, build, types, threads_, scalar in table:
+        yield Kernel(name, dtype, build, types, threads_, scalar)
 
 
 def _integers(count: int, floats: int = 0) -> Any:
     """The signature of a kernel that takes integers, then numbers."""
-    from xent_numba.backends.cuda.hw.intrinsics import types
+    from xent_numba.backends.cuda.hw.numba_private import types
 
     return types.void(*[types.int64] * count, *[types.float64] * floats)
 

@@ -30,7 +30,7 @@ import sys, numpy as np, xent_numba as xn
 x, y = np.ones((3, 4), np.float32), np.array([0, 1, 2])
 xn.cross_entropy(x, y)
 import xent_numba.backends.cuda
-touched = [name for name in sys.modules if name.startswith(("numba_cuda", "cuda.", "xent_numba.backends.cuda.intr"))]
+touched = [name for name in sys.modules if name.startswith(("numba_cuda", "cuda.", "xent_numba.backends.cuda.hw.intr"))]
 touched += [name for name in sys.modules if name.startswith("numba.cuda.cudadrv")]
 assert not touched, touched
 """

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import as_strided
 
 from tests.support.device_arrays import SIMULATED, OnDevice
 
@@ -20,11 +21,9 @@ from numba import cuda
 
 import xent_numba as xn
 from tests.support import cudasim
-from xent_numba.backends.cuda import launch as launches
-from xent_numba.backends.cuda import plan as dispatch
-from xent_numba.backends.cuda.arrays import adopt
+from xent_numba.backends.cuda import launch, plan
+from xent_numba.backends.cuda.arrays import adopt, inputs, label_scan
 from xent_numba.backends.cuda.arrays import api as arrays
-from xent_numba.backends.cuda.regimes import labels as scan
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.backends.cuda.runtime.deferred import deferred_checks
@@ -36,8 +35,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scala
 @pytest.fixture
 def on_gpu(monkeypatch):
     """Kernels run in the simulator; `on_gpu` makes a device array."""
-    monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 132))
-    monkeypatch.setattr(launches, "THREADS", 64)  # a block of 256 simulated threads takes seconds
+    monkeypatch.setattr(device, "facts", lambda: device.DeviceFacts("simulator", (9, 0), 132))
+    monkeypatch.setattr(launch, "SCAN_THREADS", 64)  # a block of 256 simulated threads takes seconds
     memory._kept.clear()
     yield OnDevice
     memory._kept.clear()
@@ -67,8 +66,8 @@ def test_layouts(layout, classes, columns, on_gpu, monkeypatch, rng):
     if columns:
         if layout not in ("class axis first", "channels in the middle"):
             pytest.skip("rows do not lie side by side")
-        monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 0))
-        monkeypatch.setattr(dispatch, "COLUMN_THREADS", 32)
+        monkeypatch.setattr(device, "facts", lambda: device.DeviceFacts("simulator", (9, 0), 0))
+        monkeypatch.setattr(plan, "COLUMN_THREADS", 32)
     x = LAYOUTS[layout](rng.normal(size=(2, 2, classes)).astype(np.float32) * 3)
     y = rng.integers(0, classes, (2, 2)).astype(np.uint8)
     y[0, 1] = 255
@@ -131,9 +130,9 @@ def test_errors_are_those_of_every_backend(on_gpu):
         arrays.loss(make_options(), on_gpu(x), on_gpu(y))
     assert str(found.value) == str(expected.value)
     good, weight = on_gpu(np.zeros((2, 2), np.int64)), np.array([1.0, np.nan, 1.0])
-    with pytest.raises(ValueError, match=r"weight\[1\].* finite and not negative"):
+    with pytest.raises(ValueError, match=r"weight\[1\] = nan must be finite and not negative"):
         arrays.loss(make_options(), on_gpu(x), good, on_gpu(weight))
-    with pytest.raises(ValueError, match=r"sample_weight\[1, 0\].* finite and not negative"):
+    with pytest.raises(ValueError, match=r"sample_weight\[1, 0\] = -1.0 must be finite and not negative"):
         arrays.loss(make_options(), on_gpu(x), good, None, on_gpu(np.array([[1.0, 1], [-1, 1]])))
     for bad, error, words in (
         (x.astype(np.int32), TypeError, "logits have dtype int32"),
@@ -151,6 +150,53 @@ def test_errors_are_those_of_every_backend(on_gpu):
         arrays.loss(make_options(), on_gpu(x), good, want_grad=True, out=on_gpu(x[:, ::-1]))
 
 
+GOOD = np.zeros((2, 2), np.int64)
+WRONG = {  # arguments of cross_entropy_grad beside logits of shape (2, 2, 3)
+    "a label out of range": {"target": np.array([[0, 1], [7, 2]])},
+    "a target of another shape": {"target": np.zeros(4, np.int64)},
+    "a real target": {"target": np.zeros((2, 2))},
+    "an ignored distribution": {"target": np.ones((2, 2, 3), np.float32), "ignore_index": 1},
+    "an infinite weight": {"target": GOOD, "weight": np.array([1.0, 1.0, np.inf])},
+    "a negative weight": {"target": GOOD, "weight": np.array([-0.1, 1.0, 1.0], np.float32)},
+    "a negative sample weight": {"target": GOOD, "sample_weight": np.array([[1.0, 1], [-1, 1]], ml_dtypes.bfloat16)},
+    "weights of another shape": {"target": GOOD, "weight": np.ones(2)},
+    "sample weights of another shape": {"target": GOOD, "sample_weight": np.ones(2)},
+    "a saved lse of another shape": {"target": GOOD, "lse": np.ones((2, 3))},
+    "a grad_output that is not one": {"target": GOOD, "grad_output": np.ones((2, 2))},
+    "a grad_output of another shape": {"target": GOOD, "grad_output": np.ones(2), "reduction": "none"},
+    "an out of another shape": {"target": GOOD, "out": np.ones((2, 2, 4), np.float32)},
+    "an out of another dtype": {"target": GOOD, "out": np.ones((2, 2, 3))},
+    "an out that overlaps itself": {"target": GOOD, "out": as_strided(np.zeros(3, np.float32), (2, 2, 3), (0, 0, 4))},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("where", ["device", "host"])
+def test_device_arrays_raise_the_same_words(name, where, on_gpu):
+    """Factors may also come from the host; target and out may not."""
+    x, wrong = np.zeros((2, 2, 3), np.float32), WRONG[name]
+    with pytest.raises((ValueError, TypeError, IndexError)) as expected:
+        xn.cross_entropy_grad(x, backend="numpy", **wrong)
+    options = make_options(**{key: wrong[key] for key in ("ignore_index", "reduction") if key in wrong})
+    moved = {
+        key: on_gpu(array) if where == "device" or key in ("target", "out") else array
+        for key, array in wrong.items()
+        if isinstance(array, np.ndarray)
+    }
+    with pytest.raises(expected.type) as found:
+        arrays.gradient(options, on_gpu(x), **moved)
+    assert str(found.value) == str(expected.value)
+
+
+def test_one_upstream_gradient_for_all_rows(on_gpu, rng):
+    """As for NumPy arrays: next to reduction="none" it may be one number, on the host or on the device."""
+    x, y = rng.normal(size=(5, 9)).astype(np.float32), rng.integers(0, 9, 5)
+    exact = xn.cross_entropy_grad(x.astype(np.float64), y, reduction="none", grad_output=0.5, backend="numpy")
+    for half in (0.5, on_gpu(np.array(0.5, np.float32))):
+        got = arrays.gradient(make_options(reduction="none"), on_gpu(x), on_gpu(y), grad_output=half)
+        assert np.allclose(value(got), exact, atol=1e-6)
+
+
 def test_deferred_checks(on_gpu, monkeypatch, rng):
     x, y = rng.normal(size=(4, 6)).astype(np.float32), np.array([0, 1, 9, 3])
     with deferred_checks() as checks:
@@ -158,8 +204,8 @@ def test_deferred_checks(on_gpu, monkeypatch, rng):
         assert np.isnan(value(grad)[2]).all()  # loud, until checked
         assert np.isfinite(value(grad)[[0, 1, 3]]).all()
         entered = []
-        on_its_device = arrays.on_its_device
-        monkeypatch.setattr(arrays, "on_its_device", lambda x: (entered.append(x), on_its_device(x))[1])
+        on_its_device = label_scan.on_its_device
+        monkeypatch.setattr(label_scan, "on_its_device", lambda x: (entered.append(x), on_its_device(x))[1])
         with pytest.raises(IndexError, match=r"target\[2\] = 9"):
             checks.check()
         assert len(entered) == 1  # the device may have been changed in between
@@ -216,7 +262,7 @@ def test_host_factors_are_copied_on_the_stream(on_gpu, monkeypatch, rng):
     streams = []
     original = memory.upload
     monkeypatch.setattr(memory, "upload", lambda array, stream=0: (streams.append(stream), original(array, stream))[1])
-    monkeypatch.setattr(arrays, "current_stream", lambda like: 7)
+    monkeypatch.setattr(inputs, "current_stream", lambda like: 7)
     monkeypatch.setattr(memory, "download", lambda there, array, stream=0: there.copy_to_host(array.view(np.uint8)))
     x, y = rng.normal(size=(4, 6)).astype(np.float32), np.array([0, 1, 2, 3])
     arrays.loss(make_options(ignore_index=(4, 5)), on_gpu(x), on_gpu(y), np.ones(6))
@@ -234,10 +280,11 @@ def test_no_rows_and_no_weight(on_gpu):
 
 
 def test_long_sums_take_more_than_one_level(on_gpu, monkeypatch, rng):
-    monkeypatch.setattr(scan, "ONE_BLOCK", 40)
-    monkeypatch.setattr(scan, "ROWS_PER_BLOCK", 30)
+    monkeypatch.setattr(plan, "SUM_ALONE", 40)
+    for module in (plan, launch):
+        monkeypatch.setattr(module, "SCAN_ROWS", 30)
     rows, target = rng.normal(size=1300).astype(np.float32), np.zeros(1, np.float32)
-    launches.reduce_rows(Operand("float32", cudasim.allow(rows)), 1300, cudasim.allow(target), 0, 2.0, 0)
+    launch.reduce_rows(Operand("float32", cudasim.allow(rows)), 1300, cudasim.allow(target), 0, 2.0, 0)
     assert abs(target[0] - rows.astype(np.float64).sum() / 2) < 1e-5
 
 
@@ -250,12 +297,12 @@ def test_torch_results_are_tensors(monkeypatch, rng):
 
     original = adopt.empty
     monkeypatch.setattr(adopt, "on_device", lambda value: True)
-    monkeypatch.setattr(arrays, "on_device", lambda value: isinstance(value, torch.Tensor))
-    monkeypatch.setattr(arrays, "current_stream", lambda like: 0)
-    for module in (adopt, arrays):
+    monkeypatch.setattr(inputs, "on_device", lambda value: isinstance(value, torch.Tensor))
+    monkeypatch.setattr(inputs, "current_stream", lambda like: 0)
+    for module in (adopt, arrays, inputs):
         monkeypatch.setattr(module, "empty", lambda *args: allowed(original(*args)))
-    monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 132))
-    monkeypatch.setattr(launches, "THREADS", 64)
+    monkeypatch.setattr(device, "facts", lambda: device.DeviceFacts("simulator", (9, 0), 132))
+    monkeypatch.setattr(launch, "SCAN_THREADS", 64)
     x = torch.tensor(rng.normal(size=(3, 8)), dtype=torch.bfloat16, requires_grad=True)
     y = torch.tensor([1, 7, 0])
     cudasim.allow(x.detach().view(torch.uint8).numpy())

@@ -39,9 +39,9 @@ else:
     import xent_numba as xn
     from tests.support import cudasim
     from xent_numba.backends import registry
-    from xent_numba.backends.cuda import plan as dispatch
+    from xent_numba.backends.cuda import launch
     from xent_numba.backends.cuda.backend import BACKEND
-    from xent_numba.backends.cuda.plan import Plan
+    from xent_numba.backends.cuda.plan import Plan, plan
     from xent_numba.backends.cuda.runtime import device, memory
 
     pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here
@@ -54,13 +54,13 @@ else:
         "warp": (37, Plan("warp", "forced", 64, 4)),
         "block": (37, Plan("block", "forced", 64, 1)),
         "online": (41, Plan("online", "forced", 32)),
-        "split": (300, Plan("split", "forced", 32, slices=2, length=256)),
+        "split": (300, Plan("split", "forced", 32, segments=2, segment_classes=256)),
     }
 
     @pytest.fixture(autouse=True)
     def simulated(monkeypatch):
         monkeypatch.setitem(registry._ready, "cuda", BACKEND)
-        monkeypatch.setattr(device, "facts", lambda: device.Facts("simulator", (9, 0), 132))
+        monkeypatch.setattr(device, "facts", lambda: device.DeviceFacts("simulator", (9, 0), 132))
         memory._kept.clear()
         yield
         cudasim.forget()
@@ -68,8 +68,8 @@ else:
 
     @pytest.fixture(params=REGIMES)
     def regime(request, monkeypatch):
-        classes, plan = REGIMES[request.param]
-        monkeypatch.setattr(dispatch, "plan", lambda *facts: plan)
+        classes, forced = REGIMES[request.param]
+        monkeypatch.setattr(launch, "plan", lambda *facts: forced)
         return request.param, classes
 
     def allowed(value, dtype, floor=0.0):
@@ -256,11 +256,11 @@ else:
     def test_the_choice_of_regime():
         from xent_numba.backends.cuda.row.spec import Spec
 
-        spec, ragged = Spec("bfloat16", labels="int64", store="grad"), Spec("bfloat16", labels="int64", whole=False)
-        here = device.Facts("", (9, 0), 132)
+        spec, ragged = Spec("bfloat16", labels="int64", output="grad"), Spec("bfloat16", labels="int64", aligned=False)
+        here = device.DeviceFacts("", (9, 0), 132)
 
         def regime(which, rows, classes, layout="packed", on=here):
-            return dispatch.plan(which, rows, classes, layout, on)
+            return plan(which, rows, classes, layout, on)
 
         assert regime(spec, 1000, 16).regime == "tile"
         assert regime(ragged, 1000, 10, layout="").regime == "warp"
@@ -268,31 +268,51 @@ else:
         assert regime(ragged, 1000, 1023)[2:4] == (128, 8)  # a ragged row may need one vector more
         assert regime(spec, 1000, 4096)[0:3:2] == ("block", 128)
         assert regime(spec, 1000, 65536)[0:3:2] == ("block", 1024)
-        assert regime(spec, 1000, 65536, on=device.Facts("", (8, 0), 108)).regime == "online"
+        assert regime(spec, 1000, 65536, on=device.DeviceFacts("", (8, 0), 108)).regime == "online"
         assert regime(spec, 1000, 131072).regime == "online"
-        strided = Spec("float32", unit=False)
+        strided = Spec("float32", unit_stride=False)
         assert regime(strided, 10**6, 7, layout="").regime == "online"
         assert regime(strided, 10**6, 7, layout="columns").regime == "columns"
         assert regime(strided, 10, 7, layout="columns").regime == "online"
         few = regime(spec, 4, 131072)
         assert few.regime == "split"
-        assert few.slices * few.length >= 131072 > (few.slices - 1) * few.length
+        assert few.segments * few.segment_classes >= 131072 > (few.segments - 1) * few.segment_classes
         assert all(regime(spec, 1000, classes).why for classes in (1, 100, 10**4, 10**6))
+
+    def test_a_call_is_explained():
+        def explain(shape, dtype=np.float32, distribution=None, grad=True):
+            x = np.empty(shape, dtype)
+            q = None if distribution is None else np.empty(shape, distribution)
+            return BACKEND.explain(x, q, x if grad else None)
+
+        found = explain((1, 4096, 1000))
+        assert found["regime"] == "warp"
+        assert found["why"] == "1000 ≤ 1024 classes: a warp per row"
+        assert (found["threads per block"], found["vectors per thread"]) == (128, 8)
+        assert (found["rows per chunk"], found["device"]) == (4096, "simulator")
+        assert explain((2, 3, 7))["regime"] == "tile"
+        assert explain((1, 8, 300000), grad=False)["segments per row"] > 1
+        assert explain((1, 300, 40), distribution=np.float64)["regime"] == "online"  # apart in dtype: scalar accesses
+        large = explain((1, 10**4, 50257), np.float16)
+        assert large["regime"] == "online"
+        assert large["rows per chunk"] == 2**28 // (2 * 50257)
+        apart = np.empty((1000, 100), np.float32).T[None]  # strides do not matter: the kernels see packed copies
+        assert BACKEND.explain(apart, None, None) == BACKEND.explain(np.empty(apart.shape, np.float32), None, None)
 
     @pytest.mark.parametrize("here", [((9, 0), 132), ((8, 0), 108), ((8, 9), 58)])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_the_benchmark_checks_every_regime(dtype, here):
-        from xent_numba.backends.cuda.row.operands import Call, Operand, specialise
+        from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
         from xent_numba.backends.cuda.row.spec import ITEMSIZE
 
         script = Path(__file__).parents[2] / "benchmarks" / "cuda.py"
         found = importlib.util.spec_from_file_location("cuda_benchmark", script)
         benchmark = importlib.util.module_from_spec(found)
         found.loader.exec_module(benchmark)
-        facts, size, met = device.Facts("", *here), ITEMSIZE[dtype], set()
-        for rows, classes, columns in benchmark.checked_shapes(facts.processors):
+        facts, size, met = device.DeviceFacts("", *here), ITEMSIZE[dtype], set()
+        for rows, classes, columns in benchmark.checked_shapes(facts.multiprocessors):
             x = Operand(dtype, 4096, 0, size, rows * size) if columns else Operand(dtype, 4096, 0, classes * size, size)
-            call = Call((1, rows, classes), x, "grad", x, Operand("int64", 4096, 0, 8), rows=4096)
-            spec, _ = specialise(call)
-            met.add(dispatch.plan(spec, rows, classes, dispatch.layout_of(call, spec), facts).regime)
+            operands = Operands((1, rows, classes), x, "grad", x, Operand("int64", 4096, 0, 8), rows=4096)
+            spec, _ = kernel_arguments(operands)
+            met.add(plan(spec, rows, classes, row_layout(operands, spec), facts).regime)
         assert met == benchmark.REGIMES

@@ -215,13 +215,14 @@ CPU = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cuda backend, simulated
-CLOSING, ROWMATH = "backends/cuda/row/epilogue.py", "backends/cuda/row/transform_target.py"
+EPILOGUE, OUTPUT = "backends/cuda/row/epilogue.py", "backends/cuda/row/output.py"
+TRANSFORM, TARGET = "backends/cuda/row/transform.py", "backends/cuda/row/target.py"
 REGISTERS, TILE, ONLINE = (
     "backends/cuda/regimes/registers.py",
     "backends/cuda/regimes/tile.py",
     "backends/cuda/regimes/online.py",
 )
-PARTS, REDUCE = "backends/cuda/regimes/split.py", "backends/cuda/hw/reduce.py"
+SEGMENTS, REDUCE = "backends/cuda/regimes/split.py", "backends/cuda/hw/reduce.py"
 
 
 def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:
@@ -230,45 +231,53 @@ def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:
 
 
 CUDA = (
-    simulated("sign of the target in the loss", (CLOSING, "w * ((m - z) + log_total)", "w * ((z - m) + log_total)")),
-    simulated("sign of the target in the gradient", (CLOSING, "inverse, -(w * others)", "inverse, (w * others)")),
+    simulated("sign of the target in the loss",
+              (EPILOGUE, "w * ((row_max - z_y) + log_total)", "w * ((z_y - row_max) + log_total)")),
+    simulated("sign of the target in the gradient",
+              (EPILOGUE, "inverse, -(w * sum_exp_others)", "inverse, (w * sum_exp_others)")),
     *(simulated(f"{file.split('/')[-1]}: sign of a distribution in the loss",
-                (file, "d += t_j * (m - z)", "d += t_j * (z - m)")) for file in (TILE, REGISTERS)),
+                (file, "target_gap += t_j * (row_max - z)", "target_gap += t_j * (z - row_max)"))
+      for file in (TILE, REGISTERS)),
     simulated("online.py: sign of a distribution in the loss",
-              (ONLINE, "batch_d += t_j * (m - z)", "batch_d += t_j * (z - m)")),
-    simulated("sign of a distribution in the gradient", (ROWMATH, "* k - t) * scale", "* k + t) * scale")),
+              (ONLINE, "batch_gap += t_j * (row_max - z)", "batch_gap += t_j * (z - row_max)")),
+    simulated("sign of a distribution in the gradient", (OUTPUT, "* f.of_p - t) * f.scale", "* f.of_p + t) * f.scale")),
     simulated("tile: no subtraction of the maximum",
-              (TILE, "m = hw.fmax(m, transform(a, tile[slot(at + j)]))", "m = zero")),
-    simulated("warp, block: no subtraction of the maximum", (REGISTERS, "m = maximum(m)", "m = zero")),
-    simulated("online, split: no subtraction of the maximum", (ONLINE, "top = hw.fmax(top, z)", "top = zero")),
-    simulated("no log1p", (CLOSING, "hw.log1p(others) if z >= m_others else hw.log(total)", "hw.log(total)")),
+              (TILE, "row_max = hw.fmax(row_max, transform(args, tile[_slot(first + j)]))", "row_max = zero")),
+    simulated("warp, block: no subtraction of the maximum",
+              (REGISTERS, "row_max = reduce_max(row_max)", "row_max = zero")),
+    simulated("online, split: no subtraction of the maximum",
+              (ONLINE, "raised_max = hw.fmax(raised_max, z)", "raised_max = zero")),
+    simulated("no log1p", (EPILOGUE, "hw.log1p(sum_exp_others) if z_y >= max_others else hw.log(total)",
+                           "hw.log(total)")),
     simulated("gradient without 1/N",
-              (CLOSING, 'gradient = hw.device(lambda a: real(a.grad_scale))', "pass")),
-    simulated("loss × 1.001", (CLOSING, "loss = w * ((m - z) + log_total)",
-                               "loss = real(1.001) * w * ((m - z) + log_total)")),
-    simulated("loss of a distribution × 1.001", (CLOSING, "loss = t * log_total + d",
-                                                 "loss = real(1.001) * (t * log_total + d)")),
-    simulated("gradient × 1.001", (CLOSING, "k, k_y = w * inverse,", "k, k_y = real(1.001) * w * inverse,")),
+              (EPILOGUE, "grad_scale = hw.device(lambda args: real(args.grad_scale))", "pass")),
+    simulated("loss × 1.001", (EPILOGUE, "loss = w * ((row_max - z_y) + log_total)",
+                               "loss = real(1.001) * w * ((row_max - z_y) + log_total)")),
+    simulated("loss of a distribution × 1.001", (EPILOGUE, "loss = slope * log_total + target_gap",
+                                                 "loss = real(1.001) * (slope * log_total + target_gap)")),
+    simulated("gradient × 1.001", (EPILOGUE, "of_p, at_target = w * inverse,",
+                                   "of_p, at_target = real(1.001) * w * inverse,")),
     simulated("gradient from a saved lse × 1.001",
-              (CLOSING, "(w + push) * fine * scale", "real(1.001) * (w + push) * fine * scale")),
-    simulated("softmax × 1.001", (ROWMATH, "own: exp(transform(a, x) - m) * k)",
-                                  "own: real(1.001) * exp(transform(a, x) - m) * k)")),
-    simulated("log_softmax × 1.001", (ROWMATH, "own: (transform(a, x) - m) - k)",
-                                      "own: real(1.001) * ((transform(a, x) - m) - k))")),
-    simulated("logsumexp × 1.001", (CLOSING, "return zero, m + hw.log(s) if",
-                                    "return zero, real(1.001) * (m + hw.log(s)) if")),
-    simulated("z-loss gradient without 2", (CLOSING, "push = two * lse2 * lse\n", "push = lse2 * lse\n")),
-    simulated("smoothing keeps the target whole", (ROWMATH, "(real(a.keep) if j == y", "(real(1) if j == y")),
-    simulated("softcap's slope forgotten", (ROWMATH, "* four * u / ((one + u) * (one + u))", "* one")),
-    simulated("2^x for e^x", (ROWMATH, "hw.ex2(d * _LOG2_E)", "hw.ex2(d)")),
+              (EPILOGUE, "(w + slope) * residual_factor * sc", "real(1.001) * (w + slope) * residual_factor * sc")),
+    simulated("softmax × 1.001", (OUTPUT, "is_label: exp(transform(args, x) - f.row_max) * f.of_p)",
+                                  "is_label: real(1.001) * exp(transform(args, x) - f.row_max) * f.of_p)")),
+    simulated("log_softmax × 1.001", (OUTPUT, "is_label: (transform(args, x) - f.row_max) - f.of_p)",
+                                      "is_label: real(1.001) * ((transform(args, x) - f.row_max) - f.of_p))")),
+    simulated("logsumexp × 1.001", (EPILOGUE, "lse = row_max + hw.log(sum_exp) if",
+                                    "lse = real(1.001) * (row_max + hw.log(sum_exp)) if")),
+    simulated("z-loss gradient without 2", (EPILOGUE, "slope = two * z_coefficient * lse\n            loss +=",
+                                            "slope = z_coefficient * lse\n            loss +=")),
+    simulated("smoothing keeps the target whole", (TARGET, "(real(args.confidence) if j == y", "(real(1) if j == y")),
+    simulated("softcap's slope forgotten", (TRANSFORM, "* four * e / ((one + e) * (one + e))", "* one")),
+    simulated("2^x for e^x", (TRANSFORM, "hw.ex2(d * _LOG2_E)", "hw.ex2(d)")),
     simulated("a butterfly that meets one neighbour only",
               (REDUCE, "value += hw.shfl_xor(value, mask)", "value += hw.shfl_xor(value, 1)")),
-    simulated("a block that forgets all warps but one", (REDUCE, "s = partial[lane] if lane < warps else zero",
-                                                         "s = partial[lane] if lane < 1 else zero")),
-    simulated("online: no rescaling", (ONLINE, "s *= shrink", "s *= real(1)")),
-    simulated("online: threads merged without rescaling", (ONLINE, "s *= term(m, top)", "s *= rowmath(spec).real(1)")),
-    simulated("split: slices merged without rescaling",
-              (PARTS, "s += get(at + size) * term(m_i, top)", "s += get(at + size)")),
+    simulated("a block that forgets all warps but one", (REDUCE, "a = sums[lane] if lane < warps else zero",
+                                                         "a = sums[lane] if lane < 1 else zero")),
+    simulated("online: no rescaling", (ONLINE, "total *= rescale", "total *= real(1)")),
+    simulated("online: threads merged without rescaling", (ONLINE, "total *= exp_term(thread_max, row_max)", "pass")),
+    simulated("split: segments merged without rescaling",
+              (SEGMENTS, "total += load(part + size) * exp_term(segment_max, row_max)", "total += load(part + size)")),
 )  # fmt: skip
 
 MUTANTS = (*SCALED, *SHARED, *NUMPY, *CPU, *CUDA)

@@ -159,24 +159,24 @@ def forget() -> None:
     _ranges.clear()
 
 
-def _checked(place: int, size: int) -> int:
-    place = int(place)
-    at = bisect_right(_starts, place)
+def _checked(begin: int, size: int) -> int:
+    begin = int(begin)
+    at = bisect_right(_starts, begin)
     for start in _starts[max(0, at - 8) : at]:
-        if place + size <= _ranges[start][0]:
+        if begin + size <= _ranges[start][0]:
             break
     else:
-        raise IndexError(f"access to {size} bytes at {place:#x}, outside of all arrays")
-    if place % size:
-        raise ValueError(f"access to {size} bytes at {place:#x} is not aligned")
-    return place
+        raise IndexError(f"access to {size} bytes at {begin:#x}, outside of all arrays")
+    if begin % size:
+        raise ValueError(f"access to {size} bytes at {begin:#x} is not aligned")
+    return begin
 
 
 def _loader(dtype: Any, convert: Any, count: int = 1) -> Any:
     size = np.dtype(dtype).itemsize * count
 
-    def load(place: int) -> Any:
-        found = np.frombuffer((ctypes.c_char * size).from_address(_checked(place, size)), dtype)
+    def load(begin: int) -> Any:
+        found = np.frombuffer((ctypes.c_char * size).from_address(_checked(begin, size)), dtype)
         return convert(found[0]) if count == 1 else tuple(convert(value) for value in found)
 
     return load
@@ -185,8 +185,8 @@ def _loader(dtype: Any, convert: Any, count: int = 1) -> Any:
 def _storer(dtype: Any, count: int = 1) -> Any:
     size = np.dtype(dtype).itemsize * count
 
-    def store(place: int, value: Any) -> None:
-        target = np.frombuffer((ctypes.c_char * size).from_address(_checked(place, size)), dtype)
+    def store(begin: int, value: Any) -> None:
+        target = np.frombuffer((ctypes.c_char * size).from_address(_checked(begin, size)), dtype)
         target[:] = value
 
     return store
@@ -243,11 +243,11 @@ def shfl_xor(value: Any, mask: int) -> Any:
     return cuda.shfl_xor_sync(0xFFFFFFFF, value, mask)
 
 
-def compiled(kernel: Any, threads: int) -> Any:
+def jit_kernel(kernel: Any, threads: int) -> Any:
     return _module.jit(kernel)
 
 
-def configured(kernel: Any, grid: Any, threads: int, stream: Any = 0, shared: int = 0) -> Any:
+def configure(kernel: Any, grid: Any, threads: int, stream: Any = 0, shared: int = 0) -> Any:
     return kernel[grid, threads, stream, shared]
 
 

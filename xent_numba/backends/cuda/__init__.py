@@ -1,15 +1,20 @@
 """CUDA kernels in Numba.  Importing this imports no CUDA: that happens when a call is made.
 
-- call: a call as addresses and strides, and the spec and arguments that follow from it
-- dispatch: which regime, which launch shape, and why
-- tile, warp, block, online, split, columns: a regime each; registers is what warp and block share
-- rowmath, closing: the mathematics of a row, composed from the options that are on
-- rows, access: where rows lie, and how elements and 128-bit vectors are read and written
-- reduce: maximum and sums over the threads of a row
-- intrinsics: what Numba has no word for; the only module that touches its internals
-- scan, launches: labels and sums on the device
-- host: the backend protocol, for NumPy arrays
-- arrays, deferred: the public functions, for arrays that are on the device already
-- adopt, dlpack, slabs: such arrays of any library and shape, without copying them
-- device, memory: whether there is one, and memory on it
+How a call flows, from the bottom to the top:
+
+hw/          loads, stores, exp2, shuffles and reductions; every internal name of numba-cuda
+row/         the mathematics of one row as device functions, composed from the options that are on
+regimes/     the kernels: which threads share a row, and how often it is read
+runtime/     the device, its memory, and deferred checks
+plan         which regime computes a call, with what launch shape, and why: every threshold
+launch       builds, caches and launches the kernels of a plan, of the label scan and of sums
+arrays/      calls on arrays that are on the device already: validated, scanned, launched without a copy
+backend      the backend protocol, for NumPy arrays, which are copied over in chunks
+
+A call, as `backend` or `arrays` prepare it, is one `row.operands.Operands`: addresses, strides and options.
+`launch.run` derives from it the `Spec` that the kernels are compiled for and their arguments, asks `plan` for the
+regime, and launches.
+
+To add a regime see `regimes`, to add a storage dtype `hw`, to add an option `row`.  Without a GPU,
+tests/cuda/test_cuda_sim.py runs the kernels in Numba's simulator and tests/cuda/test_cuda_codegen.py compiles them.
 """

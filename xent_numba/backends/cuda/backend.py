@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cuda.row.operands import Call, Operand
+from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
+from xent_numba.backends.cuda.plan import plan
+from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.backends.reference import BACKEND as REFERENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -41,14 +43,35 @@ class CudaBackend:
         """The device and the versions."""
         from importlib.metadata import version
 
-        found = device.facts()
-        capability = f"{found.capability[0]}.{found.capability[1]}"
+        facts = device.facts()
         return {
-            "device": found.name,
-            "compute capability": capability,
-            "multiprocessors": found.processors,
+            "device": facts.name,
+            "compute capability": f"{facts.compute_capability[0]}.{facts.compute_capability[1]}",
+            "multiprocessors": facts.multiprocessors,
             "numba-cuda": version("numba-cuda"),
         }
+
+    def explain(self, logits: Array, distribution: Array | None, grad: Array | None) -> dict[str, object]:
+        """The plan of the first chunk of a call without further options: the kernels see packed copies."""
+        chunk = logits[next(_chunk_slices(logits))].shape
+        n_rows, classes = chunk[0] * chunk[1], logits.shape[2]
+        x = _packed(logits, VECTOR_BYTES, classes)  # any aligned address: memory on the device always starts so
+        operands = Operands((1, n_rows, classes), x)
+        if distribution is None:
+            operands.labels = Operand("int64", VECTOR_BYTES, 0, 8, 8)
+        else:
+            operands.distribution = _packed(distribution, VECTOR_BYTES, classes)
+        if grad is not None:
+            operands.output, operands.out = "grad", x
+        spec, _ = kernel_arguments(operands)
+        facts = device.facts()
+        chosen = plan(spec, n_rows, classes, row_layout(operands, spec), facts)
+        found: dict[str, object] = {"regime": chosen.regime, "why": chosen.why, "threads per block": chosen.threads}
+        if chosen.vectors:
+            found["vectors per thread"] = chosen.vectors
+        if chosen.segments > 1:
+            found["segments per row"] = chosen.segments
+        return {**found, "rows per chunk": n_rows, "device": facts.name}
 
     def scan_labels(
         self,
@@ -64,9 +87,9 @@ class CudaBackend:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        wide = problem.logits.dtype == np.float64
-        losses = np.empty(problem.logits.shape[:2], np.float64 if wide else np.float32)
-        _run(problem, "grad" if grad is not None else "", grad, rows=losses)
+        dtype = np.float64 if problem.logits.dtype == np.float64 else np.float32
+        losses = np.empty(problem.logits.shape[:2], dtype)
+        _run(problem, grad, rows=losses)
         if rows is not None:
             rows[...] = losses
             return None
@@ -78,93 +101,96 @@ class CudaBackend:
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        _run(problem, "grad", grad, saved_lse=lse, grad_output=grad_output)
+        _run(problem, grad, saved_lse=lse, grad_output=grad_output)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x - lse)."""
-        _chunks(logits, None, {}, Call((1, 1, 1), Operand("", 0), "softmax"), out, None, None)
+        _run_chunks(_without_target("softmax"), {"logits": logits}, {"out": out})
 
     def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """(x - max) - log Σ exp(x - max)."""
-        _chunks(logits, None, {}, Call((1, 1, 1), Operand("", 0), "log_softmax"), out, None, None)
+        _run_chunks(_without_target("log_softmax"), {"logits": logits}, {"out": out})
 
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """max + log Σ exp(x - max)."""
-        _chunks(logits, None, {}, Call((1, 1, 1), Operand("", 0)), None, None, out)
+        _run_chunks(_without_target(""), {"logits": logits}, {"lse": out})
+
+
+def _without_target(output: str) -> Operands:
+    """The operands of softmax and its kin; shape and addresses are set for each chunk."""
+    return Operands((1, 1, 1), Operand("", 0), output)
 
 
 def _run(
     problem: Problem,
-    store: str,
-    out: Array | None,
+    grad: Array | None,
     rows: Array | None = None,
     saved_lse: Array | None = None,
     grad_output: Array | None = None,
 ) -> None:
-    """A problem as a template call, its arrays per class copied once."""
+    """A problem in chunks.  The arrays that all chunks share are copied once."""
     ignore = np.array(problem.ignore, np.int64)
     weight = None if problem.weight is None else memory.upload(problem.weight)
-    ignored = memory.upload(ignore) if ignore.size > 1 else None
-    call = Call(
+    ignore_list = memory.upload(ignore) if ignore.size > 1 else None
+    operands = Operands(
         (1, 1, 1),
         Operand("", 0),
-        store,
+        "" if grad is None else "grad",
         weight=None if weight is None else Operand("float64", memory.address(weight)),
         ignore=problem.ignore,
-        ignore_list=0 if ignored is None else memory.address(ignored),
+        ignore_list=0 if ignore_list is None else memory.address(ignore_list),
         label_smoothing=problem.label_smoothing,
         logit_scale=problem.logit_scale,
         softcap=problem.softcap,
         z_coefficient=problem.z_coefficient,
         grad_scale=problem.grad_scale,
     )
-    per_row = {
+    inputs = {
+        "logits": problem.logits,
+        "distribution": problem.distribution,
         "labels": problem.labels,
         "sample_weight": problem.sample_weight,
         "saved_lse": saved_lse,
         "grad_output": grad_output,
     }
-    _chunks(problem.logits, problem.distribution, per_row, call, out, rows, None)
+    _run_chunks(operands, inputs, {"out": grad, "rows": rows})
 
 
-def _chunks(
-    logits: Array,
-    distribution: Array | None,
-    per_row: dict[str, Array | None],
-    call: Call,
-    out: Array | None,
-    rows: Array | None,
-    lse: Array | None,
-) -> None:
-    """Copy, launch and copy back, chunk by chunk."""
-    from xent_numba.backends.cuda import plan as dispatch
+def _run_chunks(operands: Operands, inputs: Mapping[str, Array | None], outputs: Mapping[str, Array | None]) -> None:
+    """Copy, launch and copy back, chunk by chunk.
 
+    `inputs` and `outputs` are host arrays (A, B, C) or (A, B) under the names of their operands.  The output of the
+    classes replaces the logits on the device.
+    """
+    from xent_numba.backends.cuda import launch
+
+    logits = inputs["logits"]
+    assert logits is not None
     classes = logits.shape[2]
-    for part in _parts(logits):
-        x = memory.upload(logits[part])
-        n = logits[part].size // classes
-        kept = [x]
-        call.shape = (1, n, classes)
-        call.logits = _operand(logits, x, classes)
-        if distribution is not None:
-            kept.append(memory.upload(distribution[part]))
-            call.distribution = _operand(distribution, kept[-1], classes)
-        for name, values in per_row.items():
-            if values is not None:
-                kept.append(memory.upload(values[part]))
-                setattr(call, name, _operand(values, kept[-1], 1))
-        results = []
-        for name, array in (("out", out), ("rows", rows), ("lse", lse)):
+    for part in _chunk_slices(logits):
+        n_rows = logits[part].size // classes
+        operands.shape = (1, n_rows, classes)
+        on_device = {}
+        for name, array in inputs.items():
             if array is not None:
-                target = x if name == "out" else memory.allocate(n * array.dtype.itemsize)  # in place
-                results.append((array, target))
-                setattr(call, name, _operand(array, target, classes) if name == "out" else memory.address(target))
-        dispatch.run(call, 0, device.facts(), lambda n: memory.address(memory.scratch(n)))
-        for array, target in results:
-            _download(target, array, part)
+                on_device[name] = memory.upload(array[part])
+                address = memory.address(on_device[name])
+                setattr(operands, name, _packed(array, address, classes if array.ndim == 3 else 1))
+        for name, array in outputs.items():
+            if array is None:
+                continue
+            if name == "out":
+                on_device[name], operands.out = on_device["logits"], _packed(array, operands.logits.address, classes)
+            else:
+                on_device[name] = memory.allocate(n_rows * array.dtype.itemsize)
+                setattr(operands, name, memory.address(on_device[name]))
+        launch.run(operands)
+        for name, array in outputs.items():
+            if array is not None:
+                _download(on_device[name], array[part])
 
 
-def _parts(logits: Array) -> Iterator[tuple[slice, slice]]:
+def _chunk_slices(logits: Array) -> Iterator[tuple[slice, slice]]:
     """(A, B) in chunks of about CHUNK_BYTES, in C order."""
     a, b, classes = logits.shape
     n = max(1, CHUNK_BYTES // (classes * logits.dtype.itemsize))
@@ -174,19 +200,18 @@ def _parts(logits: Array) -> Iterator[tuple[slice, slice]]:
             yield slice(i, i + step_a), slice(j, j + step_b)
 
 
-def _download(source: Any, array: Array, part: tuple[slice, slice]) -> None:
-    """Into a part of a host array, directly where it is contiguous."""
-    view = array[part]
-    packed = view if view.flags.c_contiguous else np.empty(view.shape, view.dtype)
+def _download(source: Any, target: Array) -> None:
+    """Copy device memory into a host array, directly where that is contiguous."""
+    packed = target if target.flags.c_contiguous else np.empty(target.shape, target.dtype)
     memory.download(source, packed)
-    if packed is not view:
-        view[...] = packed
+    if packed is not target:
+        target[...] = packed
 
 
-def _operand(array: Array, there: Any, classes: int) -> Operand:
+def _packed(array: Array, address: int, classes: int) -> Operand:
     """Packed rows of `classes` values of the array's dtype."""
     size = array.dtype.itemsize
-    return Operand(array.dtype.name, memory.address(there), 0, classes * size, size)
+    return Operand(array.dtype.name, address, 0, classes * size, size)
 
 
 BACKEND = CudaBackend()

@@ -1,4 +1,8 @@
-"""Launches that are not a row's: the scan of labels and weights, and the sum of the losses of the rows."""
+"""Building, caching and launching kernels: those of a plan, of the label scan, and of the sum of the losses.
+
+Nothing here waits for the device, except `read_scan` and `peek`, which copy a few bytes to the host.  Memory that a
+launch needs for its intermediate results is the stream's scratch memory, valid until its next use on that stream.
+"""
 
 from __future__ import annotations
 
@@ -8,97 +12,171 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
-from xent_numba.backends.cuda.regimes import labels as scan
-from xent_numba.backends.cuda.row.operands import Call, Operand, specialise
+from xent_numba.backends.cuda.hw.access import LOAD_LABEL
+from xent_numba.backends.cuda.hw.sizes import MAX_GRID_X, WARP
+from xent_numba.backends.cuda.plan import (
+    COLUMN_BATCH,
+    ONLINE_BATCH,
+    SCAN_ROWS,
+    SCAN_THREADS,
+    Plan,
+    plan,
+    scan_blocks,
+    sum_sizes,
+)
+from xent_numba.backends.cuda.regimes import block, columns, labels, online, split, tile, warp
+from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
 from xent_numba.backends.cuda.row.spec import Spec
-from xent_numba.backends.cuda.runtime import memory
+from xent_numba.backends.cuda.runtime import device, memory
 
-RESULT_BYTES = 8 * scan.FIELDS
-THREADS = scan.THREADS
-SCALES = 8 * scan.INVERSE  # where in a result the loss kernels read
+SCAN_BYTES = 8 * labels.FIELDS  # of a result
+DEVICE_SCALES = 8 * labels.INVERSE  # where in a result the loss kernels read
 
 
-class Found(NamedTuple):
-    """The result of a scan; -1 where nothing bad was found."""
+class ScanResult(NamedTuple):
+    """The result of a label scan on the host; −1 where nothing bad was found."""
 
     first_bad: int
     first_bad_weight: int
     first_bad_sample: int
-    kept: float
+    n_kept: float
     weight_sum: float
     sample_sum: float
 
 
-@cache
-def _labels_kernel(spec: Spec) -> Any:
-    return hw.compiled(scan.build_labels(spec, THREADS), THREADS)
+def build(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
+    """The Python function of one of the kernels of a plan: `name` is a regime, or a part of "split"."""
+    builders: dict[str, Any] = {
+        "tile": lambda: tile.build(spec, threads),
+        "columns": lambda: columns.build(spec, threads, COLUMN_BATCH),
+        "warp": lambda: warp.build(spec, threads, vectors),
+        "block": lambda: block.build(spec, threads, vectors),
+        "online": lambda: online.build(spec, threads, ONLINE_BATCH),
+        "split statistics": lambda: split.build_statistics(spec, threads, ONLINE_BATCH),
+        "split epilogue": lambda: split.build_epilogue(spec),
+        "split output": lambda: split.build_output(spec, threads, ONLINE_BATCH),
+    }
+    return builders[name]()
 
 
 @cache
-def _labels_finish() -> Any:
-    return hw.compiled(scan.build_labels_finish(THREADS), THREADS)
+def kernel(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
+    """The kernel object of `build`; it compiles when first launched."""
+    return hw.jit_kernel(build(name, spec, threads, vectors), threads)
 
 
-@cache
-def _sum_kernel(dtype: str) -> Any:
-    return hw.compiled(scan.build_sum(dtype, THREADS), THREADS)
+def run(operands: Operands, stream: Any = 0) -> Plan:
+    """Launch what a call needs on the current device; the plan comes back."""
+    spec, args = kernel_arguments(operands)
+    n_rows, classes = operands.n_rows, operands.shape[2]
+    chosen = plan(spec, n_rows, classes, row_layout(operands, spec), device.facts())
+    regime, threads = chosen.regime, chosen.threads
+    if regime == "split":
+        _run_split(chosen, spec, args, n_rows, stream)
+        return chosen
+    grid, shared = n_rows, 0
+    if regime in ("tile", "columns"):
+        grid = -(-n_rows // threads)
+    elif regime == "warp":
+        grid = -(-n_rows // (threads // WARP))
+    elif regime == "online":
+        grid = min(n_rows, MAX_GRID_X)
+    if regime == "tile":
+        shared = tile.tile_bytes(spec, threads, classes)
+    hw.configure(kernel(regime, spec, threads, chosen.vectors), grid, threads, stream, shared)(args)
+    return chosen
 
 
-@cache
-def _scalar_kernel(source: str, result: str) -> Any:
-    return hw.compiled(scan.build_scalar(source, result, THREADS), THREADS)
+def _run_split(chosen: Plan, spec: Spec, args: Any, n_rows: int, stream: Any) -> None:
+    """The kernels of the regime "split": statistics of the segments, epilogue of the rows, output."""
+    threads, segments, segment_classes = chosen.threads, chosen.segments, chosen.segment_classes
+    grid = (segments, n_rows)
+    if spec.saved_lse and not spec.dense:
+        hw.configure(kernel("split output", spec, threads), grid, threads, stream)(args, 0, segment_classes)
+        return
+    size = split.NUMBERS * split.number_size(spec)
+    parts = memory.address(memory.scratch(n_rows * (segments + 1) * size, stream))
+    results = parts + n_rows * segments * size
+    hw.configure(kernel("split statistics", spec, threads), grid, threads, stream)(args, parts, segment_classes)
+    hw.configure(kernel("split epilogue", spec, WARP), n_rows, WARP, stream)(args, parts, results, segments)
+    if spec.output:
+        hw.configure(kernel("split output", spec, threads), grid, threads, stream)(args, results, segment_classes)
 
 
-@cache
-def _peek_kernel(labels: str) -> Any:
-    return hw.compiled(scan.build_peek(labels), 32)
-
-
-def scan_labels(call: Call, mean: bool, stream: Any, *, keep: bool) -> Any:
+def scan_labels(operands: Operands, mean: bool, stream: Any, *, keep: bool) -> Any:
     """Check labels and weights, and find the denominators; the result stays on the device.
 
-    Without `keep` it is valid until the stream's next use of scratch memory.
+    Without `keep` it is in scratch memory.
     """
-    spec, a = specialise(call)
-    blocks = scan.blocks_for(max(a.n_rows, a.n_classes if spec.weight else 0))
-    parts = memory.scratch((blocks + 1) * RESULT_BYTES, stream)
-    result = memory.lend(RESULT_BYTES, stream) if keep else parts[:RESULT_BYTES]
-    first = memory.address(parts) + RESULT_BYTES
-    hw.configured(_labels_kernel(spec), blocks, THREADS, stream)(a, first)
-    hw.configured(_labels_finish(), 1, THREADS, stream)(first, blocks, memory.address(result), int(mean))
+    spec, args = kernel_arguments(operands)
+    blocks = scan_blocks(max(args.n_rows, args.n_classes if spec.weight else 0))
+    found = memory.scratch((blocks + 1) * SCAN_BYTES, stream)
+    result = memory.lend(SCAN_BYTES, stream) if keep else found[:SCAN_BYTES]
+    parts = memory.address(found) + SCAN_BYTES
+    hw.configure(_scan_kernel(spec, SCAN_THREADS), blocks, SCAN_THREADS, stream)(args, parts)
+    merge = hw.configure(_scan_merge_kernel(SCAN_THREADS), 1, SCAN_THREADS, stream)
+    merge(parts, blocks, memory.address(result), int(mean))
     return result
 
 
-def read_scan(result: Any, stream: Any) -> Found:
+def read_scan(result: Any, stream: Any) -> ScanResult:
     """Copy the result of a scan to the host, which waits for the stream."""
-    host = np.empty(scan.FIELDS, np.int64)
+    host = np.empty(labels.FIELDS, np.int64)
     memory.download(result, host, stream)
     numbers = host.view(np.float64)
-    whole = [int(value) for value in host[: scan.KEPT]]
-    return Found(*whole, *(float(value) for value in numbers[scan.KEPT : scan.INVERSE]))
+    firsts = [int(value) for value in host[: labels.KEPT]]
+    return ScanResult(*firsts, *(float(value) for value in numbers[labels.KEPT : labels.INVERSE]))
 
 
-def peek(label: Operand, stream: Any) -> int:
-    """One label, read from the device."""
+def peek(number: Operand, stream: Any) -> int | float:
+    """One label or weight, copied from the device to the host."""
     target = memory.scratch(8, stream)
-    hw.configured(_peek_kernel(label.dtype), 1, 32, stream)(label.address, memory.address(target))
-    host = np.empty(1, np.int64)
+    hw.configure(_peek_kernel(number.dtype), 1, WARP, stream)(number.address, memory.address(target))
+    host = np.empty(1, np.int64 if number.dtype in LOAD_LABEL else np.float64)
     memory.download(target, host, stream)
-    return int(host[0])
+    value: int | float = host[0].item()
+    return value
 
 
-def reduce_rows(rows: Operand, n: int, target: int, scales: int, denominator: float, stream: Any) -> None:
-    """Store Σ rows / denominator at `target`, in the dtype of the rows; see `scan.build_scalar` for `scales`."""
+def reduce_rows(rows: Operand, n: int, target: int, scan: int, denominator: float, stream: Any) -> None:
+    """Store Σ rows / denominator at `target`, in the dtype of the rows; for `scan` see `labels.build_quotient`."""
     source, dtype, count = rows.address, rows.dtype, n
-    sizes = []
-    while count > scan.ONE_BLOCK:
-        count = -(-count // scan.ROWS_PER_BLOCK)
-        sizes.append(count)
+    sizes = sum_sizes(n)
     if sizes:
-        at = memory.address(memory.scratch(8 * sum(sizes), stream))
-        count = n
+        sums = memory.address(memory.scratch(8 * sum(sizes), stream))
         for blocks in sizes:
-            hw.configured(_sum_kernel(dtype), blocks, THREADS, stream)(source, count, at, scan.ROWS_PER_BLOCK)
-            source, dtype, count, at = at, "float64", blocks, at + 8 * blocks
-    last = hw.configured(_scalar_kernel(dtype, rows.dtype), 1, THREADS, stream)
-    last(source, count, target, scales, float(denominator))
+            add = hw.configure(_sum_kernel(dtype, SCAN_THREADS), blocks, SCAN_THREADS, stream)
+            add(source, count, sums, SCAN_ROWS)
+            source, dtype, count, sums = sums, "float64", blocks, sums + 8 * blocks
+    divide = hw.configure(_quotient_kernel(dtype, rows.dtype, SCAN_THREADS), 1, SCAN_THREADS, stream)
+    divide(source, count, target, scan, float(denominator))
+
+
+@cache
+def _scan_kernel(spec: Spec, threads: int) -> Any:
+    """The kernel of `labels.build_scan`."""
+    return hw.jit_kernel(labels.build_scan(spec, threads), threads)
+
+
+@cache
+def _scan_merge_kernel(threads: int) -> Any:
+    """The kernel of `labels.build_scan_merge`."""
+    return hw.jit_kernel(labels.build_scan_merge(threads), threads)
+
+
+@cache
+def _sum_kernel(dtype: str, threads: int) -> Any:
+    """The kernel of `labels.build_sum`."""
+    return hw.jit_kernel(labels.build_sum(dtype, threads), threads)
+
+
+@cache
+def _quotient_kernel(source: str, result: str, threads: int) -> Any:
+    """The kernel of `labels.build_quotient`."""
+    return hw.jit_kernel(labels.build_quotient(source, result, threads), threads)
+
+
+@cache
+def _peek_kernel(dtype: str) -> Any:
+    """The kernel of `labels.build_peek`."""
+    return hw.jit_kernel(labels.build_peek(dtype), WARP)

@@ -1,8 +1,8 @@
 """Arrays of other libraries on a CUDA device, without copying them and without importing what is not imported yet.
 
 An array becomes a *stand-in*: a NumPy array of the same shape, dtype and strides whose data pointer is the device
-address.  Shapes, strides and overlaps can then be checked by the functions that check NumPy arrays, because none of
-them reads an element; nothing may.  bfloat16 is stood in for by float16, which has its size.
+address.  Shapes, strides and overlaps can then be checked by the functions that check NumPy arrays.  No function may
+read an element of a stand-in.  bfloat16 is represented by float16, which has its size.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from xent_numba.backends.cuda.runtime import memory
 from xent_numba.backends.cuda.runtime.device import numba_cuda
 from xent_numba.devices import on_device
 
-STANDS_IN = {"bfloat16": "float16"}
+STAND_INS = {"bfloat16": "float16"}  # dtypes that NumPy lacks -> one of their size
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A device array seen from outside."""
+    """A device array of any library, described by a stand-in."""
 
     array: np.ndarray[Any, Any]  # the stand-in
     dtype: str  # its true dtype
@@ -50,14 +50,17 @@ def device_of(value: Any) -> int | None:
         return None
 
 
-def adopt(value: Any, name: str, beside: Adopted | None = None) -> Adopted:
-    """The array, or TypeError where it is on the host or of no known kind; ValueError if not on the GPU of another."""
+def adopt(value: Any, name: str, logits: Adopted | None = None) -> Adopted:
+    """The device array `value`, the argument called `name`, which must be on the GPU of the logits.
+
+    TypeError where it is on the host or of no known kind, ValueError where it is on another GPU.
+    """
     if not on_device(value):
         raise TypeError(f"{name} is not on the GPU as the logits are; move it there first")
-    if beside is not None:
-        here, there = device_of(value), device_of(beside.owner)
-        if here is not None and there is not None and here != there:
-            raise ValueError(f"{name} is on GPU {here}, the logits are on GPU {there}; move it there first")
+    if logits is not None:
+        gpu, logits_gpu = device_of(value), device_of(logits.owner)
+        if gpu is not None and logits_gpu is not None and gpu != logits_gpu:
+            raise ValueError(f"{name} is on GPU {gpu}, the logits are on GPU {logits_gpu}; move it there first")
     library = library_of(value)
     if library == "jax":  # it works on streams of its own
         value.block_until_ready()
@@ -85,6 +88,7 @@ def _interface(value: Any) -> dict[str, Any] | None:
 
 
 def _dtype_name(dtype: np.dtype[Any], name: str) -> str:
+    """The name of the dtype that an interface gives; TypeError for a foreign byte order."""
     if not dtype.isnative:
         raise TypeError(f"{name} has dtype {dtype.str!r}, which is not in this machine's byte order; convert it first")
     # The interface has no name for bfloat16; a float of two bytes that NumPy does not know can be nothing else.
@@ -92,9 +96,10 @@ def _dtype_name(dtype: np.dtype[Any], name: str) -> str:
 
 
 class _Interface:
-    """What NumPy makes an array of."""
+    """An object from which NumPy makes an array."""
 
     def __init__(self, interface: dict[str, Any]) -> None:
+        """Hold the interface where NumPy looks for it."""
         self.__array_interface__ = interface
 
 
@@ -108,7 +113,8 @@ def _adopted(
     library: str,
     view: dlpack.View | None = None,
 ) -> Adopted:
-    kind = np.dtype(STANDS_IN.get(dtype, dtype))
+    """The stand-in for memory of this address, shape, strides in bytes (None: C order) and dtype."""
+    kind = np.dtype(STAND_INS.get(dtype, dtype))
     if 0 in shape:
         return Adopted(np.empty(shape, kind), dtype, owner, library, view)
     interface = {"shape": shape, "typestr": kind.str, "data": (int(address), read_only), "version": 3}
@@ -139,6 +145,7 @@ def current_stream(like: Adopted) -> Any:
 
 
 def _external(pointer: int) -> Any:
+    """The Numba stream of a CUDA stream handle; 0 is the default stream."""
     if not pointer:
         return 0
     return _stream(numba_cuda().get_current_device().id, pointer)
@@ -146,7 +153,7 @@ def _external(pointer: int) -> Any:
 
 @cache
 def _stream(number: int, pointer: int) -> Any:
-    """The same object each time, so that launches on it are found again."""
+    """The stream of a device; the same object each time, so that `configure` finds its launches again."""
     cuda = numba_cuda()
     named: dict[int, Any] = {1: cuda.legacy_default_stream, 2: cuda.per_thread_default_stream}
     return named[pointer]() if pointer in named else cuda.external_stream(pointer)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}  # DLPack's type codes
+NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 6: "bool"}  # of DLPack's type codes
 
 
 class _Tensor(ctypes.Structure):
+    """The head of DLPack's DLManagedTensor, field by field."""
+
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("device_type", ctypes.c_int32),
@@ -27,7 +29,7 @@ class View:
     """Address, shape, strides in bytes and dtype; keeps the capsule, and so the memory, alive."""
 
     def __init__(self, capsule: Any) -> None:
-        """Read the capsule, which stays unconsumed: its own destructor gives the memory back."""
+        """Read the capsule without consuming it: its own destructor gives the memory back."""
         get = ctypes.pythonapi.PyCapsule_GetPointer
         get.restype, get.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
         tensor = _Tensor.from_address(get(capsule, b"dltensor"))

@@ -1,7 +1,8 @@
-"""Reading and writing one element or one 128-bit vector of each storage dtype, in the arithmetic of its kernel.
+"""Reading and writing one element or one 128-bit vector of each storage dtype.
 
-A vector stays in the registers as it was loaded (`words` of them, of type `word`): 16-bit logits take half the
-registers, and nothing that was computed has to be kept between the two passes over a row.
+A vector stays in registers as it was loaded, in `words` of type `word_type`: 16-bit logits take half the registers, and
+nothing that was computed has to be kept between the passes over a row.  Elements are converted to float32 (float64
+logits: float64) where they are used.
 """
 
 from __future__ import annotations
@@ -13,23 +14,35 @@ from xent_numba.backends.cuda.hw import intrinsics as hw
 
 
 class Access(NamedTuple):
-    """The functions for one storage dtype."""
+    """The device functions for one storage dtype.  `registers` is a local array, `word` the index of a vector in it."""
 
-    size: int  # bytes of an element
-    lanes: int  # elements of a 128-bit vector
-    words: int  # registers of a 128-bit vector
-    word: Any  # their type
-    load: Any  # address -> element
+    itemsize: int  # bytes of an element
+    lanes: int  # elements of a vector
+    words: int  # registers of a vector
+    word_type: Any  # their type
+    load: Any  # (address) -> element
     store: Any  # (address, value) -> None
-    load_vector: Any  # (address, registers, at) -> None
-    load_part: Any  # (address of lane 0, registers, at, first lane, end lane) -> None, lanes outside are not read
-    element: Any  # (registers, at, lane) -> element
+    load_vector: Any  # (address, registers, word) -> None
+    load_lanes: Any  # (address of lane 0, registers, word, first lane, end lane) -> None; reads only these lanes
+    element: Any  # (registers, word, lane) -> element
     store_vector: Any  # (address, values) -> None
+
+
+LOAD_LABEL = {  # integer dtype of labels -> (address) -> integer
+    "int8": hw.load_i8,
+    "uint8": hw.load_u8,
+    "int16": hw.load_i16,
+    "uint16": hw.load_u16,
+    "int32": hw.load_i32,
+    "uint32": hw.load_u32,
+    "int64": hw.load_i64,
+    "uint64": hw.load_i64,  # a value beyond int64 reads as negative, and so are such values in the list to ignore
+}
 
 
 @cache
 def access(dtype: str) -> Access:
-    """The functions for `dtype`."""
+    """128-bit vectors of `dtype`."""
     if dtype == "float32":
         return _float32()
     if dtype == "float64":
@@ -41,101 +54,89 @@ def access(dtype: str) -> Access:
 
 @cache
 def scalar_access(dtype: str) -> Access:
-    """The same for classes that do not lie side by side: vectors of one element."""
+    """Vectors of one element of `dtype`, for classes that are apart in memory."""
     one = access(dtype)
     load, store = one.load, one.store
 
     @hw.device
-    def load_vector(address: Any, registers: Any, at: Any) -> None:
-        registers[at] = load(address)
-
-    @hw.device
-    def element(registers: Any, at: Any, lane: Any) -> Any:
-        return registers[at + lane]
+    def load_vector(address: Any, registers: Any, word: Any) -> None:
+        registers[word] = load(address)
 
     @hw.device
     def store_vector(address: Any, values: Any) -> None:
         store(address, values[0])
 
     real = hw.f64 if dtype == "float64" else hw.f32
-    return Access(one.size, 1, 1, real, load, store, load_vector, None, element, store_vector)
+    return Access(one.itemsize, 1, 1, real, load, store, load_vector, None, _element, store_vector)
 
 
-LOAD_LABEL = {
-    "int8": "load_i8",
-    "uint8": "load_u8",
-    "int16": "load_i16",
-    "uint16": "load_u16",
-    "int32": "load_i32",
-    "uint32": "load_u32",
-    "int64": "load_i64",
-    "uint64": "load_i64",  # a value beyond int64 reads as negative: the caller shifts what is to be ignored alike
-}
+@hw.device
+def _element(registers: Any, word: Any, lane: Any) -> Any:
+    """A lane of a vector that has one register for each."""
+    return registers[word + lane]
 
 
 def _float32() -> Access:
-    @hw.device
-    def load_vector(address: Any, registers: Any, at: Any) -> None:
-        registers[at], registers[at + 1], registers[at + 2], registers[at + 3] = hw.load_f32x4(address)
+    """Four lanes, a register each."""
 
     @hw.device
-    def load_part(address: Any, registers: Any, at: Any, first: Any, end: Any) -> None:
-        for k in range(4):
-            if first <= k < end:
-                registers[at + k] = hw.load_f32(address + 4 * k)
+    def load_vector(address: Any, registers: Any, word: Any) -> None:
+        registers[word], registers[word + 1], registers[word + 2], registers[word + 3] = hw.load_f32x4(address)
 
     @hw.device
-    def element(registers: Any, at: Any, lane: Any) -> Any:
-        return registers[at + lane]
+    def load_lanes(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
+        for lane in range(4):
+            if first <= lane < end:
+                registers[word + lane] = hw.load_f32(address + 4 * lane)
 
     @hw.device
     def store_vector(address: Any, values: Any) -> None:
         hw.store_f32x4(address, (values[0], values[1], values[2], values[3]))
 
-    return Access(4, 4, 4, hw.f32, hw.load_f32, hw.store_f32, load_vector, load_part, element, store_vector)
+    return Access(4, 4, 4, hw.f32, hw.load_f32, hw.store_f32, load_vector, load_lanes, _element, store_vector)
 
 
 def _float64() -> Access:
-    @hw.device
-    def load_vector(address: Any, registers: Any, at: Any) -> None:
-        registers[at], registers[at + 1] = hw.load_f64x2(address)
+    """Two lanes, a register each."""
 
     @hw.device
-    def load_part(address: Any, registers: Any, at: Any, first: Any, end: Any) -> None:
-        for k in range(2):
-            if first <= k < end:
-                registers[at + k] = hw.load_f64(address + 8 * k)
+    def load_vector(address: Any, registers: Any, word: Any) -> None:
+        registers[word], registers[word + 1] = hw.load_f64x2(address)
 
     @hw.device
-    def element(registers: Any, at: Any, lane: Any) -> Any:
-        return registers[at + lane]
+    def load_lanes(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
+        for lane in range(2):
+            if first <= lane < end:
+                registers[word + lane] = hw.load_f64(address + 8 * lane)
 
     @hw.device
     def store_vector(address: Any, values: Any) -> None:
         hw.store_f64x2(address, (values[0], values[1]))
 
-    return Access(8, 2, 2, hw.f64, hw.load_f64, hw.store_f64, load_vector, load_part, element, store_vector)
+    return Access(8, 2, 2, hw.f64, hw.load_f64, hw.store_f64, load_vector, load_lanes, _element, store_vector)
 
 
 def _packed(load: Any, store: Any, low: Any, high: Any, pack: Any) -> Access:
-    @hw.device
-    def load_vector(address: Any, registers: Any, at: Any) -> None:
-        registers[at], registers[at + 1], registers[at + 2], registers[at + 3] = hw.load_i32x4(address)
+    """Eight lanes of 16 bits, two to a register; `low` and `high` unpack a word, `pack` makes one of two floats."""
 
     @hw.device
-    def load_part(address: Any, registers: Any, at: Any, first: Any, end: Any) -> None:
-        for word in range(4):
+    def load_vector(address: Any, registers: Any, word: Any) -> None:
+        registers[word], registers[word + 1], registers[word + 2], registers[word + 3] = hw.load_i32x4(address)
+
+    @hw.device
+    def load_lanes(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
+        for k in range(4):
             bits = hw.i32(0)
-            if first <= 2 * word < end:
-                bits = hw.load_u16(address + 4 * word)
-            if first <= 2 * word + 1 < end:
-                bits = hw.i32(bits | (hw.load_u16(address + 4 * word + 2) << 16))
-            registers[at + word] = bits
+            if first <= 2 * k < end:
+                bits = hw.load_u16(address + 4 * k)
+            if first <= 2 * k + 1 < end:
+                bits = hw.i32(bits | (hw.load_u16(address + 4 * k + 2) << 16))
+            registers[word + k] = bits
 
     @hw.device
-    def element(registers: Any, at: Any, lane: Any) -> Any:
-        word = registers[at + (lane >> 1)]
-        return high(word) if lane & 1 else low(word)
+    def element(registers: Any, word: Any, lane: Any) -> Any:
+        bits = registers[word + (lane >> 1)]
+        return high(bits) if lane & 1 else low(bits)
 
     @hw.device
     def store_vector(address: Any, values: Any) -> None:
@@ -149,4 +150,4 @@ def _packed(load: Any, store: Any, low: Any, high: Any, pack: Any) -> Access:
             ),
         )
 
-    return Access(2, 8, 4, hw.i32, load, store, load_vector, load_part, element, store_vector)
+    return Access(2, 8, 4, hw.i32, load, store, load_vector, load_lanes, element, store_vector)

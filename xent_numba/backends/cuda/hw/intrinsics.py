@@ -1,9 +1,9 @@
-"""Everything the kernels ask of the hardware, and the only module that touches numba.cuda internals.
+"""The operations of the hardware that the kernels are written in.
 
 Memory is addressed by plain 64-bit integers: a kernel then takes a few integers instead of array structures (whose
 unpacking dominates launch time), and one function reads any dtype.  A 128-bit access is an LLVM vector load or store
-with its alignment stated; scalar loads side by side are never merged by the compiler.  What Numba has no function for
-is one line of PTX.  The simulator runs none of this: the tests put a Python module with the same names in its place.
+with its alignment stated; the compiler never merges adjacent scalar loads.  What Numba has no function for is one line
+of PTX.  The simulator runs none of this: the tests put a Python module with the same names in its place.
 
 Not here: lg2.approx.  A row takes one logarithm, so the accurate one of libdevice costs nothing.
 """
@@ -16,107 +16,111 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import numba.cuda
-import numba.cuda.extending
-from llvmlite import ir
-from numba.core.errors import NumbaPerformanceWarning
+
+from xent_numba.backends.cuda.hw.numba_private import NumbaPerformanceWarning, intrinsic, ir, register_jitable, types
 
 Function = TypeVar("Function")
 cuda: Any = numba.cuda  # as Any: Numba's annotations differ between its releases
-types: Any = numba.cuda.types
-extending: Any = numba.cuda.extending
-intrinsic = extending.intrinsic
 
 
 def device(function: Function) -> Function:
     """Mark a function that kernels call; it is compiled with the kernel, never on its own."""
-    marked: Function = extending.register_jitable(function)
+    marked: Function = register_jitable(function)
     return marked
 
 
 f32, f64, i32, i64 = types.float32, types.float64, types.int32, types.int64
 log, log1p, expm1, tanh, exp = math.log, math.log1p, math.expm1, math.tanh, math.exp
 
-_F32, _F64, _I16, _I32, _I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F32, _F64, _I8, _I16, _I32, _I64 = ir.FloatType(), ir.DoubleType(), *(ir.IntType(bits) for bits in (8, 16, 32, 64))
 _HALF = ir.HalfType()
 _GLOBAL = 1  # address space: makes ld.global of what would be a generic load
 
 
 @device
 def thread() -> Any:
+    """Index of the thread in its block."""
     return cuda.threadIdx.x
 
 
 @device
 def block() -> Any:
+    """First index of the block in the grid."""
     return cuda.blockIdx.x
 
 
 @device
 def block_y() -> Any:
+    """Second index of the block in the grid."""
     return cuda.blockIdx.y
 
 
 @device
 def blocks() -> Any:
+    """Number of blocks along the first axis of the grid."""
     return cuda.gridDim.x
 
 
 @device
 def barrier() -> None:
+    """Wait until every thread of the block is here."""
     cuda.syncthreads()
 
 
 @device
 def shfl_xor(value: Any, mask: Any) -> Any:
+    """The value of the lane whose index differs in the bits of `mask`; all 32 lanes of a warp must call it."""
     return cuda.shfl_xor_sync(0xFFFFFFFF, value, mask)
 
 
-def compiled(kernel: Any, threads: int) -> Any:
+def jit_kernel(kernel: Any, threads: int) -> Any:
     """A kernel for launches of at most `threads` threads a block; compiled at its first launch."""
     # Without link-time optimisation the machine code is that of the PTX which the tests look at.
     return cuda.jit(kernel, launch_bounds=threads, lto=False)
 
 
 @lru_cache(maxsize=1024)
-def configured(kernel: Any, grid: int | tuple[int, int], threads: int, stream: Any = 0, shared: int = 0) -> Any:
-    """A kernel ready to be called; looked up where it was launched in the same shape before."""
-    with warnings.catch_warnings():  # that a small problem leaves most of the device idle is no news to its owner
+def configure(kernel: Any, grid: int | tuple[int, int], threads: int, stream: Any = 0, shared: int = 0) -> Any:
+    """The kernel with its launch shape, ready to be called; cached, so that a repeated launch costs one look-up."""
+    with warnings.catch_warnings():  # a grid of few blocks is no mistake here: the problem is small
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
         return kernel[grid, threads, stream, shared]
 
 
 def address(array: Any) -> int:
-    """Where a device array lies."""
+    """The address of the first byte of a device array."""
     return int(array.__cuda_array_interface__["data"][0])
 
 
 def _pointer(builder: Any, address: Any, element: Any) -> Any:
+    """An integer address as an LLVM pointer to global memory."""
     return builder.inttoptr(address, ir.PointerType(element, addrspace=_GLOBAL))
 
 
 def _index(k: int) -> Any:
+    """A lane number as an LLVM constant."""
     return ir.Constant(_I32, k)
 
 
-def _loader(element: Any, result: Any, finish: Any = None) -> Any:
-    """An intrinsic: address -> one element."""
+def _loader(element: Any, result: Any, convert: Any = None) -> Any:
+    """An intrinsic (address) -> one element, converted by `convert(builder, value)` where given."""
 
     def load(typing_context: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             value = builder.load(_pointer(builder, args[0], element))
-            return finish(builder, value) if finish else value
+            return convert(builder, value) if convert else value
 
         return result(i64), generate
 
     return intrinsic(load)
 
 
-def _storer(element: Any, argument: Any, prepare: Any = None) -> Any:
-    """An intrinsic: (address, value) -> None."""
+def _storer(element: Any, argument: Any, convert: Any = None) -> Any:
+    """An intrinsic (address, value) -> None, which stores `convert(builder, value)` where given."""
 
     def store(typing_context: Any, address: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            value = prepare(builder, args[1]) if prepare else args[1]
+            value = convert(builder, args[1]) if convert else args[1]
             builder.store(value, _pointer(builder, args[0], element))
             return context.get_dummy_value()
 
@@ -126,7 +130,7 @@ def _storer(element: Any, argument: Any, prepare: Any = None) -> Any:
 
 
 def _vector_loader(element: Any, result: Any, count: int) -> Any:
-    """An intrinsic: 16-byte aligned address -> tuple, one 128-bit load."""
+    """An intrinsic (16-byte aligned address) -> tuple of `count` elements, one 128-bit load."""
 
     def load(typing_context: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -141,7 +145,7 @@ def _vector_loader(element: Any, result: Any, count: int) -> Any:
 
 
 def _vector_storer(element: Any, argument: Any, count: int) -> Any:
-    """An intrinsic: (16-byte aligned address, tuple) -> None, one 128-bit store."""
+    """An intrinsic (16-byte aligned address, tuple of `count` elements) -> None, one 128-bit store."""
 
     def store(typing_context: Any, address: Any, values: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -157,8 +161,8 @@ def _vector_storer(element: Any, argument: Any, count: int) -> Any:
     return intrinsic(store)
 
 
-def _assembly(line: str, constraint: str, result: Any, *arguments: Any) -> Any:
-    """An intrinsic from one side-effect-free line of PTX."""
+def _ptx(line: str, constraint: str, result: Any, *arguments: Any) -> Any:
+    """An intrinsic of one or two arguments from one side-effect-free line of PTX."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(
@@ -179,25 +183,39 @@ def _assembly(line: str, constraint: str, result: Any, *arguments: Any) -> Any:
     return intrinsic(two)
 
 
+def _sign_extend(builder: Any, bits: Any) -> Any:
+    """A signed integer as int64."""
+    return builder.sext(bits, _I64)
+
+
+def _zero_extend(builder: Any, bits: Any) -> Any:
+    """An unsigned integer as int64."""
+    return builder.zext(bits, _I64)
+
+
 def _from_half(builder: Any, bits: Any) -> Any:
+    """float16 bits as float32."""
     return builder.fpext(builder.bitcast(bits, _HALF), _F32)
 
 
 def _from_bfloat(builder: Any, bits: Any) -> Any:
+    """bfloat16 bits as float32: they are its upper half."""
     return builder.bitcast(builder.shl(builder.zext(bits, _I32), ir.Constant(_I32, 16)), _F32)
 
 
 def _to_half(builder: Any, value: Any) -> Any:
+    """float32 rounded to float16 bits."""
     return builder.bitcast(builder.fptrunc(value, _HALF), _I16)
 
 
 def _to_bfloat(builder: Any, value: Any) -> Any:
+    """float32 rounded to bfloat16 bits."""
     kind = ir.FunctionType(_I16, [_F32])
     return builder.asm(kind, "cvt.rn.bf16.f32 $0, $1;", "=h,f", [value], False)
 
 
-def _word(convert: Any, high: bool) -> Any:
-    """An intrinsic: one half of a 32-bit word, as float32."""
+def _half_word(convert: Any, high: bool) -> Any:
+    """An intrinsic (32-bit word) -> its upper or lower 16 bits as float32."""
 
     def unpack(typing_context: Any, word: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -210,6 +228,7 @@ def _word(convert: Any, high: bool) -> Any:
 
 
 def _fmax(typing_context: Any, x: Any, y: Any) -> Any:
+    """(x, y) -> the larger; the number where the other is NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = args[0].type
@@ -220,28 +239,23 @@ def _fmax(typing_context: Any, x: Any, y: Any) -> Any:
     return x(x, x), generate
 
 
-fmax = intrinsic(_fmax)  # the larger one; the number where the other is NaN (a NaN is found again in the sum)
-ex2 = _assembly("ex2.approx.ftz.f32 $0, $1;", "=f,f", f32, f32)  # relative error below 2^-22, 0 below 2^-126
+fmax = intrinsic(_fmax)  # it drops a NaN, which the sum then finds
+ex2 = _ptx("ex2.approx.ftz.f32 $0, $1;", "=f,f", f32, f32)  # relative error below 2^-22, 0 below 2^-126
 
 load_f32, store_f32 = _loader(_F32, f32), _storer(_F32, f32)
 load_f64, store_f64 = _loader(_F64, f64), _storer(_F64, f64)
 load_f16, store_f16 = _loader(_I16, f32, _from_half), _storer(_I16, f32, _to_half)
 load_bf16, store_bf16 = _loader(_I16, f32, _from_bfloat), _storer(_I16, f32, _to_bfloat)
 load_u16 = _loader(_I16, i32, lambda builder, bits: builder.zext(bits, _I32))
-load_i8, load_u8 = (
-    _loader(ir.IntType(8), i64, lambda builder, bits: builder.sext(bits, _I64)),
-    _loader(ir.IntType(8), i64, lambda builder, bits: builder.zext(bits, _I64)),
-)
-load_i16 = _loader(_I16, i64, lambda builder, bits: builder.sext(bits, _I64))
-load_i32 = _loader(_I32, i64, lambda builder, bits: builder.sext(bits, _I64))
-load_u32 = _loader(_I32, i64, lambda builder, bits: builder.zext(bits, _I64))
+load_i8, load_i16, load_i32 = (_loader(bits, i64, _sign_extend) for bits in (_I8, _I16, _I32))
+load_u8, load_u32 = (_loader(bits, i64, _zero_extend) for bits in (_I8, _I32))
 load_i64, store_i64 = _loader(_I64, i64), _storer(_I64, i64)
 
 load_f32x4, store_f32x4 = _vector_loader(_F32, f32, 4), _vector_storer(_F32, f32, 4)
 load_f64x2, store_f64x2 = _vector_loader(_F64, f64, 2), _vector_storer(_F64, f64, 2)
 load_i32x4, store_i32x4 = _vector_loader(_I32, i32, 4), _vector_storer(_I32, i32, 4)
 
-f16_low, f16_high = _word(_from_half, False), _word(_from_half, True)
-bf16_low, bf16_high = _word(_from_bfloat, False), _word(_from_bfloat, True)
-pack_f16 = _assembly("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", i32, f32, f32)  # (low, high) -> word
-pack_bf16 = _assembly("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", i32, f32, f32)
+f16_low, f16_high = _half_word(_from_half, False), _half_word(_from_half, True)
+bf16_low, bf16_high = _half_word(_from_bfloat, False), _half_word(_from_bfloat, True)
+pack_f16 = _ptx("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", i32, f32, f32)  # (low, high) -> word
+pack_bf16 = _ptx("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", i32, f32, f32)

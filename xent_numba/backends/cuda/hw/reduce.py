@@ -1,6 +1,6 @@
-"""Maximum and sums over the threads that share a row, in a fixed order: same inputs, same bits.
+"""Maximum and sums over the threads that share a row, in a fixed order: the same inputs give the same bits.
 
-Inside a warp by butterfly shuffles, between warps through shared memory; every thread gets the result.
+Within a warp by butterfly shuffles, between the warps of a block through shared memory; every thread gets the result.
 """
 
 from __future__ import annotations
@@ -8,19 +8,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
-
-WARP = 32
-
-
-class Reduce(NamedTuple):
-    """Over all threads of a row."""
-
-    maximum: Any  # value -> value
-    sums: Any  # (s, d, t) -> (s, d, t); d and t only where `dense`
+from xent_numba.backends.cuda.hw.sizes import WARP
 
 
-def reducer(real: Any, threads: int, dense: bool) -> Reduce:
-    """The two reductions for rows of `threads` threads: one warp, or a block of whole warps."""
+class Reductions(NamedTuple):
+    """Device functions that all threads of a row call together."""
+
+    reduce_max: Any  # (value) -> the largest of all threads
+    reduce_add: Any  # (a, b, c) -> the sum of each; only that of the first where the target is not dense
+
+
+def reductions(real: Any, threads: int, dense: bool) -> Reductions:
+    """The reductions for rows of `threads` threads, one warp or a block of whole warps, in the float type `real`."""
 
     @hw.device
     def warp_max(value: Any) -> Any:
@@ -29,19 +28,19 @@ def reducer(real: Any, threads: int, dense: bool) -> Reduce:
         return value
 
     @hw.device
-    def warp_sum(value: Any) -> Any:
+    def warp_add(value: Any) -> Any:
         for mask in (16, 8, 4, 2, 1):
             value += hw.shfl_xor(value, mask)
         return value
 
     @hw.device
-    def warp_sums(s: Any, d: Any, t: Any) -> Any:
+    def warp_add_all(a: Any, b: Any, c: Any) -> Any:
         if dense:
-            return warp_sum(s), warp_sum(d), warp_sum(t)
-        return warp_sum(s), d, t
+            return warp_add(a), warp_add(b), warp_add(c)
+        return warp_add(a), b, c
 
     if threads == WARP:
-        return Reduce(warp_max, warp_sums)
+        return Reductions(warp_max, warp_add_all)
     warps = threads // WARP
     slots = 3 * warps
     zero = real(0)
@@ -53,25 +52,26 @@ def reducer(real: Any, threads: int, dense: bool) -> Reduce:
         if hw.thread() % WARP == 0:
             maxima[hw.thread() // WARP] = value
         hw.barrier()
-        # Every warp reduces all partial maxima itself: repeats are harmless to a maximum, and no second barrier.
+        # Every warp reduces the maxima of all warps itself, which saves a second barrier.  Where a warp has more lanes
+        # than there are maxima it reads some of them twice, which does not change a maximum.
         return warp_max(maxima[hw.thread() % warps])
 
     @hw.device
-    def block_sums(s: Any, d: Any, t: Any) -> Any:
-        partial = hw.cuda.shared.array(slots, real)
-        s, d, t = warp_sums(s, d, t)
+    def block_add_all(a: Any, b: Any, c: Any) -> Any:
+        sums = hw.cuda.shared.array(slots, real)
+        a, b, c = warp_add_all(a, b, c)
         if hw.thread() % WARP == 0:
-            at = hw.thread() // WARP
-            partial[at] = s
+            warp = hw.thread() // WARP
+            sums[warp] = a
             if dense:
-                partial[warps + at] = d
-                partial[2 * warps + at] = t
+                sums[warps + warp] = b
+                sums[2 * warps + warp] = c
         hw.barrier()
         lane = hw.thread() % WARP
-        s = partial[lane] if lane < warps else zero
+        a = sums[lane] if lane < warps else zero
         if dense:
-            d = partial[warps + lane] if lane < warps else zero
-            t = partial[2 * warps + lane] if lane < warps else zero
-        return warp_sums(s, d, t)
+            b = sums[warps + lane] if lane < warps else zero
+            c = sums[2 * warps + lane] if lane < warps else zero
+        return warp_add_all(a, b, c)
 
-    return Reduce(block_max, block_sums)
+    return Reductions(block_max, block_add_all)

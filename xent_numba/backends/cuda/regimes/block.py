@@ -10,11 +10,11 @@ from xent_numba.backends.cuda.row.spec import Spec
 
 
 def build(spec: Spec, threads: int, vectors: int) -> Any:
-    """The kernel; a launch has one block of `threads` threads per row."""
-    run = row_in_registers(spec, threads, vectors)
+    """Kernel (args) of one block of `threads` threads per row; each thread holds `vectors` vectors of the row."""
+    compute_row = row_in_registers(spec, threads, vectors)
 
-    def kernel(a: Any) -> None:
+    def kernel(args: Any) -> None:
         row = hw.i64(hw.block())
-        run(a, row, hw.thread())
+        compute_row(args, row, hw.thread())
 
     return kernel

@@ -1,7 +1,7 @@
-"""Regime "online": any number of classes, any strides.  A running (max, Σ exp) in one read, a second read to store.
+"""Regime "online": any number of classes, any strides.  An online softmax in one read, a second read for the output.
 
-Each thread walks its share of a row in batches of vectors, loads a whole batch before it computes, and rescales
-its sum only where a batch raises its maximum.  The sum over the batches is compensated (Kahan): a thread may add
+Each thread takes its share of a row in batches of vectors.  It loads a whole batch before it computes, and rescales its
+running sum only where a batch raises its maximum.  The sum over the batches is compensated (Kahan): a thread may add
 hundreds of them, and the error stays that of one.  The second read of a long row may be served by the L2 cache.
 """
 
@@ -9,201 +9,207 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from xent_numba.backends.cuda.hw import intrinsics as hw
-from xent_numba.backends.cuda.hw.reduce import WARP, reducer
-from xent_numba.backends.cuda.row.address import rows
+from xent_numba.backends.cuda.hw.reduce import reductions
+from xent_numba.backends.cuda.hw.sizes import WARP
+from xent_numba.backends.cuda.row.address import address_functions
+from xent_numba.backends.cuda.row.epilogue import RowStatistics
+from xent_numba.backends.cuda.row.functions import row_functions
 from xent_numba.backends.cuda.row.spec import Spec
-from xent_numba.backends.cuda.row.transform_target import rowmath
-
-BATCH = 4  # vectors that a thread has in flight
 
 
-class Walk(NamedTuple):
-    """Device functions over the classes [begin, end) of a row; `begin` may lie before class 0 by the row's shift."""
+class RowPasses(NamedTuple):
+    """Device functions over the classes [begin, end) of a row, shared among `threads` threads.
 
-    statistics: Any  # (a, row, base, y, thread, begin, end) -> (m, s, d, t) of this thread
-    merge: Any  # (m, s, d, t) of a thread -> those of all threads
-    store: Any  # (a, row, base, y, thread, begin, end, m, k, k_y, scale) -> None
+    x is the address of class 0 of the logits.  `begin` is where a vector starts, so it may lie before class 0.
+    """
 
-
-def walk(spec: Spec, threads: int, batch: int = BATCH) -> Walk:
-    """The two reads of a row by `threads` threads, and the merge between them."""
-    m_ = rowmath(spec)
-    reduce = reducer(m_.real, max(threads, WARP), spec.dense)  # one thread has nothing to merge
-    return Walk(
-        _statistics(spec, threads, batch),
-        _merge(m_.term, reduce.maximum, reduce.sums, spec),
-        _store(spec, threads, batch),
-    )
+    statistics: Any  # (args, row, x, y, thread, begin, end) -> RowStatistics of this thread's share
+    merge: Any  # (RowStatistics of a thread) -> those of all threads, which all call it
+    store_output: Any  # (args, row, x, y, thread, begin, end, OutputFactors) -> None; None where there is no output
 
 
-def build(spec: Spec, threads: int, batch: int = BATCH) -> Any:
-    """The kernel; a launch has any number of blocks of `threads` threads, each takes every so-manieth row."""
-    m_, r_, w_ = rowmath(spec), rows(spec), walk(spec, threads, batch)
-    label, label_score, close, finish = m_.label, m_.label_score, m_.close, m_.finish
-    logits_address, out_address, shift, fill = r_.logits, r_.out, r_.shift, r_.fill
-    statistics, merge, store = w_.statistics, w_.merge, w_.store
-    stores, zero, floor = bool(spec.store), m_.real(0), m_.floor
-    reads_twice = not spec.saved_lse or spec.dense
+def row_passes(spec: Spec, threads: int, batch: int) -> RowPasses:
+    """The two passes over a row by `threads` threads of `batch` vectors in flight, and the merge between them."""
+    return RowPasses(_statistics(spec, threads, batch), _merge(spec, threads), _store_output(spec, threads, batch))
 
-    def kernel(a: Any) -> None:
+
+def build(spec: Spec, threads: int, batch: int) -> Any:
+    """Kernel (args) of any number of blocks of `threads` threads; block b takes the rows b, b + blocks, ..."""
+    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    label, label_logit, epilogue, store_row_result = math.label, math.label_logit, math.epilogue, math.store_row_result
+    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
+    statistics, merge, store_output = passes.statistics, passes.merge, passes.store_output
+    has_output, zero, lowest = bool(spec.output), math.real(0), math.lowest
+    needs_statistics = not spec.saved_lse or spec.dense
+
+    def kernel(args: Any) -> None:
         thread = hw.thread()
-        for row in range(hw.i64(hw.block()), a.n_rows, hw.blocks()):
-            live, y = label(a, row)
-            if live:
-                base = logits_address(a, row)
-                z_y = label_score(a, base, y)
-                begin = -shift(base)
-                m, s, d, t = floor, zero, zero, zero
-                if reads_twice:
-                    m, s, d, t = statistics(a, row, base, y, thread, begin, a.n_classes)
-                    m, s, d, t = merge(m, s, d, t)
-                loss, lse, m, k, k_y, scale = close(a, row, y, m, s, d, t, z_y)
+        for row in range(hw.i64(hw.block()), args.n_rows, hw.blocks()):
+            kept, y = label(args, row)
+            if kept:
+                x = logits_row(args, row)
+                z_y = label_logit(args, x, y)
+                begin = -lanes_before(x)
+                stats = RowStatistics(lowest, zero, zero, zero)
+                if needs_statistics:
+                    stats = merge(statistics(args, row, x, y, thread, begin, args.n_classes))
+                loss, lse, factors = epilogue(args, row, y, stats, z_y)
                 if thread == 0:
-                    finish(a, row, loss, lse)
-                if stores:
-                    store(a, row, base, y, thread, begin, a.n_classes, m, k, k_y, scale)
+                    store_row_result(args, row, loss, lse)
+                if has_output:
+                    store_output(args, row, x, y, thread, begin, args.n_classes, factors)
             else:
-                if stores:
-                    fill(a, out_address(a, row), zero, thread, threads)
+                if has_output:
+                    fill_row(args, out_row(args, row), zero, thread, threads)
                 if thread == 0:
-                    finish(a, row, zero, zero)
+                    store_row_result(args, row, zero, zero)
             hw.barrier()  # the next row uses the same shared memory
 
     return kernel
 
 
 def _statistics(spec: Spec, threads: int, batch: int) -> Any:
-    m_, r_ = rowmath(spec), rows(spec)
-    lanes, words, word = r_.access.lanes, r_.access.words, r_.access.word
-    element, fetch, x_step = r_.access.element, r_.fetch, r_.x_step
-    q_element, q_word, q_words = r_.target_access.element, r_.target_access.word, max(r_.target_access.words, lanes)
-    fetch_target, distribution_address = r_.fetch_target, r_.distribution
-    real, floor, low, exp, term = m_.real, m_.floor, m_.low, m_.exp, m_.term
-    transform, target = m_.transform, m_.target
-    dense, has_q = spec.dense, bool(spec.distribution)
+    """The first pass: an online softmax over this thread's batches."""
+    math, mem = row_functions(spec), address_functions(spec)
+    access, q_access = mem.access, mem.distribution_access
+    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    q_element, q_word_type, q_words = q_access.element, q_access.word_type, mem.distribution_words
+    load_vector, logits_stride = mem.load_vector, mem.logits_stride
+    load_distribution, distribution_row = mem.load_distribution, mem.distribution_row
+    real, lowest, exp, exp_term = math.real, math.lowest, math.exp, math.exp_term
+    transform, dense_target = math.transform, math.dense_target
+    dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
-    ragged = not spec.whole and spec.unit
     sums_exp = not spec.saved_lse
-    stride, total_words, zero = threads * lanes, batch * words, real(0)
+    step, total_words, zero, minus_inf = threads * lanes, batch * words, real(0), real(-np.inf)
 
     @hw.device
-    def statistics(a: Any, row: Any, base: Any, y: Any, thread: Any, begin: Any, end: Any) -> Any:
-        registers = hw.cuda.local.array(total_words, word)
-        q_registers = hw.cuda.local.array(q_words, q_word)
-        q_base = distribution_address(a, row) if has_q else hw.i64(0)
-        m, s, lost, d, t = floor, zero, zero, zero, zero
-        for start in range(begin + thread * lanes, end, stride * batch):
-            # Seen from `start`: unrolled loops then compare constants with one 32-bit register each.
-            room, own = hw.i32(min(end - start, stride * batch)), hw.i32(min(y - start, stride * batch))
-            before, last = hw.i32(min(-start, lanes)), hw.i32(min(a.n_classes - start, stride * batch))
+    def statistics(args: Any, row: Any, x: Any, y: Any, thread: Any, begin: Any, end: Any) -> Any:
+        registers = hw.cuda.local.array(total_words, word_type)
+        q_registers = hw.cuda.local.array(q_words, q_word_type)
+        q = distribution_row(args, row) if has_distribution else hw.i64(0)
+        row_max, total, compensation, target_gap, target_sum = lowest, zero, zero, zero, zero
+        for start in range(begin + thread * lanes, end, step * batch):
+            # Relative to `start`: unrolled loops then compare constants with one 32-bit register each.
+            limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
+            row_begin, row_end = hw.i32(min(-start, lanes)), hw.i32(min(args.n_classes - start, step * batch))
             if sums_exp:
-                place = base + start * x_step(a)
+                first_vector = x + start * logits_stride(args)
                 for i in range(batch):
-                    if i * stride < room:
-                        fetch(a, place + i * stride * x_step(a), start + i * stride, registers, i * words)
-                top = m
+                    if i * step < limit:
+                        vector = first_vector + i * step * logits_stride(args)
+                        load_vector(args, vector, start + i * step, registers, i * words)
+                raised_max = row_max
                 for i in range(batch):
-                    if i * stride < room:
-                        for k in range(lanes):
-                            at = i * stride + k
-                            z = transform(a, real(element(registers, i * words, k)))
-                            if (ragged and (at < before or at >= last)) or (sparse_label and at == own):
-                                z = low
-                            top = hw.fmax(top, z)
-                if top > m:
-                    shrink = exp(m - top)
-                    s *= shrink
-                    lost *= shrink
-                    if dense and t != zero:
-                        d += t * (top - m)
-                    m = top
-            batch_s, batch_d, batch_t = zero, zero, zero
+                    if i * step < limit:
+                        for lane in range(lanes):
+                            j = i * step + lane
+                            z = transform(args, real(element(registers, i * words, lane)))
+                            if (ragged and (j < row_begin or j >= row_end)) or (sparse_label and j == label):
+                                z = minus_inf
+                            raised_max = hw.fmax(raised_max, z)
+                if raised_max > row_max:
+                    rescale = exp(row_max - raised_max)
+                    total *= rescale
+                    compensation *= rescale
+                    if dense and target_sum != zero:
+                        target_gap += target_sum * (raised_max - row_max)
+                    row_max = raised_max
+            batch_total, batch_gap, batch_target = zero, zero, zero
             for i in range(batch):
-                if i * stride < room:
-                    if has_q:
-                        fetch_target(a, q_base, start + i * stride, q_registers)
-                    for k in range(lanes):
-                        at = i * stride + k
-                        inside = not ragged or (at >= before and at < last)
+                if i * step < limit:
+                    if has_distribution:
+                        load_distribution(args, q, start + i * step, q_registers)
+                    for lane in range(lanes):
+                        j = i * step + lane
+                        inside = not ragged or (j >= row_begin and j < row_end)
                         z = zero
                         if sums_exp:
-                            z = transform(a, real(element(registers, i * words, k)))
-                            if not inside or (sparse_label and at == own):
-                                z = low
-                            batch_s += term(z, m)
+                            z = transform(args, real(element(registers, i * words, lane)))
+                            if not inside or (sparse_label and j == label):
+                                z = minus_inf
+                            batch_total += exp_term(z, row_max)
                         if dense and inside:
-                            t_j = target(a, q_element(q_registers, 0, k), start + at, y)
-                            batch_t += t_j
+                            t_j = dense_target(args, q_element(q_registers, 0, lane), start + j, y)
+                            batch_target += t_j
                             if t_j != zero:
-                                batch_d += t_j * (m - z)
-            addend = batch_s - lost
-            grown = s + addend
-            lost = (grown - s) - addend
-            s = grown
+                                batch_gap += t_j * (row_max - z)
+            compensated = batch_total - compensation
+            new_total = total + compensated
+            compensation = (new_total - total) - compensated
+            total = new_total
             if dense:
-                d += batch_d
-                t += batch_t
-        return m, s, d, t
+                target_gap += batch_gap
+                target_sum += batch_target
+        return RowStatistics(row_max, total, target_gap, target_sum)
 
     return statistics
 
 
-def _merge(term: Any, maximum: Any, sums: Any, spec: Spec) -> Any:
-    dense, zero = spec.dense, rowmath(spec).real(0)
+def _merge(spec: Spec, threads: int) -> Any:
+    """Merge the statistics of all threads: the maximum first, each sum rescaled to it, then the sums."""
+    math = row_functions(spec)
+    reduce = reductions(math.real, max(threads, WARP), spec.dense)  # a single thread has nothing to merge
+    reduce_max, reduce_add, exp_term = reduce.reduce_max, reduce.reduce_add, math.exp_term
+    dense, zero = spec.dense, math.real(0)
 
     @hw.device
-    def merge(m: Any, s: Any, d: Any, t: Any) -> Any:
-        top = maximum(m)
-        s *= term(m, top)
-        if dense and t != zero:
-            d += t * (top - m)
-        s, d, t = sums(s, d, t)
-        return top, s, d, t
+    def merge(stats: Any) -> Any:
+        thread_max, total, target_gap, target_sum = stats
+        row_max = reduce_max(thread_max)
+        total *= exp_term(thread_max, row_max)
+        if dense and target_sum != zero:
+            target_gap += target_sum * (row_max - thread_max)
+        total, target_gap, target_sum = reduce_add(total, target_gap, target_sum)
+        return RowStatistics(row_max, total, target_gap, target_sum)
 
     return merge
 
 
-def _store(spec: Spec, threads: int, batch: int) -> Any:
-    if not spec.store:
+def _store_output(spec: Spec, threads: int, batch: int) -> Any:
+    """The second pass: read the logits again and store the output."""
+    if not spec.output:
         return None
-    m_, r_ = rowmath(spec), rows(spec)
-    lanes, words, word = r_.access.lanes, r_.access.words, r_.access.word
-    element, fetch, put, out_address = r_.access.element, r_.fetch, r_.put, r_.out
-    x_step, g_step = r_.x_step, r_.g_step
-    q_element, q_word, q_words = r_.target_access.element, r_.target_access.word, max(r_.target_access.words, lanes)
-    fetch_target, distribution_address = r_.fetch_target, r_.distribution
-    real, stored, target, emit = m_.real, m_.stored, m_.target, m_.emit
-    dense, has_q = spec.dense, bool(spec.distribution)
+    math, mem = row_functions(spec), address_functions(spec)
+    access, q_access = mem.access, mem.distribution_access
+    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    q_element, q_word_type, q_words = q_access.element, q_access.word_type, mem.distribution_words
+    load_vector, store_vector, load_distribution = mem.load_vector, mem.store_vector, mem.load_distribution
+    out_row, distribution_row = mem.out_row, mem.distribution_row
+    logits_stride, out_stride = mem.logits_stride, mem.out_stride
+    real, stored, dense_target, output_element = math.real, math.stored, math.dense_target, math.output_element
+    dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
-    ragged = not spec.whole and spec.unit
-    stride, total_words, zero = threads * lanes, batch * words, real(0)
+    step, total_words, zero = threads * lanes, batch * words, real(0)
 
     @hw.device
-    def store(
-        a: Any, row: Any, base: Any, y: Any, thread: Any, begin: Any, end: Any, m: Any, k: Any, k_y: Any, scale: Any
-    ) -> None:
-        out = out_address(a, row)
-        same = not ragged or ((out ^ base) & 15) == 0
-        registers = hw.cuda.local.array(total_words, word)
-        q_registers = hw.cuda.local.array(q_words, q_word)
+    def store_output(args: Any, row: Any, x: Any, y: Any, thread: Any, begin: Any, end: Any, factors: Any) -> None:
+        out = out_row(args, row)
+        same_alignment = not ragged or ((out ^ x) & 15) == 0
+        registers = hw.cuda.local.array(total_words, word_type)
+        q_registers = hw.cuda.local.array(q_words, q_word_type)
         values = hw.cuda.local.array(lanes, stored)
-        q_base = distribution_address(a, row) if has_q else hw.i64(0)
-        for start in range(begin + thread * lanes, end, stride * batch):
-            place, target_place = base + start * x_step(a), out + start * g_step(a)
-            room, own = hw.i32(min(end - start, stride * batch)), hw.i32(min(y - start, stride * batch))
+        q = distribution_row(args, row) if has_distribution else hw.i64(0)
+        for start in range(begin + thread * lanes, end, step * batch):
+            first_vector, first_out = x + start * logits_stride(args), out + start * out_stride(args)
+            limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
             for i in range(batch):
-                if i * stride < room:
-                    fetch(a, place + i * stride * x_step(a), start + i * stride, registers, i * words)
+                if i * step < limit:
+                    vector = first_vector + i * step * logits_stride(args)
+                    load_vector(args, vector, start + i * step, registers, i * words)
             for i in range(batch):
-                if i * stride < room:
-                    if has_q:
-                        fetch_target(a, q_base, start + i * stride, q_registers)
+                if i * step < limit:
+                    if has_distribution:
+                        load_distribution(args, q, start + i * step, q_registers)
                     for lane in range(lanes):
-                        at = i * stride + lane
-                        t_j = target(a, q_element(q_registers, 0, lane), start + at, y) if dense else zero
-                        x = real(element(registers, i * words, lane))
-                        values[lane] = emit(a, x, m, k, k_y, scale, t_j, sparse_label and at == own)
-                    put(a, target_place + i * stride * g_step(a), start + i * stride, values, same)
+                        j = i * step + lane
+                        t_j = dense_target(args, q_element(q_registers, 0, lane), start + j, y) if dense else zero
+                        logit = real(element(registers, i * words, lane))
+                        values[lane] = output_element(args, logit, factors, t_j, sparse_label and j == label)
+                    vector = first_out + i * step * out_stride(args)
+                    store_vector(args, vector, start + i * step, values, same_alignment)
 
-    return store
+    return store_output

@@ -1,7 +1,8 @@
-"""Regime "split": few rows with very many classes.  Each row is cut into slices that go to different blocks.
+"""Regime "split": few rows with very many classes.  Each row is cut into segments that go to different blocks.
 
-Three kernels: the statistics of each slice; their merge, with the loss of the row; and, for a gradient, a second
-read.  With a saved log Σ exp and a sparse target the last one suffices.  The slices are merged in a fixed order.
+Three kernels: the statistics of each segment; their merge, with the loss of the row; and, where there is an output, a
+second read of the logits.  With a saved log Σ exp and a sparse target the last one suffices.  The segments are merged
+in a fixed order.
 """
 
 from __future__ import annotations
@@ -9,112 +10,130 @@ from __future__ import annotations
 from typing import Any
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
-from xent_numba.backends.cuda.hw.reduce import WARP, reducer
-from xent_numba.backends.cuda.regimes.online import BATCH, walk
-from xent_numba.backends.cuda.row.address import rows
+from xent_numba.backends.cuda.hw.reduce import reductions
+from xent_numba.backends.cuda.hw.sizes import WARP
+from xent_numba.backends.cuda.regimes.online import row_passes
+from xent_numba.backends.cuda.row.address import address_functions
+from xent_numba.backends.cuda.row.epilogue import OutputFactors, RowStatistics
+from xent_numba.backends.cuda.row.functions import row_functions
 from xent_numba.backends.cuda.row.spec import Spec
-from xent_numba.backends.cuda.row.transform_target import rowmath
 
-PARTS = 4  # numbers per slice, and per row: (m, s, d, t), and (m, k, k_y, scale)
+NUMBERS = 4  # that are kept of each segment (`RowStatistics`), and of each row (`OutputFactors`)
 
 
-def build_partial(spec: Spec, threads: int, batch: int = BATCH) -> Any:
-    """Kernel (a, parts, length): slice x of row y, `length` classes (whole vectors) per slice."""
-    m_, r_, w_ = rowmath(spec), rows(spec), walk(spec, threads, batch)
-    label, logits_address, shift = m_.label, r_.logits, r_.shift
-    statistics, merge = w_.statistics, w_.merge
-    put, size = (hw.store_f64, 8) if spec.wide else (hw.store_f32, 4)
+def number_size(spec: Spec) -> int:
+    """Bytes of one of these numbers: they have the type of the arithmetic."""
+    return 8 if spec.float64 else 4
 
-    def kernel(a: Any, parts: Any, length: Any) -> None:
+
+def build_statistics(spec: Spec, threads: int, batch: int) -> Any:
+    """Kernel (args, parts, segment_classes) on a grid (segments, rows): the statistics of segment i of row r.
+
+    `parts` has room for NUMBERS · segments · rows numbers; `segment_classes` is a whole number of vectors.
+    """
+    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    label, logits_row, lanes_before = math.label, mem.logits_row, mem.lanes_before
+    statistics, merge = passes.statistics, passes.merge
+    store, size = hw.store_f64 if spec.float64 else hw.store_f32, number_size(spec)
+
+    def kernel(args: Any, parts: Any, segment_classes: Any) -> None:
         row, thread = hw.i64(hw.block_y()), hw.thread()
-        live, y = label(a, row)
-        if live:
-            base = logits_address(a, row)
-            begin = hw.block() * length - shift(base)
-            end = min(begin + length, a.n_classes)
-            m, s, d, t = statistics(a, row, base, y, thread, begin, end)
-            m, s, d, t = merge(m, s, d, t)
+        kept, y = label(args, row)
+        if kept:
+            x = logits_row(args, row)
+            begin = hw.block() * segment_classes - lanes_before(x)
+            end = min(begin + segment_classes, args.n_classes)
+            row_max, total, target_gap, target_sum = merge(statistics(args, row, x, y, thread, begin, end))
             if thread == 0:
-                at = parts + (row * hw.blocks() + hw.block()) * PARTS * size
-                put(at, m)
-                put(at + size, s)
-                put(at + 2 * size, d)
-                put(at + 3 * size, t)
+                part = parts + (row * hw.blocks() + hw.block()) * NUMBERS * size
+                store(part, row_max)
+                store(part + size, total)
+                store(part + 2 * size, target_gap)
+                store(part + 3 * size, target_sum)
 
     return kernel
 
 
-def build_finish(spec: Spec) -> Any:
-    """Kernel (a, parts, results, slices): a warp per row merges its slices, stores the loss and what `emit` needs."""
-    m_, r_ = rowmath(spec), rows(spec)
-    real, floor, term, label, label_score = m_.real, m_.floor, m_.term, m_.label, m_.label_score
-    close, finish, logits_address = m_.close, m_.finish, r_.logits
-    reduce = reducer(real, WARP, spec.dense)
-    maximum, sums = reduce.maximum, reduce.sums
+def build_epilogue(spec: Spec) -> Any:
+    """Kernel (args, parts, results, segments) of a warp per row: merges its segments and stores the row's loss.
+
+    `results` has room for the NUMBERS output factors of each row, in the type of the arithmetic.
+    """
+    math, mem = row_functions(spec), address_functions(spec)
+    real, lowest, exp_term, label, label_logit = math.real, math.lowest, math.exp_term, math.label, math.label_logit
+    epilogue, store_row_result, logits_row = math.epilogue, math.store_row_result, mem.logits_row
+    reduce = reductions(real, WARP, spec.dense)
+    reduce_max, reduce_add = reduce.reduce_max, reduce.reduce_add
     dense, zero = spec.dense, real(0)
-    get, put, size = (hw.load_f64, hw.store_f64, 8) if spec.wide else (hw.load_f32, hw.store_f32, 4)
+    load, store = (hw.load_f64, hw.store_f64) if spec.float64 else (hw.load_f32, hw.store_f32)
+    size = number_size(spec)
 
-    def kernel(a: Any, parts: Any, results: Any, slices: Any) -> None:
+    def kernel(args: Any, parts: Any, results: Any, segments: Any) -> None:
         row, lane = hw.i64(hw.block()), hw.thread()
-        live, y = label(a, row)
-        if live:
-            z_y = label_score(a, logits_address(a, row), y)
-            top = floor
-            for i in range(lane, slices, WARP):
-                top = hw.fmax(top, get(parts + (row * slices + i) * PARTS * size))
-            top = maximum(top)
-            s, d, t = zero, zero, zero
-            for i in range(lane, slices, WARP):
-                at = parts + (row * slices + i) * PARTS * size
-                m_i = get(at)
-                s += get(at + size) * term(m_i, top)
+        kept, y = label(args, row)
+        if kept:
+            z_y = label_logit(args, logits_row(args, row), y)
+            row_max = lowest
+            for i in range(lane, segments, WARP):
+                row_max = hw.fmax(row_max, load(parts + (row * segments + i) * NUMBERS * size))
+            row_max = reduce_max(row_max)
+            total, target_gap, target_sum = zero, zero, zero
+            for i in range(lane, segments, WARP):
+                part = parts + (row * segments + i) * NUMBERS * size
+                segment_max = load(part)
+                total += load(part + size) * exp_term(segment_max, row_max)
                 if dense:
-                    t_i = get(at + 3 * size)
-                    d += get(at + 2 * size)
-                    t += t_i
-                    if t_i != zero:
-                        d += t_i * (top - m_i)
-            s, d, t = sums(s, d, t)
-            loss, lse, m, k, k_y, scale = close(a, row, y, top, s, d, t, z_y)
+                    segment_target = load(part + 3 * size)
+                    target_gap += load(part + 2 * size)
+                    target_sum += segment_target
+                    if segment_target != zero:
+                        target_gap += segment_target * (row_max - segment_max)
+            total, target_gap, target_sum = reduce_add(total, target_gap, target_sum)
+            stats = RowStatistics(row_max, total, target_gap, target_sum)
+            loss, lse, factors = epilogue(args, row, y, stats, z_y)
             if lane == 0:
-                finish(a, row, loss, lse)
-                at = results + row * PARTS * size
-                put(at, m)
-                put(at + size, k)
-                put(at + 2 * size, k_y)
-                put(at + 3 * size, scale)
+                store_row_result(args, row, loss, lse)
+                result = results + row * NUMBERS * size
+                store(result, factors.row_max)
+                store(result + size, factors.of_p)
+                store(result + 2 * size, factors.at_target)
+                store(result + 3 * size, factors.scale)
         elif lane == 0:
-            finish(a, row, zero, zero)
+            store_row_result(args, row, zero, zero)
 
     return kernel
 
 
-def build_store(spec: Spec, threads: int, batch: int = BATCH) -> Any:
-    """Kernel (a, results, length): the gradient of slice x of row y."""
-    m_, r_, w_ = rowmath(spec), rows(spec), walk(spec, threads, batch)
-    label, label_score, close, store = m_.label, m_.label_score, m_.close, w_.store
-    logits_address, out_address, shift, fill = r_.logits, r_.out, r_.shift, r_.fill
-    saved, zero, floor = bool(spec.saved_lse) and not spec.dense, m_.real(0), m_.floor
-    get, size = (hw.load_f64, 8) if spec.wide else (hw.load_f32, 4)
+def build_output(spec: Spec, threads: int, batch: int) -> Any:
+    """Kernel (args, results, segment_classes) on a grid (segments, rows): the output of each segment.
 
-    def kernel(a: Any, results: Any, length: Any) -> None:
+    `results` has the factors that `build_epilogue` stored; they are not read where a saved log Σ exp replaces them.
+    """
+    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    label, label_logit, epilogue, store_output = math.label, math.label_logit, math.epilogue, passes.store_output
+    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
+    saved, zero, lowest = bool(spec.saved_lse) and not spec.dense, math.real(0), math.lowest
+    load, size = hw.load_f64 if spec.float64 else hw.load_f32, number_size(spec)
+
+    def kernel(args: Any, results: Any, segment_classes: Any) -> None:
         row, thread = hw.i64(hw.block_y()), hw.thread()
-        live, y = label(a, row)
-        if live:
-            base = logits_address(a, row)
-            begin = hw.block() * length - shift(base)
-            end = min(begin + length, a.n_classes)
-            m, k, k_y, scale = floor, zero, zero, zero
+        kept, y = label(args, row)
+        if kept:
+            x = logits_row(args, row)
+            begin = hw.block() * segment_classes - lanes_before(x)
+            end = min(begin + segment_classes, args.n_classes)
             if saved:
-                # In place another block may have overwritten the label's logit: only its own thread uses k_y, and
-                # that thread has not stored yet.
-                z_y = label_score(a, base, y)
-                loss, lse, m, k, k_y, scale = close(a, row, y, floor, zero, zero, zero, z_y)
+                # In place, another block may have overwritten the label's logit by now.  But only the thread that has
+                # the label uses `at_target`, and it has not stored yet.
+                z_y = label_logit(args, x, y)
+                _, _, factors = epilogue(args, row, y, RowStatistics(lowest, zero, zero, zero), z_y)
             else:
-                at = results + row * PARTS * size
-                m, k, k_y, scale = get(at), get(at + size), get(at + 2 * size), get(at + 3 * size)
-            store(a, row, base, y, thread, begin, end, m, k, k_y, scale)
+                result = results + row * NUMBERS * size
+                factors = OutputFactors(
+                    load(result), load(result + size), load(result + 2 * size), load(result + 3 * size)
+                )
+            store_output(args, row, x, y, thread, begin, end, factors)
         else:
-            fill(a, out_address(a, row), zero, hw.block() * threads + thread, hw.blocks() * threads)
+            fill_row(args, out_row(args, row), zero, hw.block() * threads + thread, hw.blocks() * threads)
 
     return kernel

@@ -1,8 +1,8 @@
 """Regime "tile": at most 32 classes.  A block moves a tile of rows through shared memory, a thread computes a row.
 
-Rows this short lie several to a vector, so the tile is copied as one run of elements, and each thread then reads
-its own row from shared memory.  One unused word after every 32 keeps threads that read the same class of
-neighbouring rows on different banks whatever the number of classes.
+Rows this short lie several to a vector, so the tile is copied as one run of elements, and each thread then reads its
+own row from shared memory.  One unused word after every 32 avoids bank conflicts: threads that read the same class of
+neighbouring rows are on different banks, whatever the number of classes.
 """
 
 from __future__ import annotations
@@ -12,111 +12,120 @@ from typing import Any
 import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
-from xent_numba.backends.cuda.row.address import rows
+from xent_numba.backends.cuda.row.address import address_functions
+from xent_numba.backends.cuda.row.epilogue import RowStatistics
+from xent_numba.backends.cuda.row.functions import row_functions
 from xent_numba.backends.cuda.row.spec import Spec
-from xent_numba.backends.cuda.row.transform_target import rowmath
-
-MAX_CLASSES = 32
 
 
 def tile_bytes(spec: Spec, threads: int, classes: int) -> int:
     """Dynamic shared memory of a launch."""
     last = threads * classes - 1
-    return (last + (last >> 5) + 1) * (8 if spec.wide else 4)
+    return (last + (last >> 5) + 1) * (8 if spec.float64 else 4)
+
+
+@hw.device
+def _slot(e: Any) -> Any:
+    """Where element e of the tile lies in shared memory."""
+    return e + (e >> 5)
 
 
 def build(spec: Spec, threads: int) -> Any:
-    """The kernel; a launch has ceil(rows / threads) blocks and `tile_bytes` of shared memory.
+    """Kernel (args) of ceil(rows / threads) blocks with `tile_bytes` of dynamic shared memory.
 
     Rows are packed (row stride = classes) and arrays start on 16 bytes; `threads` is a multiple of 32.
     """
-    m_, r_ = rowmath(spec), rows(spec)
-    lanes, words, word, element = r_.access.lanes, r_.access.words, r_.access.word, r_.access.element
-    load, load_vector, store, store_vector = (
-        r_.access.load,
-        r_.access.load_vector,
-        r_.access.store,
-        r_.access.store_vector,
-    )
-    size, distribution_address = r_.access.size, r_.distribution
-    q_load, q_size = r_.target_access.load, r_.target_access.size
-    real, stored, floor, term, transform, target = m_.real, m_.stored, m_.floor, m_.term, m_.transform, m_.target
-    label, close, emit, finish = m_.label, m_.close, m_.emit, m_.finish
-    dense, stores, has_q, has_label = spec.dense, bool(spec.store), bool(spec.distribution), bool(spec.labels)
-    sparse_label = has_label and not dense
-    zero, nan, low = real(0), real(np.nan), real(-np.inf)
-    sums_exp = not spec.saved_lse
+    math, access = row_functions(spec), address_functions(spec).access
+    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    size = access.itemsize
+    load, load_vector, store, store_vector = access.load, access.load_vector, access.store, access.store_vector
+    real, stored, has_output = math.real, math.stored, bool(spec.output)
+    compute_row = _row_in_tile(spec)
 
-    @hw.device
-    def slot(e: Any) -> Any:
-        return e + (e >> 5)
-
-    @hw.device
-    def one_row(a: Any, row: Any, tile: Any, at: Any) -> None:
-        live, y = label(a, row)
-        if not live:
-            if stores:
-                for j in range(a.n_classes):
-                    tile[slot(at + j)] = zero
-            finish(a, row, zero, zero)
-            return
-        z_y = low
-        if has_label:
-            z_y = transform(a, tile[slot(at + y)]) if 0 <= y < a.n_classes else nan
-        m = floor
-        if sums_exp:
-            for j in range(a.n_classes):
-                if not sparse_label or j != y:
-                    m = hw.fmax(m, transform(a, tile[slot(at + j)]))
-        s, d, t = zero, zero, zero
-        q_base = distribution_address(a, row) if has_q else hw.i64(0)
-        for j in range(a.n_classes):
-            z = transform(a, tile[slot(at + j)])
-            if sums_exp and (not sparse_label or j != y):
-                s += term(z, m)
-            if dense:
-                t_j = target(a, real(q_load(q_base + j * q_size)) if has_q else zero, j, y)
-                t += t_j
-                if t_j != zero:
-                    d += t_j * (m - z)
-        loss, lse, m, k, k_y, scale = close(a, row, y, m, s, d, t, z_y)
-        finish(a, row, loss, lse)
-        if stores:
-            for j in range(a.n_classes):
-                t_j = zero
-                if dense:
-                    t_j = target(a, real(q_load(q_base + j * q_size)) if has_q else zero, j, y)
-                x = tile[slot(at + j)]
-                tile[slot(at + j)] = emit(a, x, m, k, k_y, scale, t_j, sparse_label and j == y)
-
-    def kernel(a: Any) -> None:
+    def kernel(args: Any) -> None:
         tile = hw.cuda.shared.array(0, real)
         first_row = hw.i64(hw.block()) * threads
-        count = min(a.n_rows - first_row, threads) * a.n_classes
-        begin = first_row * a.n_classes * size
-        registers = hw.cuda.local.array(words, word)
+        count = min(args.n_rows - first_row, threads) * args.n_classes
+        begin = first_row * args.n_classes * size
+        registers = hw.cuda.local.array(words, word_type)
         values = hw.cuda.local.array(lanes, stored)
         for e in range(hw.thread() * lanes, count, threads * lanes):
             if e + lanes <= count:
-                load_vector(a.logits + begin + e * size, registers, 0)
-                for k in range(lanes):
-                    tile[slot(e + k)] = real(element(registers, 0, k))
+                load_vector(args.logits + begin + e * size, registers, 0)
+                for lane in range(lanes):
+                    tile[_slot(e + lane)] = real(element(registers, 0, lane))
             else:
                 for k in range(e, count):
-                    tile[slot(k)] = real(load(a.logits + begin + k * size))
+                    tile[_slot(k)] = real(load(args.logits + begin + k * size))
         hw.barrier()
         row = first_row + hw.thread()
-        if row < a.n_rows:
-            one_row(a, row, tile, hw.thread() * a.n_classes)
-        if stores:
+        if row < args.n_rows:
+            compute_row(args, row, tile, hw.thread() * args.n_classes)
+        if has_output:
             hw.barrier()
             for e in range(hw.thread() * lanes, count, threads * lanes):
                 if e + lanes <= count:
-                    for k in range(lanes):
-                        values[k] = tile[slot(e + k)]
-                    store_vector(a.out + begin + e * size, values)
+                    for lane in range(lanes):
+                        values[lane] = tile[_slot(e + lane)]
+                    store_vector(args.out + begin + e * size, values)
                 else:
                     for k in range(e, count):
-                        store(a.out + begin + k * size, stored(tile[slot(k)]))
+                        store(args.out + begin + k * size, stored(tile[_slot(k)]))
 
     return kernel
+
+
+def _row_in_tile(spec: Spec) -> Any:
+    """A device function (args, row, tile, element of the tile where the row begins): the row's output replaces it."""
+    math, mem = row_functions(spec), address_functions(spec)
+    distribution_row, q_load = mem.distribution_row, mem.distribution_access.load
+    q_size = mem.distribution_access.itemsize
+    real, lowest, exp_term, transform = math.real, math.lowest, math.exp_term, math.transform
+    label, dense_target, epilogue = math.label, math.dense_target, math.epilogue
+    output_element, store_row_result = math.output_element, math.store_row_result
+    dense, has_output, has_label = spec.dense, bool(spec.output), bool(spec.labels)
+    has_distribution = bool(spec.distribution)
+    sparse_label = has_label and not dense
+    zero, nan, minus_inf = real(0), real(np.nan), real(-np.inf)
+    sums_exp = not spec.saved_lse
+
+    @hw.device
+    def compute_row(args: Any, row: Any, tile: Any, first: Any) -> None:
+        kept, y = label(args, row)
+        if not kept:
+            if has_output:
+                for j in range(args.n_classes):
+                    tile[_slot(first + j)] = zero
+            store_row_result(args, row, zero, zero)
+            return
+        z_y = minus_inf
+        if has_label:
+            z_y = transform(args, tile[_slot(first + y)]) if 0 <= y < args.n_classes else nan
+        row_max = lowest
+        if sums_exp:
+            for j in range(args.n_classes):
+                if not sparse_label or j != y:
+                    row_max = hw.fmax(row_max, transform(args, tile[_slot(first + j)]))
+        total, target_gap, target_sum = zero, zero, zero
+        q = distribution_row(args, row) if has_distribution else hw.i64(0)
+        for j in range(args.n_classes):
+            z = transform(args, tile[_slot(first + j)])
+            if sums_exp and (not sparse_label or j != y):
+                total += exp_term(z, row_max)
+            if dense:
+                t_j = dense_target(args, real(q_load(q + j * q_size)) if has_distribution else zero, j, y)
+                target_sum += t_j
+                if t_j != zero:
+                    target_gap += t_j * (row_max - z)
+        stats = RowStatistics(row_max, total, target_gap, target_sum)
+        loss, lse, factors = epilogue(args, row, y, stats, z_y)
+        store_row_result(args, row, loss, lse)
+        if has_output:
+            for j in range(args.n_classes):
+                t_j = zero
+                if dense:
+                    t_j = dense_target(args, real(q_load(q + j * q_size)) if has_distribution else zero, j, y)
+                logit = tile[_slot(first + j)]
+                tile[_slot(first + j)] = output_element(args, logit, factors, t_j, sparse_label and j == y)
+
+    return compute_row

@@ -1,8 +1,8 @@
-"""Where the rows of one kernel lie in memory, and how a vector of them is fetched and put back.
+"""Where the rows of one spec lie in memory, and how vectors of them are loaded and stored.
 
-A thread holds vectors of `lanes` consecutive classes.  Rows that start on 16 bytes and are a multiple of them long
-(`Spec.whole`) need nothing else.  For others class 0 is placed where it lies within its 16 bytes: the first vector
-then begins before the row and the last ends after it, and exactly these two are read and written lane by lane.
+A thread holds vectors of `lanes` consecutive classes.  Aligned rows (they start on 16 bytes and are a multiple of 16
+bytes long) consist of whole vectors.  The vectors of other rows start on 16 bytes too: the first one may begin before
+class 0 and the last one may end after the last class, and exactly these two are loaded and stored lane by lane.
 """
 
 from __future__ import annotations
@@ -15,147 +15,171 @@ from xent_numba.backends.cuda.hw.access import LOAD_LABEL, Access, access, scala
 from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec
 
 
-class Rows(NamedTuple):
-    """Geometry of one spec as device functions; `a` is the kernel's argument tuple, all strides are in bytes."""
+class AddressFunctions(NamedTuple):
+    """The memory of one spec as device functions.
 
-    access: Access
-    logits: Any  # (a, row) -> address of class 0
-    out: Any  # likewise, of the result
-    distribution: Any
-    label: Any  # (a, row) -> class index
-    shift: Any  # address of class 0 -> classes between the 16-byte boundary before it and it
-    x_step: Any  # (a) -> bytes from class to class of the logits, a constant where it can be
-    g_step: Any  # likewise, of the result
-    fetch: Any  # (a, address of the first class, the first class, registers, at) -> None; only where it has a class
-    fetch_target: Any  # (a, base of the distribution's row, first class, registers) -> None
-    target_access: Access
-    put: Any  # (a, address of the first class, the first class, values, same alignment as the logits) -> None
-    fill: Any  # (a, base, zero value, first class, step) -> None: this thread's share of a row
+    `args` is the named tuple of the kernel's arguments.  Rows, classes and addresses are integers, strides are in
+    bytes, and `first` is the class in lane 0 of a vector, which may be negative.
+    """
+
+    access: Access  # of the logits and of the output
+    distribution_access: Access
+    distribution_words: int  # registers for as many classes of the distribution as a vector of logits has
+    logits_row: Any  # (args, row) -> address of class 0
+    out_row: Any  # likewise, of the output
+    distribution_row: Any  # likewise, of the distribution
+    label: Any  # (args, row) -> class index
+    lanes_before: Any  # (address of class 0) -> lanes of the row's first vector that lie before class 0
+    logits_stride: Any  # (args) -> bytes from class to class, a constant where it can be
+    out_stride: Any  # likewise, of the output
+    load_vector: Any  # (args, address of lane 0, first, registers, word) -> None; only lanes that are in the row
+    load_distribution: Any  # (args, address of class 0, first, registers) -> None; as many lanes as `access` has
+    store_vector: Any  # (args, address of lane 0, first, values, whether it is aligned as the logits are) -> None
+    fill_row: Any  # (args, address of class 0, value, first class, step) -> None: this thread's share of the row
 
 
 @cache
-def rows(spec: Spec) -> Rows:
+def address_functions(spec: Spec) -> AddressFunctions:
     """The device functions for `spec`."""
-    whole = spec.whole or not spec.unit
-    own = access(spec.dtype) if spec.unit else scalar_access(spec.dtype)
+    own = access(spec.dtype) if spec.unit_stride else scalar_access(spec.dtype)
     # A distribution of another dtype or alignment is read element by element, which the L1 cache makes up for.
-    paired = spec.unit and spec.whole and spec.distribution == spec.dtype
-    target = own if paired else scalar_access(spec.distribution or spec.dtype)
-    x_step, g_step, q_step = _steps(spec)
-    return Rows(
-        own,
-        hw.device(_ADDRESS["logits", spec.outer]),
-        hw.device(_ADDRESS["out", spec.outer]) if spec.store else None,
-        hw.device(_ADDRESS["distribution", spec.outer]) if spec.distribution else None,
-        _label(spec) if spec.labels else None,
-        _shift(own, whole),
-        x_step,
-        g_step,
-        _fetch(own, whole),
-        _fetch_target(own.lanes, target, paired, whole, q_step) if spec.distribution else None,
-        target,
-        _put(own, whole, g_step) if spec.store else None,
-        _fill(own, g_step) if spec.store else None,
+    by_vectors = spec.unit_stride and spec.aligned and spec.distribution == spec.dtype
+    distribution = own if by_vectors else scalar_access(spec.distribution or spec.dtype)
+    logits_stride, out_stride, distribution_stride = _class_strides(spec)
+    has_out, has_distribution, two = bool(spec.output), bool(spec.distribution), spec.two_row_strides
+    return AddressFunctions(
+        access=own,
+        distribution_access=distribution,
+        distribution_words=own.words if by_vectors else own.lanes,
+        logits_row=hw.device(_ROW["logits", two]),
+        out_row=hw.device(_ROW["out", two]) if has_out else None,
+        distribution_row=hw.device(_ROW["distribution", two]) if has_distribution else None,
+        label=_label(spec) if spec.labels else None,
+        lanes_before=_lanes_before(own, spec.ragged),
+        logits_stride=logits_stride,
+        out_stride=out_stride,
+        load_vector=_load_vector(own, spec.ragged),
+        load_distribution=_load_distribution(spec, own.lanes, distribution, distribution_stride),
+        store_vector=_store_vector(own, spec.ragged, out_stride) if has_out else None,
+        fill_row=_fill_row(own, out_stride) if has_out else None,
     )
 
 
-def _steps(spec: Spec) -> tuple[Any, Any, Any]:
-    """Bytes from class to class, of the logits, the result and the distribution: constants where they can be."""
+def _class_strides(spec: Spec) -> tuple[Any, Any, Any]:
+    """(args) -> bytes from class to class, of the logits, the output and the distribution."""
     size = ITEMSIZE[spec.dtype]
-    q_size = ITEMSIZE[spec.distribution] if spec.distribution else size
-    if not spec.unit:
+    distribution_size = ITEMSIZE[spec.distribution] if spec.distribution else size
+    if not spec.unit_stride:
         return (
-            hw.device(lambda a: a.x_class),
-            hw.device(lambda a: a.g_class),
-            hw.device(lambda a: a.q_class),
+            hw.device(lambda args: args.logits_class),
+            hw.device(lambda args: args.out_class),
+            hw.device(lambda args: args.distribution_class),
         )
-    constant = hw.device(lambda a: size)
-    return constant, constant, hw.device(lambda a: q_size)
+    constant = hw.device(lambda args: size)
+    return constant, constant, hw.device(lambda args: distribution_size)
 
 
-# (array, whether its rows have two strides) -> the address of class 0 of a row
-_ADDRESS: dict[tuple[str, bool], Any] = {
-    ("logits", False): lambda a, row: a.logits + row * a.x_row,
-    ("logits", True): lambda a, row: a.logits + row // a.inner * a.x_outer + row % a.inner * a.x_row,
-    ("out", False): lambda a, row: a.out + row * a.g_row,
-    ("out", True): lambda a, row: a.out + row // a.inner * a.g_outer + row % a.inner * a.g_row,
-    ("distribution", False): lambda a, row: a.distribution + row * a.q_row,
-    ("distribution", True): lambda a, row: a.distribution + row // a.inner * a.q_outer + row % a.inner * a.q_row,
+# (array, whether its rows have two strides) -> (args, row) -> the address of class 0
+_ROW: dict[tuple[str, bool], Any] = {
+    ("logits", False): lambda args, row: args.logits + row * args.logits_row,
+    ("logits", True): lambda args, row: (
+        args.logits + row // args.inner_rows * args.logits_outer + row % args.inner_rows * args.logits_row
+    ),
+    ("out", False): lambda args, row: args.out + row * args.out_row,
+    ("out", True): lambda args, row: (
+        args.out + row // args.inner_rows * args.out_outer + row % args.inner_rows * args.out_row
+    ),
+    ("distribution", False): lambda args, row: args.distribution + row * args.distribution_row,
+    ("distribution", True): lambda args, row: (
+        args.distribution
+        + row // args.inner_rows * args.distribution_outer
+        + row % args.inner_rows * args.distribution_row
+    ),
+    ("labels", False): lambda args, row: args.labels + row * args.labels_row,
+    ("labels", True): lambda args, row: (
+        args.labels + row // args.inner_rows * args.labels_outer + row % args.inner_rows * args.labels_row
+    ),
 }
 
 
 def _label(spec: Spec) -> Any:
-    load = getattr(hw, LOAD_LABEL[spec.labels])
-    if spec.outer:
-        return hw.device(lambda a, row: hw.i64(load(a.labels + row // a.inner * a.l_outer + row % a.inner * a.l_row)))
-    return hw.device(lambda a, row: hw.i64(load(a.labels + row * a.l_row)))
+    """(args, row) -> the label of a row as int64."""
+    load, address = LOAD_LABEL[spec.labels], hw.device(_ROW["labels", spec.two_row_strides])
+    return hw.device(lambda args, row: hw.i64(load(address(args, row))))
 
 
-def _shift(own: Access, whole: bool) -> Any:
-    size, mask = own.size, own.lanes - 1
-    if whole:
-        return hw.device(lambda base: 0)
-    return hw.device(lambda base: (base // size) & mask)
+def _lanes_before(own: Access, ragged: bool) -> Any:
+    """(address of class 0) -> elements between the 16-byte boundary at or before it and itself."""
+    size, mask = own.itemsize, own.lanes - 1
+    if not ragged:
+        return hw.device(lambda address: 0)
+    return hw.device(lambda address: (address // size) & mask)
 
 
-def _fetch(own: Access, whole: bool) -> Any:
-    lanes, load_vector, load_part = own.lanes, own.load_vector, own.load_part
-
-    @hw.device
-    def fetch_whole(a: Any, place: Any, first: Any, registers: Any, at: Any) -> None:
-        load_vector(place, registers, at)
+def _load_vector(own: Access, ragged: bool) -> Any:
+    """Load a vector of logits; of a ragged row's first and last vector only what lies in the row."""
+    lanes, load_vector, load_lanes = own.lanes, own.load_vector, own.load_lanes
 
     @hw.device
-    def fetch(a: Any, place: Any, first: Any, registers: Any, at: Any) -> None:
-        if first >= 0 and first + lanes <= a.n_classes:
-            load_vector(place, registers, at)
+    def load_whole(args: Any, address: Any, first: Any, registers: Any, word: Any) -> None:
+        load_vector(address, registers, word)
+
+    @hw.device
+    def load(args: Any, address: Any, first: Any, registers: Any, word: Any) -> None:
+        if first >= 0 and first + lanes <= args.n_classes:
+            load_vector(address, registers, word)
         else:
-            load_part(place, registers, at, -first, a.n_classes - first)
+            load_lanes(address, registers, word, -first, args.n_classes - first)
 
-    return fetch_whole if whole else fetch
-
-
-def _fetch_target(lanes: int, target: Access, paired: bool, whole: bool, q_step: Any) -> Any:
-    load, load_vector = target.load, target.load_vector
-
-    @hw.device
-    def fetch_paired(a: Any, base: Any, first: Any, registers: Any) -> None:
-        load_vector(base + first * q_step(a), registers, 0)
-
-    @hw.device
-    def fetch(a: Any, base: Any, first: Any, registers: Any) -> None:
-        for k in range(lanes):
-            if whole or 0 <= first + k < a.n_classes:
-                registers[k] = load(base + (first + k) * q_step(a))
-
-    return fetch_paired if paired else fetch
+    return load if ragged else load_whole
 
 
-def _put(own: Access, whole: bool, g_step: Any) -> Any:
-    lanes, store, store_vector = own.lanes, own.store, own.store_vector
+def _load_distribution(spec: Spec, lanes: int, own: Access, stride: Any) -> Any:
+    """Load the classes of the distribution that stand beside a vector of logits."""
+    if not spec.distribution:
+        return None
+    ragged, load_element, load_vector = spec.ragged, own.load, own.load_vector
 
     @hw.device
-    def put_whole(a: Any, place: Any, first: Any, values: Any, same: Any) -> None:
-        store_vector(place, values)
+    def load_whole(args: Any, row_address: Any, first: Any, registers: Any) -> None:
+        load_vector(row_address + first * stride(args), registers, 0)
 
     @hw.device
-    def put(a: Any, place: Any, first: Any, values: Any, same: Any) -> None:
-        if same and first >= 0 and first + lanes <= a.n_classes:
-            store_vector(place, values)
+    def load_elements(args: Any, row_address: Any, first: Any, registers: Any) -> None:
+        for lane in range(lanes):
+            if not ragged or 0 <= first + lane < args.n_classes:
+                registers[lane] = load_element(row_address + (first + lane) * stride(args))
+
+    return load_whole if own.lanes == lanes else load_elements
+
+
+def _store_vector(own: Access, ragged: bool, stride: Any) -> Any:
+    """Store a vector of the output; lane by lane where it is not aligned as the logits are, or leaves the row."""
+    lanes, store_element, store_vector = own.lanes, own.store, own.store_vector
+
+    @hw.device
+    def store_whole(args: Any, address: Any, first: Any, values: Any, same_alignment: Any) -> None:
+        store_vector(address, values)
+
+    @hw.device
+    def store(args: Any, address: Any, first: Any, values: Any, same_alignment: Any) -> None:
+        if same_alignment and first >= 0 and first + lanes <= args.n_classes:
+            store_vector(address, values)
         else:
-            for k in range(lanes):
-                if 0 <= first + k < a.n_classes:
-                    store(place + k * g_step(a), values[k])
+            for lane in range(lanes):
+                if 0 <= first + lane < args.n_classes:
+                    store_element(address + lane * stride(args), values[lane])
 
-    return put_whole if whole else put
+    return store if ragged else store_whole
 
 
-def _fill(own: Access, g_step: Any) -> Any:
+def _fill_row(own: Access, stride: Any) -> Any:
+    """Store one value to the classes first, first + step, ... of an output row."""
     store = own.store
 
     @hw.device
-    def fill(a: Any, base: Any, value: Any, first: Any, step: Any) -> None:
-        for j in range(first, a.n_classes, step):
-            store(base + j * g_step(a), value)
+    def fill_row(args: Any, row_address: Any, value: Any, first: Any, step: Any) -> None:
+        for j in range(first, args.n_classes, step):
+            store(row_address + j * stride(args), value)
 
-    return fill
+    return fill_row

@@ -1,166 +1,192 @@
-"""From the statistics of a row to its loss and to the factors of its gradient."""
+"""From the statistics of a row to its loss, its log-sum-exp, and the factors of its output.
+
+With a sparse target the statistics run over the other classes only.  The label's own logit joins here, so that a tiny
+loss is log1p(Σ of the others) and the label's gradient −Σ p_j over the others, never 1 − (1 − tiny).  With a dense
+target the loss is T log S + Σ t_j (max − z_j), which has no cancellation.
+
+The maximum starts at the lowest finite number, not at −inf: merging the statistics of two threads then never meets
+inf − inf.  A row that has nothing above −inf has the sum 0, and becomes NaN here.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.access import access
-from xent_numba.backends.cuda.row.spec import Spec
+from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec
+from xent_numba.backends.cuda.row.target import class_weight
 
 
-def closing(spec: Spec, real: Any, exp: Any) -> Any:
-    """(a, row, y, m, s, d, t, z_y) -> (loss, lse, m, k, k_y, scale), where, before the slope of the transform,
+class RowStatistics(NamedTuple):
+    """What one pass over a row, or over a part of it, has found; z are the transformed logits."""
 
-    a sparse gradient is k · exp(z_j - m), and k_y at the label; a dense one (k · exp(z_j - m) - t_j) · scale;
-    a softmax is k · exp(z_j - m), and a log_softmax z_j - m - k.
+    row_max: Any  # max z_j; with a sparse target, of the other classes
+    sum_exp_others: Any  # Σ exp(z_j − row_max); with a sparse target, of the other classes
+    target_gap: Any  # Σ t_j (row_max − z_j) of a dense target
+    target_sum: Any  # Σ t_j of a dense target
+
+
+class OutputFactors(NamedTuple):
+    """What turns the logits of a row into its output, up to the derivative of the transform.
+
+    A gradient with a sparse target is of_p · exp(z_j − row_max), and at_target at the label; with a dense one it is
+    (of_p · exp(z_j − row_max) − t_j) · scale.  A softmax is of_p · exp(z_j − row_max); a log_softmax is
+    z_j − row_max − of_p.
     """
-    scales = _scales(spec, real)
+
+    row_max: Any
+    of_p: Any
+    at_target: Any
+    scale: Any
+
+
+def epilogue_function(spec: Spec, real: Any, exp: Any) -> Any:
+    """(args, row, y, RowStatistics, z_y) -> (loss, log-sum-exp, OutputFactors)."""
+    factors = _row_factors(spec, real)
     if spec.saved_lse:
-        return _close_saved(spec, real, exp, scales)
+        return _from_saved_lse(spec, real, factors)
     if spec.dense:
-        return _close_dense(spec, real, scales)
-    return _close_sparse(spec, real, exp, scales) if spec.labels else _close_plain(spec, real)
+        return _of_dense_target(spec, real, factors)
+    return _of_sparse_target(spec, real, exp, factors) if spec.labels else _of_no_target(spec, real)
 
 
-def class_weight(spec: Spec, real: Any) -> Any:
-    """(a, class) -> w_j, 1 where there are no class weights or the class is out of range."""
-    one = real(1)
-    if not spec.weight:
-        return hw.device(lambda a, j: one)
-    load, size = access(spec.weight).load, access(spec.weight).size
-
-    @hw.device
-    def weight(a: Any, j: Any) -> Any:
-        return real(load(a.weight + size * j)) if 0 <= j < a.n_classes else one
-
-    return weight
-
-
-def _scales(spec: Spec, real: Any) -> Any:
-    """(a, row) -> (factor of the row's loss, factor of its gradient, coefficient of lse²)."""
-    factor = _factor("sample_weight", spec.sample_weight, real)
-    upstream = _factor("grad_output", spec.grad_output, real)
+def _row_factors(spec: Spec, real: Any) -> Any:
+    """(args, row) -> (factor of the row's loss, factor of its gradient, coefficient of lse²)."""
+    sample_weight = _factor("sample_weight", spec.sample_weight, real)
+    grad_output = _factor("grad_output", spec.grad_output, real)
     one, zero = real(1), real(0)
-    lse2: Any = hw.device(lambda a: real(a.z_coefficient)) if spec.z_loss else hw.device(lambda a: zero)
-    gradient: Any = hw.device(lambda a: one)
-    ratio: Any = hw.device(lambda a: one)
-    if spec.store == "grad":
-        gradient = hw.device(lambda a: real(a.grad_scale))
+    z_coefficient: Any = hw.device(lambda args: real(args.z_coefficient)) if spec.z_loss else hw.device(lambda _: zero)
+    grad_scale: Any = hw.device(lambda args: one)
+    ratio: Any = hw.device(lambda args: one)
+    if spec.output == "grad":
+        grad_scale = hw.device(lambda args: real(args.grad_scale))
     if spec.device_scales:
         # (1 / denominator, ratio of the two denominators), written by the deferred scan of the labels
-        ratio = hw.device(lambda a: real(hw.load_f64(a.scales + 8)))
-        if spec.store == "grad":
-            gradient = hw.device(lambda a: real(hw.load_f64(a.scales) * a.grad_scale))
+        ratio = hw.device(lambda args: real(hw.load_f64(args.device_scales + 8)))
+        if spec.output == "grad":
+            grad_scale = hw.device(lambda args: real(hw.load_f64(args.device_scales) * args.grad_scale))
 
     @hw.device
-    def scales(a: Any, row: Any) -> Any:
-        s = factor(a, row)
-        return s, s * gradient(a) * upstream(a, row), lse2(a) * ratio(a)
+    def row_factors(args: Any, row: Any) -> Any:
+        s = sample_weight(args, row)
+        return s, s * grad_scale(args) * grad_output(args, row), z_coefficient(args) * ratio(args)
 
-    return scales
+    return row_factors
 
 
 def _factor(name: str, dtype: str, real: Any) -> Any:
+    """(args, row) -> a factor of the row, 1 where there are none."""
     one = real(1)
     if not dtype:
-        return hw.device(lambda a, row: one)
-    load, size = access(dtype).load, access(dtype).size
+        return hw.device(lambda args, row: one)
+    load, size = access(dtype).load, ITEMSIZE[dtype]
     if name == "sample_weight":
-        return hw.device(lambda a, row: real(load(a.sample_weight + size * row)))
-    return hw.device(lambda a, row: real(load(a.grad_output + a.upstream_step * row)))
+        return hw.device(lambda args, row: real(load(args.sample_weight + size * row)))
+    return hw.device(lambda args, row: real(load(args.grad_output + args.grad_output_row * row)))
 
 
-def _close_sparse(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
+def _of_sparse_target(spec: Spec, real: Any, exp: Any, row_factors: Any) -> Any:
+    """The epilogue of a label without smoothing."""
     weight = class_weight(spec, real)
     z_loss = spec.z_loss
-    two, zero, nan, high = real(2), real(0), real(np.nan), real(np.inf)
+    two, zero, nan, inf = real(2), real(0), real(np.nan), real(np.inf)
 
     @hw.device
-    def close(a: Any, row: Any, y: Any, m_others: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        m = hw.fmax(m_others, z)
-        others, own = s * exp(m_others - m), exp(z - m)
-        total = others + own
-        if not (total > zero and m < high):  # all -inf, +inf or NaN
-            others, total = nan, nan
-        log_total = hw.log1p(others) if z >= m_others else hw.log(total)
-        lse = m + log_total
-        w = weight(a, y)
-        loss = w * ((m - z) + log_total) if w > zero else zero * lse
-        row_scale, scale, lse2 = scales(a, row)
+    def epilogue(args: Any, row: Any, y: Any, stats: Any, z_y: Any) -> Any:
+        max_others, sum_at_max_others, _, _ = stats
+        row_max = hw.fmax(max_others, z_y)
+        sum_exp_others, e_y = sum_at_max_others * exp(max_others - row_max), exp(z_y - row_max)
+        total = sum_exp_others + e_y
+        if not (total > zero and row_max < inf):  # nothing above −inf, or a +inf or NaN
+            sum_exp_others, total = nan, nan
+        log_total = hw.log1p(sum_exp_others) if z_y >= max_others else hw.log(total)
+        lse = row_max + log_total
+        w = weight(args, y)
+        loss = w * ((row_max - z_y) + log_total) if w > zero else zero * lse
+        sample_weight, scale, z_coefficient = row_factors(args, row)
         inverse = scale / total
         if z_loss:
-            push = two * lse2 * lse
-            loss += lse2 * lse * lse
-            k, k_y = (w + push) * inverse, (push * own - w * others) * inverse
+            slope = two * z_coefficient * lse
+            loss += z_coefficient * lse * lse
+            of_p, at_target = (w + slope) * inverse, (slope * e_y - w * sum_exp_others) * inverse
         else:
-            k, k_y = w * inverse, -(w * others) * inverse
-        return row_scale * loss if row_scale > zero else zero * lse, lse, m, k, k_y, scale
+            of_p, at_target = w * inverse, -(w * sum_exp_others) * inverse
+        loss = sample_weight * loss if sample_weight > zero else zero * lse
+        return loss, lse, OutputFactors(row_max, of_p, at_target, scale)
 
-    return close
+    return epilogue
 
 
-def _close_dense(spec: Spec, real: Any, scales: Any) -> Any:
+def _of_dense_target(spec: Spec, real: Any, row_factors: Any) -> Any:
+    """The epilogue of a distribution, or of a label with smoothing."""
     z_loss = spec.z_loss
-    two, zero, nan, high = real(2), real(0), real(np.nan), real(np.inf)
+    two, zero, nan, inf = real(2), real(0), real(np.nan), real(np.inf)
 
     @hw.device
-    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        total = s if s > zero and m < high and z == z else nan  # z: NaN for a label out of range
+    def epilogue(args: Any, row: Any, y: Any, stats: Any, z_y: Any) -> Any:
+        row_max, sum_exp, target_gap, slope = stats
+        total = sum_exp if sum_exp > zero and row_max < inf and z_y == z_y else nan  # z_y: NaN for a bad label
         log_total = hw.log(total)
-        lse = m + log_total
-        loss = t * log_total + d
-        row_scale, scale, lse2 = scales(a, row)
+        lse = row_max + log_total
+        loss = slope * log_total + target_gap
+        sample_weight, scale, z_coefficient = row_factors(args, row)
         if z_loss:
-            loss += lse2 * lse * lse
-            t += two * lse2 * lse
-        return row_scale * loss if row_scale > zero else zero * lse, lse, m, t / total, zero, scale
+            loss += z_coefficient * lse * lse
+            slope += two * z_coefficient * lse
+        loss = sample_weight * loss if sample_weight > zero else zero * lse
+        return loss, lse, OutputFactors(row_max, slope / total, zero, scale)
 
-    return close
+    return epilogue
 
 
-def _close_plain(spec: Spec, real: Any) -> Any:
-    logarithm, keeps_infinities = spec.store == "log_softmax", spec.lse
-    one, zero, nan, high, low = real(1), real(0), real(np.nan), real(np.inf), real(-np.inf)
+def _of_no_target(spec: Spec, real: Any) -> Any:
+    """The epilogue of softmax, log_softmax and logsumexp."""
+    logarithm, keeps_infinities = spec.output == "log_softmax", spec.lse
+    one, zero, nan, inf, minus_inf = real(1), real(0), real(np.nan), real(np.inf), real(-np.inf)
 
     @hw.device
-    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        if keeps_infinities:  # log of a sum, not a normalisation: of -inf alone it is -inf, of any +inf it is +inf
-            return zero, m + hw.log(s) if s > zero or s != s else low, m, zero, zero, one
-        total = s if s > zero and m < high else nan
+    def epilogue(args: Any, row: Any, y: Any, stats: Any, z_y: Any) -> Any:
+        row_max, sum_exp, _, _ = stats
+        if keeps_infinities:  # log of a sum, not a normalisation: of −inf alone it is −inf, of any +inf it is +inf
+            lse = row_max + hw.log(sum_exp) if sum_exp > zero or sum_exp != sum_exp else minus_inf
+            return zero, lse, OutputFactors(row_max, zero, zero, one)
+        total = sum_exp if sum_exp > zero and row_max < inf else nan
         log_total = hw.log(total)
-        return zero, m + log_total, m, log_total if logarithm else one / total, zero, one
+        of_p = log_total if logarithm else one / total
+        return zero, row_max + log_total, OutputFactors(row_max, of_p, zero, one)
 
-    return close
+    return epilogue
 
 
-def _close_saved(spec: Spec, real: Any, exp: Any, scales: Any) -> Any:
-    """With log Σ exp given there is nothing to sum: p_j = exp(z_j - lse), and p_y - 1 = expm1(z_y - lse).
+def _from_saved_lse(spec: Spec, real: Any, row_factors: Any) -> Any:
+    """The epilogue where log Σ exp is given: p_j = exp(z_j − lse), and p_y − 1 = expm1(z_y − lse).
 
-    What float32 cannot hold of a float64 lse goes to the factors: exp(z - lse) = exp(z - high) · exp(-rest).
+    A float64 lse is the sum of its rounding to float32 and a residual.  The first stands for the maximum, the second
+    goes to the factors: exp(z − lse) = exp(z − rounded) · exp(−residual).
     """
     weight = class_weight(spec, real)
-    load, size = access(spec.saved_lse).load, access(spec.saved_lse).size
+    load, size = access(spec.saved_lse).load, ITEMSIZE[spec.saved_lse]
     dense, two, zero, has_label = spec.dense, real(2), real(0), bool(spec.labels)
-    least, most, nan = hw.f64(-np.inf), hw.f64(np.inf), real(np.nan)
+    minus_inf, inf, nan = hw.f64(-np.inf), hw.f64(np.inf), real(np.nan)
 
     @hw.device
-    def close(a: Any, row: Any, y: Any, m: Any, s: Any, d: Any, t: Any, z: Any) -> Any:
-        saved = hw.f64(load(a.saved_lse + size * row))
-        high = real(saved) if least < saved < most else nan
-        if has_label and (y < 0 or y >= a.n_classes):
-            high = nan
-        rest = real(saved - hw.f64(high))
-        row_scale, scale, lse2 = scales(a, row)
-        push = two * lse2 * high
-        fine = hw.exp(-rest)
+    def epilogue(args: Any, row: Any, y: Any, stats: Any, z_y: Any) -> Any:
+        saved = hw.f64(load(args.saved_lse + size * row))
+        lse = real(saved) if minus_inf < saved < inf else nan
+        if has_label and (y < 0 or y >= args.n_classes):
+            lse = nan
+        residual = real(saved - hw.f64(lse))
+        _, scale, z_coefficient = row_factors(args, row)
+        slope = two * z_coefficient * lse
+        residual_factor = hw.exp(-residual)
         if dense:
-            return zero, high, high, (t + push) * fine, zero, scale
-        w = weight(a, y)
-        from_label = (z - high) - rest
-        k_y = w * hw.expm1(from_label) + push * hw.exp(from_label)
-        return zero, high, high, (w + push) * fine * scale, k_y * scale, scale
+            return zero, lse, OutputFactors(lse, (stats.target_sum + slope) * residual_factor, zero, scale)
+        w = weight(args, y)
+        log_p_y = (z_y - lse) - residual
+        at_target = w * hw.expm1(log_p_y) + slope * hw.exp(log_p_y)
+        return zero, lse, OutputFactors(lse, (w + slope) * residual_factor * scale, at_target * scale, scale)
 
-    return close
+    return epilogue

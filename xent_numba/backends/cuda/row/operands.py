@@ -1,130 +1,174 @@
-"""One call in device terms: addresses and byte strides, whoever owns the memory.  From it follow spec and arguments."""
+"""One call as the kernels see it: addresses, strides in bytes, options; whoever owns the memory.
+
+From it follow the spec of its kernels, their arguments, and how the rows follow each other in memory.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, arguments
-
-VECTOR = 16  # bytes of the widest access
+from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
+from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, arguments_type
 
 
 class Operand(NamedTuple):
-    """Something on the device: dtype, address, and the strides in bytes of (A, B, class), as far as it has them."""
+    """An array on the device; strides in bytes along (A, B, class), as far as it has these axes."""
 
     dtype: str
     address: int
-    outer: int = 0
-    row: int = 0
-    step: int = 0
+    outer_stride: int = 0
+    row_stride: int = 0
+    class_stride: int = 0
 
 
 @dataclass(slots=True)
-class Call:
+class Operands:
     """A validated call on (A, B, C) logits.  Factors per class or per row are contiguous."""
 
     shape: tuple[int, int, int]
     logits: Operand
-    store: str = ""  # what goes to `out`: "", "grad", "softmax" or "log_softmax"
+    output: str = ""  # what goes to `out`: "", "grad", "softmax" or "log_softmax"
     out: Operand | None = None
     labels: Operand | None = None
     distribution: Operand | None = None
     weight: Operand | None = None
     sample_weight: Operand | None = None
     grad_output: Operand | None = None
-    upstream_step: int = 8  # bytes from row to row of grad_output, 0 where one number is for all
+    grad_output_row: int = 8  # bytes from row to row of grad_output, 0 where all rows share one number
     saved_lse: Operand | None = None
     ignore: tuple[int, ...] = ()
-    ignore_list: int = 0  # address of more than one value to ignore, int64
+    ignore_list: int = 0  # address of the values to ignore, int64, where there are several
     label_smoothing: float = 0.0
     logit_scale: float = 1.0
     softcap: float | None = None
     z_coefficient: float = 0.0
     grad_scale: float = 1.0
-    scales: int = 0  # address of (1 / denominator, ratio of the denominators), float64, where the host has no numbers
+    device_scales: int = 0  # address of (1 / denominator, ratio of the denominators), float64, where the host has none
     rows: int = 0  # addresses of a contiguous result per row, of the loss dtype
     lse: int = 0
 
-    def views(self) -> list[Operand]:
-        """The operands with row strides."""
-        return [view for view in (self.logits, self.out, self.labels, self.distribution) if view is not None]
+    @property
+    def n_rows(self) -> int:
+        """A · B."""
+        return self.shape[0] * self.shape[1]
+
+    def row_strides(self, array: Operand) -> tuple[int, int]:
+        """The strides along A and from one row to the next; they are the same where B is 1."""
+        return array.outer_stride, array.outer_stride if self.shape[1] == 1 else array.row_stride
 
 
-def merged(call: Call) -> tuple[bool, int]:
-    """Whether the rows need two strides, and the number of rows of the inner one."""
-    a, b, _ = call.shape
-    if a == 1 or b == 1 or all(view.outer == b * view.row for view in call.views()):
-        return False, b
-    return True, b
+def row_layout(operands: Operands, spec: Spec) -> str:
+    """How rows follow each other, in the logits and in the output.
+
+    "packed": without gaps and on 16 bytes, so that any number of rows is one run of memory; "columns": each row one
+    element after the other, the classes apart; "" for anything else.
+    """
+    arrays = [array for array in (operands.logits, operands.out) if array is not None]
+    a, b, classes = operands.shape
+    steps = [operands.row_strides(array)[1] for array in arrays]
+    sizes = [ITEMSIZE[array.dtype] for array in arrays]
+    if not spec.unit_stride:
+        return "columns" if steps == sizes else ""
+    packed = a * b == 1 or steps == [classes * size for size in sizes]
+    aligned = all(array.address % VECTOR_BYTES == 0 for array in arrays)
+    return "packed" if packed and aligned and not spec.two_row_strides else ""
 
 
-def specialise(call: Call) -> tuple[Spec, Any]:
-    """What to compile, and what to pass."""
-    a, b, classes = call.shape
-    outer, _ = merged(call)
-    with_classes = [view for view in (call.logits, call.out, call.distribution) if view is not None]
-    unit = classes == 1 or all(view.step == ITEMSIZE[view.dtype] for view in with_classes)
-    if call.distribution and call.distribution.dtype == "float64" != call.logits.dtype:
-        unit = False  # vectors of 4 or 8 logits, each computed in float64, would not stay in registers
-    index = "outer" if b == 1 else "row"  # which stride leads from row to row where one does
-    written = [view for view in (call.logits, call.out) if view is not None]
-    vectors = [call.distribution] if call.distribution and call.distribution.dtype == call.logits.dtype else []
-    whole = unit and all(
-        view.address % VECTOR == 0
-        and classes * ITEMSIZE[view.dtype] % VECTOR == 0
-        and getattr(view, index) % VECTOR == 0
-        and (not outer or view.outer % VECTOR == 0)
-        for view in [*written, *vectors]
-    )
-    spec = Spec(
-        dtype=call.logits.dtype,
-        labels=call.labels.dtype if call.labels else "",
-        distribution=call.distribution.dtype if call.distribution else "",
-        weight=call.weight.dtype if call.weight else "",
-        sample_weight=call.sample_weight.dtype if call.sample_weight else "",
-        grad_output=call.grad_output.dtype if call.grad_output else "",
-        ignore=min(len(call.ignore), 2) if call.labels else 0,
-        smoothing=call.label_smoothing > 0.0,
-        scaled=call.logit_scale != 1.0,
-        softcap=call.softcap is not None,
-        z_loss=call.z_coefficient != 0.0,
-        store=call.store,
-        rows=bool(call.rows),
-        lse=bool(call.lse),
-        saved_lse=call.saved_lse.dtype if call.saved_lse else "",
-        device_scales=bool(call.scales),
-        whole=whole,
-        unit=unit,
-        outer=outer,
-    )
+def kernel_arguments(operands: Operands) -> tuple[Spec, Any]:
+    """What the kernels of a call are compiled for, and the arguments that they are passed."""
+    spec = _spec(operands)
+    _, b, classes = operands.shape
+    cap = 1.0 if operands.softcap is None else operands.softcap
     values: dict[str, int | float] = {
-        "n_rows": a * b,
+        "n_rows": operands.n_rows,
         "n_classes": classes,
-        "inner": b,
-        "keep": 1.0 - call.label_smoothing,
-        "share": call.label_smoothing / classes,
-        "logit_scale": call.logit_scale,
-        "softcap": call.softcap or 1.0,
-        "inner_scale": call.logit_scale / (call.softcap or 1.0),
-        "z_coefficient": call.z_coefficient,
-        "grad_scale": call.grad_scale,
-        "upstream_step": call.upstream_step,
-        "scales": call.scales,
-        "rows": call.rows,
-        "lse": call.lse,
-        "ignore": call.ignore[0] if call.ignore else 0,
-        "ignore_list": call.ignore_list,
-        "n_ignore": len(call.ignore),
+        "inner_rows": b,
+        "confidence": 1.0 - operands.label_smoothing,
+        "smoothing_share": operands.label_smoothing / classes,
+        "logit_scale": operands.logit_scale,
+        "softcap": cap,
+        "scale_over_cap": operands.logit_scale / cap,
+        "z_coefficient": operands.z_coefficient,
+        "grad_scale": operands.grad_scale,
+        "grad_output_row": operands.grad_output_row,
+        "device_scales": operands.device_scales,
+        "rows": operands.rows,
+        "lse": operands.lse,
+        "ignore": operands.ignore[0] if operands.ignore else 0,
+        "ignore_list": operands.ignore_list,
+        "n_ignore": len(operands.ignore),
     }
-    for letter, name in (("x", "logits"), ("g", "out"), ("l", "labels"), ("q", "distribution")):
-        view = getattr(call, name)
-        if view is not None:
-            values |= {name: view.address, f"{letter}_row": getattr(view, index), f"{letter}_outer": view.outer}
-            values[f"{letter}_class"] = view.step
-    for name in ("weight", "sample_weight", "grad_output", "saved_lse"):
-        operand = getattr(call, name)
-        if operand is not None:
-            values[name] = operand.address
-    record = arguments(spec)
-    return spec, record(*(values[name] for name in record._fields))
+    for name in ("logits", "out", "labels", "distribution", "weight", "sample_weight", "grad_output", "saved_lse"):
+        array: Operand | None = getattr(operands, name)
+        if array is None:
+            continue
+        values[name] = array.address
+        if name in ("logits", "out", "labels", "distribution"):
+            values[f"{name}_outer"], values[f"{name}_row"] = operands.row_strides(array)
+            values[f"{name}_class"] = array.class_stride
+    arguments = arguments_type(spec)
+    return spec, arguments(*(values[name] for name in arguments._fields))
+
+
+def _spec(operands: Operands) -> Spec:
+    """The dtypes, options and layout of a call."""
+    unit_stride, two_row_strides = _unit_stride(operands), _two_row_strides(operands)
+    return Spec(
+        dtype=operands.logits.dtype,
+        labels=_dtype(operands.labels),
+        distribution=_dtype(operands.distribution),
+        weight=_dtype(operands.weight),
+        sample_weight=_dtype(operands.sample_weight),
+        grad_output=_dtype(operands.grad_output),
+        ignore=min(len(operands.ignore), 2) if operands.labels else 0,
+        smoothing=operands.label_smoothing > 0.0,
+        scaled=operands.logit_scale != 1.0,
+        softcap=operands.softcap is not None,
+        z_loss=operands.z_coefficient != 0.0,
+        output=operands.output,
+        rows=bool(operands.rows),
+        lse=bool(operands.lse),
+        saved_lse=_dtype(operands.saved_lse),
+        device_scales=bool(operands.device_scales),
+        aligned=unit_stride and _aligned(operands, two_row_strides),
+        unit_stride=unit_stride,
+        two_row_strides=two_row_strides,
+    )
+
+
+def _dtype(array: Operand | None) -> str:
+    """The dtype of an array, "" where there is none."""
+    return "" if array is None else array.dtype
+
+
+def _two_row_strides(operands: Operands) -> bool:
+    """Whether some array steps from one A to the next otherwise than from the last row of B to one more."""
+    a, b, _ = operands.shape
+    arrays = (operands.logits, operands.out, operands.labels, operands.distribution)
+    merge = all(array.outer_stride == b * array.row_stride for array in arrays if array is not None)
+    return a > 1 and b > 1 and not merge
+
+
+def _unit_stride(operands: Operands) -> bool:
+    """Whether the kernels may read vectors: the classes of each row lie side by side in every array that has them."""
+    arrays = (operands.logits, operands.out, operands.distribution)
+    side_by_side = all(array.class_stride == ITEMSIZE[array.dtype] for array in arrays if array is not None)
+    # Vectors of 4 or 8 logits, each computed in float64 for the sake of its target, would not stay in registers.
+    mixed = _dtype(operands.distribution) == "float64" != operands.logits.dtype
+    return (operands.shape[2] == 1 or side_by_side) and not mixed
+
+
+def _aligned(operands: Operands, two_row_strides: bool) -> bool:
+    """Whether every row of what is accessed by vectors starts on 16 bytes and is a multiple of 16 bytes long."""
+    classes = operands.shape[2]
+    arrays = [array for array in (operands.logits, operands.out) if array is not None]
+    if operands.distribution is not None and operands.distribution.dtype == operands.logits.dtype:
+        arrays.append(operands.distribution)
+    return all(
+        array.address % VECTOR_BYTES == 0
+        and classes * ITEMSIZE[array.dtype] % VECTOR_BYTES == 0
+        and operands.row_strides(array)[1] % VECTOR_BYTES == 0
+        and (not two_row_strides or array.outer_stride % VECTOR_BYTES == 0)
+        for array in arrays
+    )

@@ -1,6 +1,6 @@
 """What a kernel is compiled for: the options that are on, the dtypes, the layout; and the arguments that this needs.
 
-Two calls with equal specs run the same compiled kernel.  An option that is off has no argument and no instruction.
+Calls of equal specs share a compiled kernel.  An option that is off has no argument and no instruction.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """The composition a call needs; every field is a compile-time constant of the kernel."""
+    """The options, dtypes and layout of a call; every field is a compile-time constant of the kernel."""
 
-    dtype: str  # of the logits and of what is stored
-    labels: str = ""  # integer dtype of the index target, "" where there is none
-    distribution: str = ""  # dtype of the distribution target, "" where there is none
+    dtype: str  # of the logits and of the output
+    labels: str = ""  # integer dtype of the class indices, "" where there are none
+    distribution: str = ""  # dtype of the distribution, "" where there is none
     weight: str = ""  # dtypes of the optional factors, "" where absent
     sample_weight: str = ""
     grad_output: str = ""
@@ -28,63 +28,71 @@ class Spec:
     scaled: bool = False  # z = logit_scale · x
     softcap: bool = False  # z = softcap · tanh(logit_scale · x / softcap)
     z_loss: bool = False
-    store: str = ""  # "", "grad", "softmax" or "log_softmax"
+    output: str = ""  # what is stored for each class: "", "grad", "softmax" or "log_softmax"
     rows: bool = False  # store the loss of each row
     lse: bool = False  # store log Σ exp of each row
     saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces the statistics
-    device_scales: bool = False  # the denominators are on the device (label check deferred), not in the arguments
-    whole: bool = True  # every row starts on 16 bytes and is a multiple of 16 bytes long: no scalar head or tail
-    unit: bool = True  # class stride 1; otherwise scalar accesses everywhere
-    outer: bool = False  # rows have two strides
+    device_scales: bool = False  # the denominators are in device memory, not in the arguments: the check is deferred
+    aligned: bool = True  # every row starts on 16 bytes and is a multiple of 16 bytes long
+    unit_stride: bool = True  # the classes of a row lie side by side; otherwise every access is scalar
+    two_row_strides: bool = False  # the rows (A, B) do not merge into one axis
 
     @property
-    def wide(self) -> bool:
-        """Whether the arithmetic is float64."""
+    def float64(self) -> bool:
+        """Whether the arithmetic is float64: for float64 logits or distributions."""
         return "float64" in (self.dtype, self.distribution)
 
     @property
     def dense(self) -> bool:
-        """Whether the effective target has weight on every class, not only on the label."""
+        """Whether the target has weight on every class (label smoothing, a distribution), not only on the label."""
         return self.smoothing or bool(self.distribution)
 
     @property
-    def has_target(self) -> bool:
-        return bool(self.labels or self.distribution)
+    def ragged(self) -> bool:
+        """Whether the first and the last vector of a row may hold lanes that lie outside of it."""
+        return self.unit_stride and not self.aligned
 
 
 @cache
-def arguments(spec: Spec) -> Any:
-    """The named tuple of a kernel's arguments: addresses and counts are int64, factors are float64."""
-    names = ["logits", "x_row", "n_rows", "n_classes"]
-    strided = [("x", True), ("g", bool(spec.store)), ("q", bool(spec.distribution)), ("l", bool(spec.labels))]
-    if spec.outer:
-        names += ["inner"] + [f"{letter}_outer" for letter, used in strided if used]
-    if not spec.unit:
-        names += [f"{letter}_class" for letter, used in strided[:3] if used]
-    names += ["labels", "l_row"] * bool(spec.labels)
-    names += ["distribution", "q_row"] * bool(spec.distribution)
-    names += ["out", "g_row"] * bool(spec.store)
+def arguments_type(spec: Spec) -> Any:
+    """The named tuple of a kernel's arguments.
+
+    Addresses, counts and strides (in bytes) are int64, factors are float64.  Each array has its address under its own
+    name, and the strides `NAME_row`, `NAME_outer` (of the first row axis) and `NAME_class` as far as they are needed.
+    """
+    names = ["logits", "logits_row", "n_rows", "n_classes"]
+    present = (("logits", True), ("out", spec.output), ("distribution", spec.distribution), ("labels", spec.labels))
+    strided = [name for name, used in present if used]
+    if spec.two_row_strides:
+        names += ["inner_rows"] + [f"{name}_outer" for name in strided]
+    if not spec.unit_stride:
+        names += [f"{name}_class" for name in strided if name != "labels"]
+    names += ["labels", "labels_row"] * bool(spec.labels)
+    names += ["distribution", "distribution_row"] * bool(spec.distribution)
+    names += ["out", "out_row"] * bool(spec.output)
     names += [[], ["ignore"], ["ignore_list", "n_ignore"]][spec.ignore]
     for name in ("weight", "sample_weight", "grad_output", "rows", "lse", "saved_lse"):
         names += [name] * bool(getattr(spec, name))
-    names += ["upstream_step"] * bool(spec.grad_output)
-    names += ["scales"] * spec.device_scales
-    names += ["keep", "share"] * spec.smoothing
-    names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "inner_scale"] * spec.softcap
-    names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * (spec.store == "grad")
+    names += ["grad_output_row"] * bool(spec.grad_output)
+    names += ["device_scales"] * spec.device_scales
+    names += ["confidence", "smoothing_share"] * spec.smoothing
+    names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "scale_over_cap"] * spec.softcap
+    names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * (spec.output == "grad")
     return namedtuple("Arguments", names)
 
 
-FLOATS = frozenset({"keep", "share", "logit_scale", "softcap", "inner_scale", "z_coefficient", "grad_scale"})
+FLOATS = frozenset(
+    {"confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient", "grad_scale"}
+)
 
 
 def signature(spec: Spec, extra: tuple[str, ...] = ()) -> Any:
-    """The Numba signature of a kernel with these arguments and some more integers after them."""
-    from xent_numba.backends.cuda.hw.intrinsics import types
+    """The Numba signature of a kernel with these arguments, followed by the integers named in `extra`."""
+    from xent_numba.backends.cuda.hw.numba_private import types
 
-    record = arguments(spec)
-    kinds = tuple(types.float64 if name in FLOATS else types.int64 for name in record._fields)
+    arguments = arguments_type(spec)
+    kinds = tuple(types.float64 if name in FLOATS else types.int64 for name in arguments._fields)
     # As Numba types a value: a tuple of one type is another type.
     uniform = types.float64 not in kinds
-    passed = types.NamedUniTuple(types.int64, len(kinds), record) if uniform else types.NamedTuple(kinds, record)
+    passed = types.NamedUniTuple(types.int64, len(kinds), arguments) if uniform else types.NamedTuple(kinds, arguments)
     return types.void(passed, *(types.int64 for _ in extra))

@@ -1,4 +1,4 @@
-"""Checks of labels and weights on the device that a caller looks at later."""
+"""Checks of labels and weights on the device whose results a caller reads later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Deferred:
-    """Label checks that have not been looked at."""
+    """The checks whose results have not been read."""
 
     pending: list[Callable[[], None]] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""The device: whether one can be used, and what it is."""
+"""The device: whether one can be used, and if not, why; and what it is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 INSTALL = "pip install 'xent_numba[cuda13]' (or [cuda12], to match the driver)"
 
 
-class Facts(NamedTuple):
-    """What dispatch and `show_config` want to know."""
+class DeviceFacts(NamedTuple):
+    """What `plan` and `show_config` want to know of a device."""
 
     name: str
-    capability: tuple[int, int]
-    processors: int
+    compute_capability: tuple[int, int]
+    multiprocessors: int
 
 
 def numba_cuda() -> Any:
@@ -45,8 +45,11 @@ def why_not() -> str | None:
 
 
 def _too_old(cuda: Any) -> str | None:
-    """A driver runs what compilers of its own major version of CUDA make, and of earlier ones."""
-    try:
+    """Why the driver cannot run what the compiler makes, if so.
+
+    A driver runs what compilers of its own major version of CUDA make, and of earlier ones.
+    """
+    try:  # numba.cuda has no public name for the version of the driver
         driver, compiler = cuda.cudadrv.driver.driver.get_version(), cuda.runtime.get_version()
     except Exception:  # no version, no verdict
         return None
@@ -60,13 +63,13 @@ def _too_old(cuda: Any) -> str | None:
 
 
 def _unavailable(cuda: Any) -> str:
-    """Which of the ways in which `is_available` can be false this is."""
+    """Why `is_available` is false, and what to do."""
     error = str(cuda.cuda_error() or "")
     if "cannot be found" in error:
         return "no NVIDIA driver was found, so there is no usable GPU; install one from nvidia.com/drivers"
     if "INSUFFICIENT_DRIVER" in error or "MISMATCH" in error:
         return f"the NVIDIA driver is too old for this CUDA ({_one_line(error)}); update it, or {INSTALL}"
-    if not error:  # the driver works, so it is the other thing that is asked for
+    if not error:  # the driver works, so what is missing is the compiler
         return f"numba-cuda has no compiler (libNVVM was not found); install it with {INSTALL}"
     if "NO_DEVICE" not in error:
         return f"the CUDA driver reports {_one_line(error)}; check nvidia-smi"
@@ -74,18 +77,20 @@ def _unavailable(cuda: Any) -> str:
 
 
 def _one_line(text: str) -> str:
+    """The beginning of a driver's message, without line breaks."""
     return " ".join(text.split())[:200]
 
 
-def facts() -> Facts:
-    """The current device."""
+def facts() -> DeviceFacts:
+    """What the current device is."""
     cuda = numba_cuda()
     return _facts(cuda.get_current_device().id)
 
 
 @cache
-def _facts(number: int) -> Facts:
+def _facts(number: int) -> DeviceFacts:
+    """The facts of a device, which must be the current one; asked for once."""
     cuda = numba_cuda()
     device = cuda.get_current_device()
     name = device.name.decode() if isinstance(device.name, bytes) else str(device.name)
-    return Facts(name, tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT))
+    return DeviceFacts(name, tuple(device.compute_capability), int(device.MULTIPROCESSOR_COUNT))

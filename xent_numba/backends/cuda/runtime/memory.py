@@ -1,6 +1,6 @@
-"""Memory on the device: new, kept per thread and stream, and copied from and to the host.
+"""Memory on the device: allocated, kept per thread and stream, and copied from and to the host.
 
-Freeing device memory waits for the device, so what every call needs is kept.
+Freeing device memory waits for the device, so memory that every call needs is kept.
 """
 
 from __future__ import annotations
@@ -34,32 +34,33 @@ def allocate(n_bytes: int, stream: Any = 0) -> Any:
         ) from error
 
 
-def address(there: Any) -> int:
-    """Where device memory lies."""
+def address(memory: Any) -> int:
+    """The address of device memory."""
     from xent_numba.backends.cuda.hw import intrinsics as hw
 
-    return hw.address(there)
+    return hw.address(memory)
 
 
 def upload(array: Array, stream: Any = 0) -> Any:
-    """The bytes of a host array, in C order, on the device: there for what the stream does next."""
+    """The bytes of a host array, in C order, on the device: ready for what the stream does next."""
     packed = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     there = allocate(packed.size, stream)
     there.copy_to_device(packed, stream=stream)  # pageable memory has been read when this returns
     return there
 
 
-def download(there: Any, array: Array, stream: Any = 0) -> None:
-    """Into a contiguous host array; waits for the stream."""
-    there.copy_to_host(array.reshape(-1).view(np.uint8), stream=stream)
+def download(memory: Any, array: Array, stream: Any = 0) -> None:
+    """Copy device memory into a contiguous host array; waits for the stream."""
+    memory.copy_to_host(array.reshape(-1).view(np.uint8), stream=stream)
     if stream:
         stream.synchronize()
 
 
 class _Kept(threading.local):
-    """What is kept for the streams of one thread, by (device, stream): another thread's launches may come between."""
+    """What one thread keeps by (device, stream): on a shared stream another thread's launches may come between."""
 
     def __init__(self) -> None:
+        """Start without memory."""
         self.scratch: dict[tuple[int, int], Any] = {}  # memory that grows and stays
         self.free: dict[tuple[int, int, int], list[tuple[Any, int]]] = {}  # (..., size) -> (memory, offset)
 
@@ -70,11 +71,11 @@ class _Kept(threading.local):
 
 
 _kept = _Kept()
-LENT_AT_ONCE = 64
+LENT_AT_ONCE = 64  # pieces that are allocated together
 
 
 def scratch(n_bytes: int, stream: Any = 0) -> Any:
-    """Memory that one stream may use until this thread's next call for it."""
+    """Scratch memory of a stream, valid until this thread's next call for it."""
     key = _key(stream)
     found = _kept.scratch.get(key)
     if found is None or found.nbytes < n_bytes:
@@ -83,21 +84,24 @@ def scratch(n_bytes: int, stream: Any = 0) -> Any:
 
 
 def lend(n_bytes: int, stream: Any = 0) -> Any:
-    """Memory for one stream, until nobody holds what this returns; its next user comes later on the same stream."""
+    """Memory for one stream, valid as long as what this returns is held; later it is lent again on the same stream."""
     free = _kept.free.setdefault((*_key(stream), n_bytes), [])
     if not free:
         block = allocate(LENT_AT_ONCE * n_bytes, stream)
         free.extend((block, i * n_bytes) for i in range(LENT_AT_ONCE))
-    place = free.pop()
-    found = place[0][place[1] : place[1] + n_bytes]
-    weakref.finalize(found, free.append, place).atexit = False
+    piece = free.pop()
+    block, offset = piece
+    found = block[offset : offset + n_bytes]
+    weakref.finalize(found, free.append, piece).atexit = False
     return found
 
 
 def _key(stream: Any) -> tuple[int, int]:
+    """The current device and the stream, as numbers."""
     return getattr(numba_cuda().get_current_device(), "id", 0), _stream_number(stream)
 
 
 def _stream_number(stream: Any) -> int:
+    """The handle of a Numba stream, 0 for the default stream."""
     handle = getattr(stream, "handle", stream)
     return int(getattr(handle, "value", handle) or 0)

@@ -1,0 +1,155 @@
+"""One call on device arrays, validated: the functions of `prepare.inputs` on stand-ins (see `adopt`).
+
+The difference to NumPy arrays: what would copy a whole array (integer logits, a target to convert) is refused with the
+remedy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xent_numba.backends.cuda.arrays.adopt import Adopted, adopt, current_stream, empty, empty_like
+from xent_numba.backends.cuda.arrays.slabs import size_of
+from xent_numba.backends.cuda.row.operands import Operand
+from xent_numba.backends.cuda.row.spec import ITEMSIZE
+from xent_numba.backends.cuda.runtime import memory
+from xent_numba.devices import on_device
+from xent_numba.prepare.inputs import (
+    FLOAT_CHOICES,
+    PER_ROW,
+    as_factors,
+    as_grad_output,
+    as_logits,
+    as_target,
+    as_weights,
+    check_ignore_index,
+    check_out,
+    check_out_type,
+    check_shape,
+    grad_output_shape,
+)
+from xent_numba.prepare.layout import row_shape
+
+if TYPE_CHECKING:
+    from xent_numba.prepare.options import Options
+
+
+@dataclass(slots=True)
+class LossInputs:
+    """The arguments of a loss: dtypes and shapes are checked, labels and weights on the device are not yet."""
+
+    options: Options
+    logits: Adopted
+    axis: int  # of the classes, counted from the front
+    stream: Any  # of the caller's library
+    target: Adopted
+    is_distribution: bool
+    ignore: tuple[int, ...] = ()  # the labels to ignore, as the kernels read them
+    weight: Operand | None = None
+    sample_weight: Operand | None = None
+    kept: list[Any] = field(default_factory=list)  # owners of the memory that the kernels use
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.logits.array.shape[self.axis]
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        """The shape of class indices."""
+        return row_shape(self.logits.array.shape, self.axis)
+
+    def factors(
+        self, value: Any, name: str, shape: tuple[int, ...], meaning: str, check: Any = as_factors
+    ) -> Operand | None:
+        """Numbers per class or per row; from the host they go through `check` and are copied over."""
+        if value is None:
+            return None
+        if not on_device(value):
+            return self.upload(check(value, name, shape, meaning))
+        found = adopt(value, name, self.logits)
+        check_shape(found.array.shape, name, shape, meaning)
+        if found.dtype not in ITEMSIZE:
+            raise TypeError(f"{name} has dtype {found.dtype}; on the GPU it must be {FLOAT_CHOICES}")
+        if not found.array.flags.c_contiguous:
+            raise ValueError(f"{name} on the GPU must be contiguous; make a contiguous copy first")
+        self.kept.append(found)
+        return Operand(found.dtype, found.array.ctypes.data)
+
+    def grad_output(self, value: Any) -> tuple[float, Operand | None, int]:
+        """The upstream gradient: (factor of all rows, factors on the device, bytes from one row's factor to the next).
+
+        One number for all rows that is on the device has its factors 0 bytes apart.
+        """
+        if value is None or not on_device(value):
+            factor, per_row = as_grad_output(value, self.options.reduction, self.rows_shape)
+            operand = None if per_row is None else self.upload(per_row)
+            return factor, operand, size_of(operand)
+        ndim = len(adopt(value, "grad_output", self.logits).array.shape)
+        shape, meaning = grad_output_shape(ndim, self.options.reduction, self.rows_shape)
+        operand = self.factors(value, "grad_output", shape, meaning)
+        return 1.0, operand, size_of(operand) if shape else 0
+
+    def ignore_list(self) -> int:
+        """The address of the labels to ignore where there are several, else 0."""
+        if len(self.ignore) < 2:
+            return 0
+        return self.upload(np.array(self.ignore, np.int64)).address
+
+    def upload(self, array: np.ndarray[Any, Any]) -> Operand:
+        """A host array on the device, for as long as this object lives."""
+        there = memory.upload(array, self.stream)
+        self.kept.append(there)
+        return Operand(array.dtype.name, memory.address(there))
+
+
+def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
+    """Adopt and check the arguments that all losses have."""
+    x, axis = read_logits(logits, options.axis)
+    stream = current_stream(x)
+    t = adopt(target, "target", x)
+    if t.array.shape == x.array.shape and t.dtype not in ITEMSIZE:
+        raise TypeError(f"target has dtype {t.dtype}; on the GPU a distribution must be {FLOAT_CHOICES}")
+    _, is_distribution = as_target(t.array, x.array, axis)
+    inputs = LossInputs(options, x, axis, stream, t, is_distribution)
+    if is_distribution:
+        check_ignore_index(options)
+    else:
+        inputs.ignore = _ignorable(options, t.dtype)
+    inputs.weight = inputs.factors(weight, "weight", (inputs.classes,), "one per class", as_weights)
+    inputs.sample_weight = inputs.factors(sample_weight, "sample_weight", inputs.rows_shape, PER_ROW, as_weights)
+    return inputs
+
+
+def read_logits(value: Any, axis: int) -> tuple[Adopted, int]:
+    """The logits, and the class axis counted from the front."""
+    x = adopt(value, "logits")
+    if x.dtype not in ITEMSIZE:
+        raise TypeError(f"logits have dtype {x.dtype}; on the GPU they must be {FLOAT_CHOICES}")
+    _, axis = as_logits(x.array, axis)
+    return x, axis
+
+
+def read_out(out: Any, name: str, shape: tuple[int, ...], dtype: str, x: Adopted, *inputs: Adopted) -> Adopted:
+    """The caller's array to write to, or a new one."""
+    if out is None:
+        return empty(shape, dtype, x) if shape != x.array.shape else empty_like(x)
+    found = adopt(out, name, x)
+    check_out_type(found.array.shape, found.dtype, name, shape, dtype)
+    check_out(found.array, name, shape, found.array.dtype, x.array, *(one.array for one in inputs))
+    return found
+
+
+def loss_dtype(x: Adopted) -> str:
+    """float64 for float64 logits, else float32."""
+    return "float64" if x.dtype == "float64" else "float32"
+
+
+def _ignorable(options: Options, dtype: str) -> tuple[int, ...]:
+    """The values to ignore that labels of this dtype can have, as the kernels read them."""
+    limits = np.iinfo(dtype)
+    beyond = (value - 2**64 for value in options.ignore_beyond if dtype == "uint64")
+    return (*(value for value in options.ignore if limits.min <= value <= limits.max), *beyond)

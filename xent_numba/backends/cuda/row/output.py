@@ -1,0 +1,44 @@
+"""What is stored of a row: an element for each class, and its loss or log-sum-exp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xent_numba.backends.cuda.hw import intrinsics as hw
+from xent_numba.backends.cuda.row.spec import Spec
+
+
+def output_element(spec: Spec, real: Any, exp: Any, transform: Any, derivative: Any) -> Any:
+    """(args, x, OutputFactors, t_j, whether j is the label of a sparse target) -> the element of a class."""
+    if spec.output == "softmax":
+        return hw.device(lambda args, x, f, t, is_label: exp(transform(args, x) - f.row_max) * f.of_p)
+    if spec.output == "log_softmax":
+        return hw.device(lambda args, x, f, t, is_label: (transform(args, x) - f.row_max) - f.of_p)
+    if spec.dense:
+        return hw.device(
+            lambda args, x, f, t, is_label: (
+                (exp(transform(args, x) - f.row_max) * f.of_p - t) * f.scale * derivative(args, x)
+            )
+        )
+    return hw.device(
+        lambda args, x, f, t, is_label: (
+            (f.at_target if is_label else exp(transform(args, x) - f.row_max) * f.of_p) * derivative(args, x)
+        )
+    )
+
+
+def store_row_result(spec: Spec) -> Any:
+    """(args, row, loss, lse) -> None: stores what is asked of a row as a whole; one thread calls it."""
+    store, size, stored = (hw.store_f64, 8, hw.f64) if spec.dtype == "float64" else (hw.store_f32, 4, hw.f32)
+
+    @hw.device
+    def store_loss(args: Any, row: Any, loss: Any, lse: Any) -> None:
+        store(args.rows + size * row, stored(loss))
+
+    @hw.device
+    def store_lse(args: Any, row: Any, loss: Any, lse: Any) -> None:
+        store(args.lse + size * row, stored(lse))
+
+    if spec.rows:
+        return store_loss
+    return store_lse if spec.lse else hw.device(lambda args, row, loss, lse: None)
