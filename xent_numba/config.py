@@ -68,7 +68,7 @@ def explain_plan(
     """
     if any(size < 0 for size in shape):
         raise ValueError(f"shape {tuple(shape)} has a negative size")
-    element = np.zeros(1, dtype)
+    element, _ = as_logits(np.zeros(1, dtype), 0)  # converted here, so that nothing reads the view below
     strides = [element.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]
     # NumPy would not notice here that a shape is too large for an array, and sizes in bytes would overflow.
     if math.prod(max(size, 1) for size in shape) * element.itemsize >= 2**63:

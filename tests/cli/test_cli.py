@@ -15,6 +15,7 @@ import pytest
 import xent_numba as xn
 from tests.support.cli import command, environment, left_over, write_data
 from xent_numba.cli import arguments, example, main, progress
+from xent_numba.config import explain_plan
 
 WORKED_EXAMPLE = {
     "softmax": [["0.659", "0.242", "0.099"], ["0.073", "0.487", "0.440"]],
@@ -108,6 +109,13 @@ def test_info_explains_a_shape(capsys: pytest.CaptureFixture[str]) -> None:
             assert found[name]["why"]
         else:
             assert found[name] == {"available": str(answer)}
+
+
+def test_plans_of_other_dtypes() -> None:
+    assert explain_plan((10**7, 10**5), "int32")["numpy"] == explain_plan((10**7, 10**5), "float64")["numpy"]
+    for dtype in ("complex64", "no such dtype"):
+        with pytest.raises(TypeError):
+            explain_plan((10**7, 10**5), dtype)
 
 
 CPU_REGIMES = [
