@@ -46,13 +46,13 @@ def row_values(array: Any, i: int, rows: int, vtype64: Any) -> Any:
 
 
 @optional
-def label_weights(label_weight: Any, weight: Any, y: Any, vtype64: Any) -> Any:
+def label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
     """(1 − ε) w_y of each row; None for a distribution."""
     if weight.size == 0:
-        return splat(label_weight, vtype64)
+        return splat(confidence, vtype64)
     memory = stack_buffer(vtype64, 1)
     for r in range(lanes_of(vtype64)):
-        store_scalar(memory, r, label_weight * weight[max(extract_lane(y, r), 0)])
+        store_scalar(memory, r, confidence * weight[max(extract_lane(y, r), 0)])
     return load(memory, 0, vtype64)
 
 
@@ -112,8 +112,8 @@ def group_epilogue(call: Any, row: Any, x_y: Any, y: Any, i: int, rows: int, vty
     """Of the rows from i on, with their statistics and the logits at their targets."""
     vtype64 = promote(vtype)
     row = RowStatistics(promote(row.row_max), row.sum_exp_others, row.target_gap, row.target_sum)
-    label_weight = label_weights(call.label_weight, call.weight, y, vtype64)
-    e_y = target_exp(row, label_weight, x_y, call.s, vtype)
+    label_weight = label_weights(call.confidence, call.weight, y, vtype64)
+    e_y = target_exp(row, label_weight, x_y, call.scale, vtype)
     total = row.sum_exp_others + e_y
     log_s = log_sum(row, label_weight, x_y, total)
     return GroupEpilogue(row, x_y, label_weight, e_y, total, log_s, row_values(call.sample_weight, i, rows, vtype64))
@@ -122,7 +122,7 @@ def group_epilogue(call: Any, row: Any, x_y: Any, y: Any, i: int, rows: int, vty
 @inline
 def group_losses(call: Any, end: Any, y: Any, rows: int) -> Any:
     """The losses times their sample weights, 0 in lanes without a row and in ignored ones."""
-    value = row_loss(end.row, end.label_weight, end.x_y, end.log_s, call.s, call.z)
+    value = row_loss(end.row, end.label_weight, end.x_y, end.log_s, call.scale, call.z_loss)
     return mask_losses(apply_weight(value, end.scale), y, rows)
 
 
@@ -130,9 +130,9 @@ def group_losses(call: Any, end: Any, y: Any, rows: int) -> Any:
 def gradient_scales(call: Any, lse: Any, end: Any, i: int, rows: int, vtype: Any) -> Any:
     """The factor of exp(s (x − top)) in float64, that of u, and the value at the target: all times their scale."""
     vtype64 = promote(vtype)
-    inverse = inverse_sum(lse, end.row, end.total, i, rows, call.s, vtype)
+    inverse = inverse_sum(lse, end.row, end.total, i, rows, call.scale, vtype)
     by = gradient_factors(
-        end.row, end.label_weight, end.e_y, inverse, lse_of(lse, end.row, end.log_s, i, rows, call.s), call.z
+        end.row, end.label_weight, end.e_y, inverse, lse_of(lse, end.row, end.log_s, i, rows, call.scale), call.z_loss
     )
     k = end.scale * row_values(call.upstream, i, rows, vtype64) * splat(call.grad_scale, vtype64)
     return by.of_p * k, demote(k, vtype), demote(by.at_target * k, vtype)

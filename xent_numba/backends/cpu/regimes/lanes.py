@@ -73,24 +73,24 @@ def _fill_q(q: Any, tile: Any, a: int, b: int, first: int, rows: int, classes: i
 def _group(call: Any, lse: Any, grad: Any, staging: Any, carry: int, a: int, b: int, rows: int, vtype: Any) -> Any:
     """The losses of rows (a, b) … (a, b + rows − 1), whose gradient is written, and what of it stays in the stage."""
     classes = call.logits.shape[2]
-    f, s = call.f, call.s
+    f, s = call.transform, call.scale
     i = a * call.logits.shape[1] + b
     p = row_pointer(call.logits, a, b)
     row_stride, class_stride = stride(call.logits, 1), stride(call.logits, 2)
     y = labels_of(call.labels, i, rows, classes, call.ignored, vtype)
     saved = saved_shift(lse, i, rows, s, vtype)
-    tile, e_tile, q_tile = stack_buffer(vtype, 256), _e_tile(grad, vtype), _q_tile(call.q, vtype)
+    tile, e_tile, q_tile = stack_buffer(vtype, 256), _e_tile(grad, vtype), _q_tile(call.distribution, vtype)
     t = dense_target_of(call.dense, q_tile, call.dense_weight)
 
     count = min(classes, TILE_CLASSES)
     load_tile(p, row_stride, class_stride, rows, count, tile, vtype)
-    _fill_q(call.q, q_tile, a, b, 0, rows, count, vtype)
+    _fill_q(call.distribution, q_tile, a, b, 0, rows, count, vtype)
     ahead = prefetch_cursor(p, row_stride, class_stride, count, vtype)
     row, by = tile_statistics(tile, e_tile, 0, count, y, saved, f, s, t, ahead, vtype)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
         count = min(classes - first, TILE_CLASSES)
         load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
-        _fill_q(call.q, q_tile, a, b, first, rows, count, vtype)
+        _fill_q(call.distribution, q_tile, a, b, first, rows, count, vtype)
         more, _ = tile_statistics(tile, e_tile, first, count, y, saved, f, s, t, None, vtype)
         row = merge_lanes(row, more, saved, s)
 
@@ -102,7 +102,7 @@ def _group(call: Any, lse: Any, grad: Any, staging: Any, carry: int, a: int, b: 
             count = min(classes - first, TILE_CLASSES)
             if classes > TILE_CLASSES:
                 load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
-                _fill_q(call.q, q_tile, a, b, first, rows, count, vtype)
+                _fill_q(call.distribution, q_tile, a, b, first, rows, count, vtype)
                 by = tile_exponentials(tile, e_tile, count, finite_or_zero(row.row_max), saved, f, s)
             p_factor = demote(of_p * by, vtype)
             tile_gradient(tile, e_tile, first, count, y, p_factor, u_factor, y_value, f, t, vtype)

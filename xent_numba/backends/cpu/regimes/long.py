@@ -70,9 +70,9 @@ class LossBuffer(NamedTuple):
 
 
 @optional
-def label_weight_of(label_weight: Any, weight: Any, y: int) -> Any:
+def label_weight_of(confidence: Any, weight: Any, y: int) -> Any:
     """(1 − ε) w_y; None for a distribution."""
-    return label_weight * value_or_one(weight, max(y, 0))
+    return confidence * value_or_one(weight, max(y, 0))
 
 
 @optional
@@ -177,11 +177,11 @@ def _no_gradient(lse: Any, grad: Any, call: Any, vtype: Any) -> Any:
 @optional
 def _empty_gradient(grad: Any, call: Any, vtype: Any) -> Any:
     p = row_pointer(call.logits, 0, 0)
-    t = dense_target_of(call.dense, row_pointer(call.q, 0, 0), call.dense_weight)
+    t = dense_target_of(call.dense, row_pointer(call.distribution, 0, 0), call.dense_weight)
     progress = stack_buffer(minus_ones(vtype), 1)
     store_scalar(progress, 0, 0)
     store_scalar(progress, 1, 0)
-    slope = gradient_coefficients(0.0, 0.0, 0.0, call.s, vtype)
+    slope = gradient_coefficients(0.0, 0.0, 0.0, call.scale, vtype)
     return PendingGradient(
         p, row_pointer(grad, 0, 0), 0, -1, 0.0, slope, t, call.streaming, stack_buffer(vtype, 2), progress
     )
@@ -205,11 +205,11 @@ def _next_gradient(
     """To write the gradient of a row, when that of the row before is written."""
     if job is None:
         return None
-    by = row_gradient_factors(row, label_weight, x_y, call.s, call.z, vtype)
+    by = row_gradient_factors(row, label_weight, x_y, call.scale, call.z_loss, vtype)
     c = row.row_max if row.row_max > -np.inf else 0.0
-    value = value_at_target(y, extract_lane(by.at_target, 0), k, p, t, call.f, vtype)
+    value = value_at_target(y, extract_lane(by.at_target, 0), k, p, t, call.transform, vtype)
     store_scalar(job.progress, 0, 0)
-    slope = gradient_coefficients(c, extract_lane(by.of_p, 0) * k, k, call.s, vtype)
+    slope = gradient_coefficients(c, extract_lane(by.of_p, 0) * k, k, call.scale, vtype)
     return PendingGradient(p, out, n, y, value, slope, t, job.streaming, job.staging, job.progress)
 
 
@@ -217,7 +217,7 @@ def _next_gradient(
 def _finish_gradient(job: Any, call: Any, last: bool, vtype: Any) -> None:
     """Write what is left of a gradient; and what stays in the stage, unless the next row begins where it ends."""
     if job is not None:
-        write_pending(job, job.n, call.f, call.s, vtype)
+        write_pending(job, job.n, call.transform, call.scale, vtype)
         carry = load_scalar(job.progress, 1)
         if carry > 0 and (last or stride(call.grad, 1) != job.n):
             flush_tail(job.staging, carry, advance(job.out, job.n), vtype)
@@ -229,7 +229,7 @@ def _gradient_from_saved(
     out: Any, p: Any, n: int, y: int, saved: float, label_weight: Any, k: float, t: Any, call: Any, vtype: Any
 ) -> None:
     vtype64 = promote(vtype)
-    f, s, z = call.f, call.s, call.z
+    f, s, z = call.transform, call.scale, call.z_loss
     row_max = np.float64(extract_lane(splat(saved / scale_or_one(s), vtype), 0))
     x_y = one_lane(load_logit(p, max(y, 0), f, vtype), vtype64)
     h, lse, zero = _lanes(label_weight, vtype64), one_lane(saved, vtype64), one_lane(0.0, vtype64)
@@ -272,19 +272,19 @@ def _one_row(call: Any, labels: Any, lse: Any, i: int, k: int, pending: Any, job
         _zero_row(out, n, vtype)
         # what comes to a loss of 0
         buffer_row(
-            pending, k, RowStatistics(0.0, 0.0, 0.0, 0.0), 0.0, label_weight_of(call.label_weight, call.weight, y), 0.0
+            pending, k, RowStatistics(0.0, 0.0, 0.0, 0.0), 0.0, label_weight_of(call.confidence, call.weight, y), 0.0
         )
         return job
     p = row_pointer(call.logits, a, b)
-    t = dense_target_of(call.dense, row_pointer(call.q, a, b), call.dense_weight)
-    label_weight = label_weight_of(call.label_weight, call.weight, y)
+    t = dense_target_of(call.dense, row_pointer(call.distribution, a, b), call.dense_weight)
+    label_weight = label_weight_of(call.confidence, call.weight, y)
     scale = value_or_one(call.sample_weight, i)
     factor_of_row = scale * value_or_one(call.upstream, i) * call.grad_scale
     if lse is not None:
         _gradient_from_saved(out, p, n, y, lse[i], label_weight, factor_of_row, t, call, vtype)
         return job
-    row = statistics(p, n, y, call.f, call.s, t, job, vtype)
-    x_y = load_logit(p, max(y, 0), call.f, vtype)
+    row = statistics(p, n, y, call.transform, call.scale, t, job, vtype)
+    x_y = load_logit(p, max(y, 0), call.transform, vtype)
     buffer_row(pending, k, row, x_y, label_weight, scale)
     _finish_gradient(job, call, b == 0, vtype)
     return _next_gradient(job, out, p, n, y, row, x_y, label_weight, factor_of_row, t, call, vtype)
@@ -311,7 +311,7 @@ def _store_losses(
 ) -> None:
     """Take the losses that wait; there are none where only the gradient is wanted."""
     if saved is None:
-        losses = buffered_losses(pending, call.label_weight, call.s, call.z, vtype)
+        losses = buffered_losses(pending, call.confidence, call.scale, call.z_loss, vtype)
         for k in range(rows):
             one = extract_lane(losses, k)
             store_loss(call.rows, first + k, one)

@@ -93,7 +93,7 @@ def _load_row(group: Any, r: int, tile: Any, row_maxima: Any, width: int, call: 
     row_max = splat(-math.inf, vtype)
     if r < group.rows:
         p = advance(group.p, r * stride(call.logits, 1))
-        row_max = copy_row(p, advance(tile, r * width), call.logits.shape[2], call.f, row_max)
+        row_max = copy_row(p, advance(tile, r * width), call.logits.shape[2], call.transform, row_max)
     store(row_maxima, r * lanes_of(vtype), row_max)
 
 
@@ -165,7 +165,7 @@ def _group_rows(
     The rows of the group after it are brought meanwhile: memory is never idle, and no maximum is waited for.
     """
     classes, row_stride = call.logits.shape[2], stride(call.logits, 1)
-    s = call.s
+    s = call.scale
     lanes = lanes_of(vtype)
     vtype64 = promote(vtype)
     a, b, rows = here.a, here.b, here.rows

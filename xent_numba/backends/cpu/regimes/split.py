@@ -72,8 +72,8 @@ def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)
     p = row_pointer(call.logits, at_row.a, at_row.b)
-    t = dense_target_of(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
-    row = segment(p, k * SEGMENT_CLASSES, min(n, (k + 1) * SEGMENT_CLASSES), at_row.y, call.f, call.s, t, None, vtype)
+    t = dense_target_of(call.dense, row_pointer(call.distribution, at_row.a, at_row.b), call.dense_weight)
+    row = segment(p, k * SEGMENT_CLASSES, min(n, (k + 1) * SEGMENT_CLASSES), at_row.y, call.transform, call.scale, t, None, vtype)
     parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3] = row.row_max, row.sum_exp_others, row.target_gap, row.target_sum
 
 
@@ -88,23 +88,23 @@ def _outcome(call: Any, i: int, parts: Any, slope: Any) -> Any:
     vtype = vtype_of(call)
     at_row = _place(call, call.labels, i)
     p = row_pointer(call.logits, at_row.a, at_row.b)
-    t = dense_target_of(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
+    t = dense_target_of(call.dense, row_pointer(call.distribution, at_row.a, at_row.b), call.dense_weight)
     row = RowStatistics(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
     for k in range(1, parts.shape[0]):
-        row = merge(row, RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3]), call.s, vtype)
-    x_y = load_logit(p, max(at_row.y, 0), call.f, vtype)
-    label_weight = label_weight_of(call.label_weight, call.weight, at_row.y)
+        row = merge(row, RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3]), call.scale, vtype)
+    x_y = load_logit(p, max(at_row.y, 0), call.transform, vtype)
+    label_weight = label_weight_of(call.confidence, call.weight, at_row.y)
     scale = value_or_one(call.sample_weight, i)
     pending = loss_buffer(promote(vtype))
     buffer_row(pending, 0, row, x_y, label_weight, scale)
-    loss = extract_lane(buffered_losses(pending, call.label_weight, call.s, call.z, vtype), 0)
+    loss = extract_lane(buffered_losses(pending, call.confidence, call.scale, call.z_loss, vtype), 0)
     store_loss(call.rows, i, loss)
     k = scale * value_or_one(call.upstream, i) * call.grad_scale
-    by = row_gradient_factors(row, label_weight, x_y, call.s, call.z, vtype)
+    by = row_gradient_factors(row, label_weight, x_y, call.scale, call.z_loss, vtype)
     slope[0] = row.row_max if row.row_max > -np.inf else 0.0
     slope[1] = extract_lane(by.of_p, 0) * k
     slope[2] = k
-    slope[3] = value_at_target(at_row.y, extract_lane(by.at_target, 0), k, p, t, call.f, vtype)
+    slope[3] = value_at_target(at_row.y, extract_lane(by.at_target, 0), k, p, t, call.transform, vtype)
     return loss
 
 
@@ -122,14 +122,14 @@ def _one_gradient(fields: Any, i: int, slope: Any, segments: int, k: int) -> Non
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)
     p, out = row_pointer(call.logits, at_row.a, at_row.b), row_pointer(call.grad, at_row.a, at_row.b)
-    t = dense_target_of(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
+    t = dense_target_of(call.dense, row_pointer(call.distribution, at_row.a, at_row.b), call.dense_weight)
     start, stop = k * SEGMENT_CLASSES, min(n, (k + 1) * SEGMENT_CLASSES)
-    by = gradient_coefficients(slope[0], slope[1], slope[2], call.s, vtype)
+    by = gradient_coefficients(slope[0], slope[1], slope[2], call.scale, vtype)
     if call.streaming:
         staging = stack_buffer(vtype, 2)
         carry = stream_gradient(
-            p, out, start, stop, at_row.y, slope[3], by, call.f, call.s, t, staging, 0, vtype
+            p, out, start, stop, at_row.y, slope[3], by, call.transform, call.scale, t, staging, 0, vtype
         )  # fmt: skip
         flush_tail(staging, carry, advance(out, stop), vtype)
     else:
-        store_gradient(p, out, start, stop, at_row.y, slope[3], by, call.f, call.s, t, vtype)
+        store_gradient(p, out, start, stop, at_row.y, slope[3], by, call.transform, call.scale, t, vtype)

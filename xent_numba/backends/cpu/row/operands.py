@@ -24,7 +24,7 @@ class Operands(NamedTuple):
 
     logits: Any  # (A, B, C)
     labels: Any  # (A·B,), or None for a distribution
-    q: Any  # (A, B, C) distribution, or None
+    distribution: Any  # (A, B, C), or None
     dense_weight: Any  # (C,) class weights in the arithmetic of the logits, for a dense target, or None
     weight: Any  # (C,) float64, for the class of the label, or (0,)
     sample_weight: Any  # (A·B,) or (0,)
@@ -33,17 +33,17 @@ class Operands(NamedTuple):
     rows: Any  # (A·B,) where the losses go, or (0,)
     grad: Any  # (A, B, C) where the gradient goes, or None
     ignored: Any  # labels in range that are ignored
-    label_weight: Any  # 1 − ε, or None for a distribution
+    confidence: Any  # 1 − ε, or None for a distribution
     dense: Any  # array of α, β and the Σ u of a row without a distribution; or None
-    f: Any  # Sign, Cap or None; an array before `operands_of`
-    s: Any  # |logit_scale|, or None for 1
-    z: float  # z-loss coefficient
+    transform: Any  # Sign, Softcap or None; an array before `operands_of`
+    scale: Any  # |logit_scale|, or None for 1
+    z_loss: float  # the coefficient of lse²
     grad_scale: float  # with the part of f' that is the same everywhere: logit_scale without a softcap
     streaming: bool  # whether the gradient goes past the caches
 
 
 @specialize
-def transform(f: Any) -> Any:
+def transform_of(f: Any) -> Any:
     """The transform of the logits from an array, as it comes through a parallel loop, which takes no tuples."""
     if isinstance(f, types.NoneType):
         return lambda f: None
@@ -57,7 +57,7 @@ def operands_of(fields: Any) -> Any:
     return Operands(
         c.logits,
         c.labels,
-        c.q,
+        c.distribution,
         c.dense_weight,
         c.weight,
         c.sample_weight,
@@ -66,11 +66,11 @@ def operands_of(fields: Any) -> Any:
         c.rows,
         c.grad,
         c.ignored,
-        c.label_weight,
+        c.confidence,
         c.dense,
-        transform(c.f),
-        c.s,
-        c.z,
+        transform_of(c.transform),
+        c.scale,
+        c.z_loss,
         c.grad_scale,
         c.streaming,
     )
@@ -83,7 +83,7 @@ def vtype_of(call: Any) -> Any:
     float64 where the logits or the distribution are, and with a softcap, of which float32 would take digits that a
     small loss has.
     """
-    return _compute_type(pointer(call.logits), pointer(call.q), call.f)
+    return _compute_type(pointer(call.logits), pointer(call.distribution), call.transform)
 
 
 @specialize
