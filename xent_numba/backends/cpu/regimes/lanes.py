@@ -23,6 +23,7 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
 )
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_buffer, write_rows
 from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor
+from xent_numba.backends.cpu.regimes.work_items import row_group
 from xent_numba.backends.cpu.row.operands import dense_target_of, row_pointer, vtype_of
 from xent_numba.backends.cpu.row.transform import apply_transform
 from xent_numba.backends.cpu.simd.cast import demote, promote
@@ -111,21 +112,15 @@ def _group(call: Any, lse: Any, grad: Any, staging: Any, carry: int, a: int, b: 
 
 
 @inline
-def lanes_rows(call: Any, start: int, stop: int) -> Any:
-    """Σ loss of the groups start … stop; a group is a vector of rows of one first index a."""
-    vtype = vtype_of(call)
-    lanes = lanes_of(vtype)
-    width = call.logits.shape[1]
-    per_a = (width + lanes - 1) // lanes
-    sum_of_losses = 0.0
-    staging, carry = staging_buffer(call.grad, vtype), 0
-    for g in range(start, stop):
-        a = g // per_a
-        b = (g - a * per_a) * lanes
-        rows = min(lanes, width - b)
-        found, carry = _group(call, call.lse, call.grad, staging, carry, a, b, rows, vtype)
-        if b + rows == width or g + 1 == stop:
-            carry = flush_carry(call.grad, staging, carry, a, b + rows, vtype)
-        store_losses(call.rows, a * width + b, rows, found)
-        sum_of_losses += reduce_add(found)
-    return sum_of_losses
+def lanes_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -> None:
+    """Compute the work items start … stop, in order, and add their losses to one partial sum per `group` of them."""
+    vtype = vtype_of(operands)
+    staging, carry = staging_buffer(operands.grad, vtype), 0
+    shape = operands.logits.shape
+    for item in range(start, stop):
+        a, b, rows = row_group(shape, item, lanes_of(vtype))
+        losses, carry = _group(operands, operands.lse, operands.grad, staging, carry, a, b, rows, vtype)
+        if b + rows == shape[1] or item + 1 == stop:
+            carry = flush_carry(operands.grad, staging, carry, a, b + rows, vtype)
+        store_losses(operands.rows, a * shape[1] + b, rows, losses)
+        partials[item // group] += reduce_add(losses)

@@ -73,7 +73,9 @@ def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
     at_row = _place(call, call.labels, i)
     p = row_pointer(call.logits, at_row.a, at_row.b)
     t = dense_target_of(call.dense, row_pointer(call.distribution, at_row.a, at_row.b), call.dense_weight)
-    row = segment(p, k * SEGMENT_CLASSES, min(n, (k + 1) * SEGMENT_CLASSES), at_row.y, call.transform, call.scale, t, None, vtype)
+    row = segment(
+        p, k * SEGMENT_CLASSES, min(n, (k + 1) * SEGMENT_CLASSES), at_row.y, call.transform, call.scale, t, None, vtype
+    )
     parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3] = row.row_max, row.sum_exp_others, row.target_gap, row.target_sum
 
 
