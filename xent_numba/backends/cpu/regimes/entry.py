@@ -21,8 +21,8 @@ from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 def _kernel_of(name: str, compute_rows: Any) -> Any:
     """The kernel of a regime, from the function that computes some of its work items.
 
-    `compute_rows(operands, start, stop, group, partials)` computes the work items start … stop in order and adds their
-    losses to partials[item // group].
+    `compute_rows(operands, start, stop, group, partials)` computes the work items start … stop, of which the first is
+    the first of a group, and leaves the sum of the losses of each group in partials[item // group], which is 0 before.
     """
 
     @inline

@@ -135,4 +135,4 @@ def gradient_scales(call: Any, lse: Any, end: Any, i: int, rows: int, vtype: Any
         end.row, end.label_weight, end.e_y, inverse, lse_of(lse, end.row, end.log_s, i, rows, call.scale), call.z_loss
     )
     k = end.scale * row_values(call.upstream, i, rows, vtype64) * splat(call.grad_scale, vtype64)
-    return by.of_p * k, demote(k, vtype), demote(by.at_target * k, vtype)
+    return by.p_factor * k, demote(k, vtype), demote(by.at_target * k, vtype)

@@ -113,14 +113,21 @@ def _group(call: Any, lse: Any, grad: Any, staging: Any, carry: int, a: int, b: 
 
 @inline
 def lanes_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -> None:
-    """Compute the work items start … stop, in order, and add their losses to one partial sum per `group` of them."""
+    """Compute the work items start … stop, in order, and store the sum of the losses of each group of them.
+
+    `start` is a multiple of `group`.
+    """
     vtype = vtype_of(operands)
+    lanes = lanes_of(vtype)
     staging, carry = staging_buffer(operands.grad, vtype), 0
     shape = operands.logits.shape
-    for item in range(start, stop):
-        a, b, rows = row_group(shape, item, lanes_of(vtype))
-        losses, carry = _group(operands, operands.lse, operands.grad, staging, carry, a, b, rows, vtype)
-        if b + rows == shape[1] or item + 1 == stop:
-            carry = flush_carry(operands.grad, staging, carry, a, b + rows, vtype)
-        store_losses(operands.rows, a * shape[1] + b, rows, losses)
-        partials[item // group] += reduce_add(losses)
+    for first in range(start, stop, group):
+        sum_of_losses = 0.0
+        for item in range(first, min(stop, first + group)):
+            a, b, rows = row_group(shape, item, lanes)
+            losses, carry = _group(operands, operands.lse, operands.grad, staging, carry, a, b, rows, vtype)
+            if b + rows == shape[1] or item + 1 == stop:
+                carry = flush_carry(operands.grad, staging, carry, a, b + rows, vtype)
+            store_losses(operands.rows, a * shape[1] + b, rows, losses)
+            sum_of_losses += reduce_add(losses)
+        partials[first // group] = sum_of_losses

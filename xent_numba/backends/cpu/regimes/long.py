@@ -209,7 +209,7 @@ def _next_gradient(
     c = row.row_max if row.row_max > -np.inf else 0.0
     value = value_at_target(y, extract_lane(by.at_target, 0), k, p, t, call.transform, vtype)
     store_scalar(job.progress, 0, 0)
-    slope = gradient_coefficients(c, extract_lane(by.of_p, 0) * k, k, call.scale, vtype)
+    slope = gradient_coefficients(c, extract_lane(by.p_factor, 0) * k, k, call.scale, vtype)
     return PendingGradient(p, out, n, y, value, slope, t, job.streaming, job.staging, job.progress)
 
 
@@ -240,9 +240,9 @@ def _gradient_from_saved(
         one_lane(dense_target_sum(n, t, known_target_sum(call.dense), vtype), vtype64),
     )
     e_y, inverse = target_exp(row, h, x_y, s, vtype), inverse_from_lse(row, lse, s)
-    of_p = extract_lane(gradient_factors(row, h, e_y, inverse, lse, z).of_p, 0) * k
+    p_factor = extract_lane(gradient_factors(row, h, e_y, inverse, lse, z).p_factor, 0) * k
     x = load_n(p, max(y, 0), 1, splat(0.0, vtype))  # before it is overwritten, if the gradient is made in place
-    slope = GradientCoefficients(Shift(splat(row_max, vtype), splat(0.0, vtype)), of_p, k, True)
+    slope = GradientCoefficients(Shift(splat(row_max, vtype), splat(0.0, vtype)), p_factor, k, True)
     sum_exp_others = gradient_from_lse(p, out, n, y, slope, f, s, t, call.streaming, vtype)
     row = RowStatistics(row.row_max, one_lane(sum_exp_others, vtype64), zero, row.target_sum)
     if y >= 0:

@@ -104,7 +104,7 @@ def _outcome(call: Any, i: int, parts: Any, slope: Any) -> Any:
     k = scale * value_or_one(call.upstream, i) * call.grad_scale
     by = row_gradient_factors(row, label_weight, x_y, call.scale, call.z_loss, vtype)
     slope[0] = row.row_max if row.row_max > -np.inf else 0.0
-    slope[1] = extract_lane(by.of_p, 0) * k
+    slope[1] = extract_lane(by.p_factor, 0) * k
     slope[2] = k
     slope[3] = value_at_target(at_row.y, extract_lane(by.at_target, 0), k, p, t, call.transform, vtype)
     return loss

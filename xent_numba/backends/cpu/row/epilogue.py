@@ -31,9 +31,9 @@ class RowStatistics(NamedTuple):
 
 
 class GradientFactors(NamedTuple):
-    """∂loss/∂z_j = of_p · exp(s (x_j − top)) − u_j, and at_target − u_y at the hard target's class."""
+    """∂loss/∂z_j = p_factor · exp(s (x_j − top)) − u_j, and at_target − u_y at the hard target's class."""
 
-    of_p: Any
+    p_factor: Any
     at_target: Any
 
 
