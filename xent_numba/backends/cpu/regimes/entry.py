@@ -14,7 +14,7 @@ from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.regimes.lanes import lanes_rows
 from xent_numba.backends.cpu.regimes.long import long_rows
 from xent_numba.backends.cpu.regimes.packed import packed_rows
-from xent_numba.backends.cpu.row.operands import operands_of
+from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
 
@@ -29,7 +29,7 @@ def _kernel_of(name: str, compute_rows: Any) -> Any:
     def compute_chunk(fields: Any, group: int, work_items: int, partials: Any, chunk: int, k: int) -> None:
         """Chunk k: its groups are k * chunk … (k + 1) * chunk."""
         step = chunk * group
-        compute_rows(operands_of(fields), k * step, min(work_items, (k + 1) * step), group, partials)
+        compute_rows(Operands(*fields), k * step, min(work_items, (k + 1) * step), group, partials)
 
     def run(fields: Any, group: int, work_items: int, partials: Any, chunk: int, loop: int) -> None:
         """Compute all work items; `loop` is a parallel loop of `runtime.threads`, or 0 to run serially.

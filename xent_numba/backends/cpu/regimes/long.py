@@ -36,6 +36,7 @@ from xent_numba.backends.cpu.row.operands import (
     is_ignored,
     known_target_sum,
     label,
+    label_weight_of,
     row_pointer,
     store_loss,
     value_or_one,
@@ -67,12 +68,6 @@ class LossBuffer(NamedTuple):
     x_y: Any
     label_weight: Any
     scale: Any  # the sample weight
-
-
-@optional
-def label_weight_of(confidence: Any, weight: Any, y: int) -> Any:
-    """(1 − ε) w_y; None for a distribution."""
-    return confidence * value_or_one(weight, max(y, 0))
 
 
 @optional

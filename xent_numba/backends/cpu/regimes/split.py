@@ -15,7 +15,6 @@ from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
 from xent_numba.backends.cpu.regimes.long import (
     buffer_row,
     buffered_losses,
-    label_weight_of,
     loss_buffer,
     row_gradient_factors,
     value_at_target,
@@ -30,9 +29,10 @@ from xent_numba.backends.cpu.regimes.long_stats import merge, segment
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import (
+    Operands,
     dense_target_of,
     label,
-    operands_of,
+    label_weight_of,
     row_pointer,
     store_loss,
     value_or_one,
@@ -67,7 +67,7 @@ def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
 
 @inline
 def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
-    call = operands_of(fields)
+    call = Operands(*fields)
     vtype = vtype_of(call)
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)
@@ -82,7 +82,7 @@ def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
 @kernel
 def split_outcome(fields: Any, i: int, parts: Any, slope: Any) -> Any:
     """The loss of row i from its parts; into `slope`: shift, factor of p, factor of u and the value at the target."""
-    return _outcome(operands_of(fields), i, parts, slope)
+    return _outcome(Operands(*fields), i, parts, slope)
 
 
 @inline
@@ -119,7 +119,7 @@ def split_gradient(fields: Any, i: int, slope: Any, segments: int, loop: int) ->
 @inline
 def _one_gradient(fields: Any, i: int, slope: Any, segments: int, k: int) -> None:
     k = segments - 1 - k
-    call = operands_of(fields)
+    call = Operands(*fields)
     vtype = vtype_of(call)
     n = call.logits.shape[2]
     at_row = _place(call, call.labels, i)
