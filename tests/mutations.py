@@ -163,18 +163,19 @@ def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Muta
 
 
 CPU = (
-    compiled("sign of the target in the loss", (FINISH, "(_gap(row.row_max, x_y, s)", "(_gap(x_y, row.row_max, s)")),
+    compiled("sign of the target in the loss",
+             (FINISH, "_scaled_gap(stats.row_max, x_y, scale)", "_scaled_gap(x_y, stats.row_max, scale)")),
     compiled(
         "sign of the target in the gradient",
-        (FINISH, "slope * e_y - label_weight * row.sum_exp_others", "slope * e_y + label_weight * row.sum_exp_others"),
+        (FINISH, "dense_factor * e_y - label_weight * stats", "dense_factor * e_y + label_weight * stats"),
     ),
     compiled("sign of a distribution in the gradient", (COLUMNS, "return g - k * dense", "return g + k * dense")),
     compiled("no subtraction of the maximum", (COLUMNS, "return maximum(even, odd)", "return splat(0.0, even)")),
-    compiled("no log1p", (FINISH, "q = select(x_y == row.row_max, row.sum_exp_others, q)", "pass")),
-    compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z, lse)", "splat(z, lse)")),
-    compiled("loss × 1.001", (FINISH, "return value + splat(z", "return splat(1.001, value) * value + splat(z")),
-    compiled("gradient × 1.001", (FINISH, "(label_weight + slope) * inverse",
-                                  "splat(1.001, slope) * (label_weight + slope) * inverse")),
+    compiled("no log1p", (FINISH, "others = select(x_y == stats.row_max, stats.sum_exp_others, others)", "pass")),
+    compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z_loss, lse)", "splat(z_loss, lse)")),
+    compiled("loss × 1.001", (FINISH, "return loss + splat(z", "return splat(1.001, loss) * loss + splat(z")),
+    compiled("gradient × 1.001", (FINISH, "(label_weight + dense_factor) * inverse",
+                                  "splat(1.001, inverse) * (label_weight + dense_factor) * inverse")),
     compiled("softmax × 1.001", (ROWWISE, "demote(by / total", "demote(splat(1.001, by) * by / total")),
     compiled("log_softmax × 1.001", (ROWWISE, "vtype) - row_max) - log_s)",
                                      "vtype) - row_max) - splat(1.001, log_s) * log_s)")),
