@@ -11,8 +11,7 @@ from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.lanes_tile import finite_or_zero, merge_lanes, tile_exponentials, tile_statistics
-from xent_numba.backends.cpu.regimes.long_stats import statistics
-from xent_numba.backends.cpu.regimes.softmax_long import write_log_softmax, write_logsumexp, write_softmax
+from xent_numba.backends.cpu.regimes.softmax_long import softmax_long_rows
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_buffer, write_rows
 from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor
 from xent_numba.backends.cpu.row.epilogue import log_of_sum
@@ -45,17 +44,8 @@ class SoftmaxOperands(NamedTuple):
 
 @inline
 def _long(fields: Any, group: int, work_items: int, k: int) -> None:
-    rows = SoftmaxOperands(*fields)
-    vtype = zero_vector(pointer(rows.logits))
-    width, n = rows.logits.shape[1:]
-    for i in range(k * group, min(work_items, (k + 1) * group)):
-        a = i // width
-        b = i - a * width
-        p = row_pointer(rows.logits, a, b)
-        row = statistics(p, n, -1, None, None, None, None, vtype)
-        write_softmax(rows, row_pointer(rows.softmax, a, b), p, n, row, vtype)
-        write_log_softmax(rows, row_pointer(rows.log_softmax, a, b), p, n, row, vtype)
-        write_logsumexp(rows.logsumexp, i, p, n, row, vtype)
+    """Group k of rows, one at a time."""
+    softmax_long_rows(SoftmaxOperands(*fields), k * group, min(work_items, (k + 1) * group))
 
 
 # ------------------------------------------------------------------------------------------------ wide groups
