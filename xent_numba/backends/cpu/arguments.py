@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent_numba.backends.cpu.compile.kernel import signature_key
-from xent_numba.backends.cpu.fallback import computes_in_float64, is_ordinary
+from xent_numba.backends.cpu.fallback import computes_in_float64
 from xent_numba.backends.cpu.plan import STREAM_BYTES
 from xent_numba.backends.cpu.row.target import DenseCoefficients
 from xent_numba.backends.cpu.row.transform import Sign, Softcap
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
 
+Arguments = tuple[Any, tuple[Any, ...]]  # a signature key, and the fields of `Operands`
 _NATIVE = "df"  # the floats that Numba has
 _EMPTY = np.empty(0)
 _NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
@@ -40,25 +41,8 @@ def flat(array: Array | None) -> Array:
     return _EMPTY if array is None else array.ravel()
 
 
-def kernel_arguments(
-    problem: Problem,
-    rows: Array | None,
-    grad: Array | None,
-    lse: Array | None = None,
-    upstream: Float64s | None = None,
-) -> tuple[Any, tuple[Any, ...]]:
-    """The signature key of a call, and the fields of its `Operands`.
-
-    The fields are a plain tuple: passing a named tuple to compiled code takes four times as long.
-    """
-    if lse is None and upstream is None and is_ordinary(problem):
-        return _plain_arguments(problem, rows, grad)
-    fields = _all_arguments(problem, rows, grad, lse, upstream)
-    return signature_key(fields), fields
-
-
-def _plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> tuple[Any, tuple[Any, ...]]:
-    """The same as `_all_arguments` where no option is in use, at a fraction of the cost."""
+def plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> Arguments:
+    """The same as `kernel_arguments` for a problem that `is_ordinary`, at a fraction of the cost."""
     logits, labels = problem.logits, problem.labels
     key = logits.dtype, labels.dtype, grad is None  # type: ignore[union-attr]
     return key, (
@@ -69,15 +53,22 @@ def _plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -
     )  # fmt: skip
 
 
-def _all_arguments(
-    problem: Problem, rows: Array | None, grad: Array | None, lse: Array | None, upstream: Float64s | None
-) -> tuple[Any, ...]:
-    """The fields of the `Operands` of any problem."""
+def kernel_arguments(
+    problem: Problem,
+    rows: Array | None,
+    grad: Array | None,
+    lse: Array | None = None,
+    upstream: Float64s | None = None,
+) -> Arguments:
+    """The signature key of a call, and the fields of its `Operands`.
+
+    The fields are a plain tuple: passing a named tuple to compiled code takes four times as long.
+    """
     classes = problem.logits.shape[2]
     confidence, dense, dense_weight = _target(problem, classes)
     transform, scale = _transform(problem)
     ignored_classes = [y for y in problem.ignore if 0 <= y < classes]
-    return (
+    fields = (
         native(problem.logits),
         None if problem.labels is None else flat(problem.labels),
         None if problem.distribution is None else native(problem.distribution),
@@ -97,6 +88,7 @@ def _all_arguments(
         problem.grad_scale * (problem.logit_scale if problem.softcap is None else 1.0),
         grad is not None and grad.nbytes >= STREAM_BYTES,
     )
+    return signature_key(fields), fields
 
 
 def _transform(problem: Problem) -> tuple[Sign | Softcap | None, float | None]:
