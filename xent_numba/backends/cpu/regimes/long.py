@@ -140,7 +140,7 @@ def _compute_row(operands: Any, lse: Any, i: int, k: int, buffer: Any, pending: 
     The pending gradient of the row before is completed.  With a saved log-sum-exp, `lse`, the gradient is written at
     once, and there is no loss.
     """
-    a, b, _ = row_group(operands.logits.shape, i, 1)
+    a, b, _, _ = row_group(operands.logits.shape, i, 1)
     row, out = row_input(operands, a, b), row_pointer(operands.grad, a, b)
     label_weight = label_weight_of(operands.confidence, operands.weight, row.y)
     if is_ignored(operands.labels, row.y):

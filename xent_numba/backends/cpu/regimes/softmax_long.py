@@ -128,7 +128,7 @@ def softmax_long_rows(operands: Any, start: int, stop: int) -> None:
     """Compute what `SoftmaxOperands` ask for, for the rows start … stop."""
     vtype = zero_vector(pointer(operands.logits))
     for i in range(start, stop):
-        a, b, _ = row_group(operands.logits.shape, i, 1)
+        a, b, _, _ = row_group(operands.logits.shape, i, 1)
         row = RowInput(row_pointer(operands.logits, a, b), operands.logits.shape[2], -1, None, None, None)
         stats = statistics(row, None, vtype)
         _write_softmax(row_pointer(operands.softmax, a, b), row, stats, operands.streaming, vtype)

@@ -13,18 +13,19 @@ from xent_numba.backends.cpu.compile.inline import inline
 
 
 class RowGroup(NamedTuple):
-    """The rows (a, b) … (a, b + rows − 1)."""
+    """The rows (a, b) … (a, b + rows − 1) of a work item."""
 
     a: int
     b: int
     rows: int
+    first_row: int  # index of the first one in arrays of one value per row, (A·B,)
 
 
 @inline
-def row_group(shape: Any, item: int, lanes: int) -> Any:
-    """The rows of work item `item`, for arrays of shape (A, B, C) and work items of up to `lanes` rows."""
+def row_group(shape: Any, index: int, lanes: int) -> Any:
+    """The work item with this index, for arrays of shape (A, B, C) and work items of up to `lanes` rows."""
     width = shape[1]
     items_per_a = (width + lanes - 1) // lanes
-    a = item // items_per_a
-    b = (item - a * items_per_a) * lanes
-    return RowGroup(a, b, min(lanes, width - b))
+    a = index // items_per_a
+    b = (index - a * items_per_a) * lanes
+    return RowGroup(a, b, min(lanes, width - b), a * width + b)
