@@ -20,6 +20,7 @@ tile_load        tiles: rows transposed into lanes, and back
 lanes_tile       statistics and gradient of a tile
 group_epilogue   from the statistics of a vector of rows to losses and gradient factors; packed uses it too
 packed           a vector of rows, each along its classes
+packed_load      their copies in a tile, and prefetching
 packed_row       the statistics and gradient of one of them
 staging          full cache lines for non-temporal stores
 softmax          softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
