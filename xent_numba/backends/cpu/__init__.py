@@ -1,17 +1,23 @@
 """The cpu backend: Numba kernels, explicitly vectorised, over all rows in parallel.
 
-backend, arguments    the entry points; from a problem to the arguments of a kernel
-threads, cache        when threads may be used; how compiled code is kept
-kernel, parallel      what Python calls; the one parallel loop
-drivers, labels       the loops over rows and over labels
-long, split           rows of a call one at a time; one huge row by all threads
-statistics, gradient  one pass over a long row, and its gradient
-batch, along          a vector of rows of middling length at a time, each along its lanes
-wide, columns, tiles  a vector of short rows at a time, one row a lane; rows whose classes are apart, too
-group, stage          what batch and wide have in common: the end of a row, and how rows leave for memory
-probabilities         softmax and its logarithms, from the same passes; long_probabilities of one row
-call, terms, finish   what each part of a call and each option means to a kernel; from statistics to a loss
-vmath, shifted        exp, log1p and tanh of vectors; exp of a difference without its rounding; avx512: another exp
-simd, lanes, ...      vectors as values; conversions, memory, storage and transposition are what else they do
-pieces                functions that exist only to be inlined into kernels
+From the bottom up, each folder using only those before it:
+
+compile/     what Numba is told: functions to be inlined into kernels, kernels, the compile cache
+simd/        vectors as values: arithmetic, loads and stores, conversions, exp and log
+runtime/     the one parallel loop, and when threads may be used
+row/         the mathematics of one row: transform, target, statistics, loss, factors of the gradient
+regimes/     the loops over rows, one for each kind of shape
+
+plan         which regime computes a call, and every threshold
+fallback     which calls and rows the reference backend computes instead, and the limits of the kernels
+arguments    from a `Problem` to the arguments of a kernel
+backend      the methods of the backend
+
+A call of `cross_entropy` goes from `backend` through `fallback` (are all numbers in range?), `arguments` (the fields of
+`row.operands.Operands`) and `plan` (a `Plan`) to a kernel of `regimes.entry`.  That shares out chunks of rows by
+`runtime.parallel_for`; the regime computes each chunk with `row` and `simd`, and leaves one partial sum of losses per
+group of rows, which go back to the caller.
+
+To add a dtype of logits: give Numba a type for it in `arguments.native`, teach `simd.storage` to load and store it, and
+say in `arguments` and `fallback` whether it computes in float32 or float64.
 """

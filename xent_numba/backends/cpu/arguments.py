@@ -1,4 +1,4 @@
-"""From a `Problem` to the arguments of a kernel, in dtypes that Numba has."""
+"""From a `Problem` to the arguments of a loss kernel, in dtypes that Numba has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from xent_numba.backends.cpu.compile.kernel import signature_key
 from xent_numba.backends.cpu.fallback import computes_in_float64
 from xent_numba.backends.cpu.plan import STREAM_BYTES
+from xent_numba.backends.cpu.row.target import DenseCoefficients
+from xent_numba.backends.cpu.row.transform import Sign, Softcap
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
 
+Arguments = tuple[Any, tuple[Any, ...]]  # a signature key, and the fields of `Operands`
 _NATIVE = "df"  # the floats that Numba has
 _EMPTY = np.empty(0)
 _NO_ROWS = {np.float64: np.empty(0, np.float64), np.float32: np.empty(0, np.float32)}
@@ -26,20 +29,20 @@ _NO_LABELS = np.empty(0, np.int64)
 
 
 def native(array: Array) -> Array:
-    """The array in a dtype that Numba has: 16-bit floats as tagged integers."""
+    """The same memory in a dtype that Numba has: uint16 stands for float16, int16 for bfloat16."""
     char = array.dtype.char
     if char in _NATIVE:
         return array
-    return array.view(np.uint16 if char == "e" else np.int16)  # the character of bfloat16 is its library's choice
+    return array.view(np.uint16 if char == "e" else np.int16)  # bfloat16 has no fixed character
 
 
 def flat(array: Array | None) -> Array:
-    """A per-row array (A, B) as (A·B,), contiguous, so copied where it is a column, say; (0,) for None."""
+    """A per-row array (A, B) as a contiguous (A·B,) array, copied only if need be; an array (0,) for None."""
     return _EMPTY if array is None else array.ravel()
 
 
-def plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> tuple[Any, tuple[Any, ...]]:
-    """The same as `kernel_arguments` where no option is on (`is_ordinary`), at a fraction of the cost."""
+def plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> Arguments:
+    """The same as `kernel_arguments` for a problem that `is_ordinary`, at a fraction of the cost."""
     logits, labels = problem.logits, problem.labels
     key = logits.dtype, labels.dtype, grad is None  # type: ignore[union-attr]
     return key, (
@@ -56,20 +59,15 @@ def kernel_arguments(
     grad: Array | None,
     lse: Array | None = None,
     upstream: Float64s | None = None,
-) -> tuple[Any, tuple[Any, ...]]:
-    """The signature key of a call, and the fields of its `Operands` as a plain tuple: a named one costs four times
-    as much to pass.
+) -> Arguments:
+    """The signature key of a call, and the fields of its `Operands`.
+
+    The fields are a plain tuple: passing a named tuple to compiled code takes four times as long.
     """
     classes = problem.logits.shape[2]
-    hard, dense, dense_weight = _target(problem, classes)
-    scale, cap = problem.logit_scale, problem.softcap
-    f: Any = None
-    s = None
-    if cap is not None:
-        f = np.array([[scale, cap]])
-    elif scale != 1.0:
-        f, s = np.array([-1.0 if scale < 0.0 else 1.0]), abs(scale)
-    in_range = [y for y in problem.ignore if 0 <= y < classes]
+    confidence, dense, dense_weight = _target(problem, classes)
+    transform, scale = _transform(problem)
+    ignored_classes = [y for y in problem.ignore if 0 <= y < classes]
     fields = (
         native(problem.logits),
         None if problem.labels is None else flat(problem.labels),
@@ -81,26 +79,36 @@ def kernel_arguments(
         None if lse is None else flat(lse),
         _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
         None if grad is None else native(grad),
-        np.array(in_range, np.int64) if in_range else _NO_LABELS,
-        hard,
+        np.array(ignored_classes, np.int64) if ignored_classes else _NO_LABELS,
+        confidence,
         dense,
-        f,
-        s,
+        transform,
+        scale,
         problem.z_coefficient,
-        problem.grad_scale * (scale if cap is None else 1.0),
+        problem.grad_scale * (problem.logit_scale if problem.softcap is None else 1.0),
         grad is not None and grad.nbytes >= STREAM_BYTES,
     )
     return signature_key(fields), fields
 
 
-def _target(problem: Problem, classes: int) -> tuple[float | None, Array | None, Array | None]:
-    """(hard, dense, weights of the dense part): the effective target as `terms` describes it."""
+def _transform(problem: Problem) -> tuple[Sign | Softcap | None, float | None]:
+    """The fields `transform` and `scale` of the `Operands`."""
+    scale, cap = problem.logit_scale, problem.softcap
+    if cap is not None:
+        return Softcap(scale, cap), None
+    if scale == 1.0:
+        return None, None
+    return Sign(-1.0 if scale < 0.0 else 1.0), abs(scale)
+
+
+def _target(problem: Problem, classes: int) -> tuple[float | None, DenseCoefficients | None, Array | None]:
+    """The fields `confidence`, `dense` and `dense_weight`: the effective target as `row.target` describes it."""
     epsilon, w = problem.label_smoothing, problem.weight
     beta = epsilon / classes
     if problem.labels is not None and (epsilon == 0.0 or classes == 1):  # one class: (1 − ε) w + ε w, exactly
         return 1.0, None, None
     weight = None if w is None else w.astype(np.float64 if computes_in_float64(problem) else np.float32)
     if problem.labels is None:
-        return None, np.array([1.0 - epsilon, beta, 0.0]), weight
-    mass = beta * (classes if w is None else float(w.sum()))
-    return 1.0 - epsilon, np.array([0.0, beta, mass]), weight
+        return None, DenseCoefficients(1.0 - epsilon, beta, 0.0), weight
+    target_sum = beta * (classes if w is None else float(w.sum()))
+    return 1.0 - epsilon, DenseCoefficients(0.0, beta, target_sum), weight

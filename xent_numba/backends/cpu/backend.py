@@ -1,4 +1,4 @@
-"""The entry points of the cpu backend: from a `Problem` to one call of a driver."""
+"""The entry points of the cpu backend: from a `Problem` to the call of a kernel."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu.arguments import flat, kernel_arguments, native, plain_arguments
+from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
 from xent_numba.backends.cpu.compile.numba_private import VERSIONS, host_cpu_features, host_cpu_name
-from xent_numba.backends.cpu.fallback import computes_in_float64, fits, gradient_apart, is_ordinary
-from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, PACKED_CLASSES, STREAM_BYTES, plan
+from xent_numba.backends.cpu.fallback import (
+    computes_in_float64,
+    is_ordinary,
+    options_in_range,
+    reference_gradient,
+)
+from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, STREAM_BYTES, plan
 from xent_numba.backends.cpu.regimes import entry, labels, softmax, split
 from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime import threads
@@ -29,11 +34,10 @@ if TYPE_CHECKING:
 ROWS = Operands._fields.index("rows")
 _KERNELS = {"long": entry.run_long, "split": entry.run_long, "packed": entry.run_packed, "lanes": entry.run_lanes}
 _ROWWISE_KERNELS = {"long": softmax.softmax_long, "lanes": softmax.softmax_lanes}
-Arguments = tuple[Any, tuple[Any, ...]]  # a signature key, and the fields of `Operands`
 
 
 class Cpu:
-    """Numba on the processor."""
+    """Kernels that Numba compiles for the processor; the methods are those of `Backend`."""
 
     name = "cpu"
 
@@ -57,16 +61,18 @@ class Cpu:
     def explain(self, logits: Array, distribution: Array | None, grad: Array | None) -> dict[str, object]:
         """The plan of a call without further options."""
         float64 = "d" in {x.dtype.char for x in (logits, distribution) if x is not None}
-        contiguous = _contiguous(logits, distribution, grad)
-        chosen = plan(logits.shape, contiguous, float64, may_pack=distribution is None)
-        streams = grad is not None and grad.nbytes >= STREAM_BYTES
-        return {
+        chosen = plan(logits.shape, _contiguous(logits, distribution, grad), float64, distribution is None)
+        found: dict[str, object] = {
             "regime": chosen.regime,
             "why": chosen.why,
-            "work items": f"{chosen.work_items}, in groups of {chosen.group}",
+            "work items": f"{chosen.work_items}, summed in groups of {chosen.group}",
             "threads": threads.available() if chosen.parallel else 1,
-            "gradient": "past the caches" if streams else "through the caches",
         }
+        if grad is not None:
+            found["gradient"] = (
+                "written past the caches" if grad.nbytes >= STREAM_BYTES else "written through the caches"
+            )
+        return found
 
     def scan_labels(
         self,
@@ -90,8 +96,7 @@ class Cpu:
                 return found
         groups = -(-y.size // LABEL_GROUP)
         counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
-        unlike = np.array(ignore, np.int64)
-        args = (y, n_classes, unlike, flat(weight), flat(sample_weight), counts, sums)
+        args = (y, n_classes, np.array(ignore, np.int64), flat(weight), flat(sample_weight), counts, sums)
         labels.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > 4))
         if counts.min() < 0:
             return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
@@ -103,12 +108,12 @@ class Cpu:
         if is_ordinary(problem):
             partials = _run(problem, plain_arguments(problem, rows, grad), grad)
             return partials if rows is None else None
-        if not fits(problem):
+        if not options_in_range(problem):
             return REFERENCE.cross_entropy(problem, rows, grad)
-        apart = None if grad is None else gradient_apart(problem)
+        exceptions = None if grad is None else reference_gradient(problem)
         partials = _run(problem, kernel_arguments(problem, rows, grad), grad)
-        if grad is not None and apart is not None:
-            grad[apart.rows] = apart.grad
+        if grad is not None and exceptions is not None:
+            grad[exceptions.rows] = exceptions.grad
         return partials if rows is None else None
 
     def cross_entropy_grad(
@@ -118,13 +123,13 @@ class Cpu:
         if lse is None and grad_output is None:
             self.cross_entropy(problem, None, grad)  # the same kernels: next to the gradient, the loss costs nothing
             return
-        if not fits(problem):
+        if not options_in_range(problem):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
             return
-        apart = gradient_apart(problem, lse, grad_output)
+        exceptions = reference_gradient(problem, lse, grad_output)  # first, as `grad` may overwrite the logits
         _run(problem, kernel_arguments(problem, None, grad, lse, grad_output), grad, may_split=lse is None)
-        if apart is not None:
-            grad[apart.rows] = apart.grad
+        if exceptions is not None:
+            grad[exceptions.rows] = exceptions.grad
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
@@ -145,26 +150,27 @@ class Cpu:
 
 
 def _first_bad(labels_: Array, group: int, n_classes: int, ignore: tuple[int, ...]) -> int:
+    """The index of the first label of a group that is neither a class nor ignored; there is one."""
     start = group * LABEL_GROUP
     y = labels_[start : start + LABEL_GROUP]
     bad = ((y < 0) | (y >= n_classes)) & ~np.isin(y, ignore)
     return start + int(np.argmax(bad))
 
 
-def _contiguous(*arrays: Array | None) -> bool:
-    """Whether the classes of each row lie side by side in all of these."""
-    for x in arrays:  # noqa: SIM110 - a generator would cost more than the look itself
-        if x is not None and x.strides[2] != x.itemsize:
-            return False
-    return True
+def _contiguous(logits: Array, q: Array | None = None, grad: Array | None = None) -> bool:
+    """Whether the classes of each row lie side by side in all of these (A, B, C) arrays."""
+    return (
+        logits.strides[2] == logits.itemsize
+        and (grad is None or grad.strides[2] == grad.itemsize)
+        and (q is None or q.strides[2] == q.itemsize)
+    )
 
 
 def _run(problem: Problem, arguments: Arguments, grad: Array | None, *, may_split: bool = True) -> Float64s:
-    """Run the kernel of the plan; the partial sums of the losses come back."""
+    """Run the kernel of a loss by its plan; return the partial sums of the losses."""
     logits, n_threads = problem.logits, problem.n_threads
     q = problem.distribution
-    contiguous = logits.shape[2] < PACKED_CLASSES or _contiguous(logits, q, grad)  # no matter to short rows
-    chosen = plan(logits.shape, contiguous, computes_in_float64(problem), q is None, may_split)
+    chosen = plan(logits.shape, _contiguous(logits, q, grad), computes_in_float64(problem), q is None, may_split)
     key, fields = arguments
     group, work_items = chosen.group, chosen.work_items
     partials = np.zeros(-(-work_items // group))
@@ -183,7 +189,7 @@ def _run(problem: Problem, arguments: Arguments, grad: Array | None, *, may_spli
 
 
 def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, grad: Array | None, loop: int) -> float:
-    """One row, its segments in parallel."""
+    """Compute row i, its segments in parallel; return its loss."""
     key, fields = arguments
     labels_ = problem.labels
     if labels_ is not None:
@@ -194,19 +200,18 @@ def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, gr
             if grad is not None:
                 grad[divmod(i, grad.shape[1])] = 0
             return 0.0
-    parts, slope = np.empty((segments, 4)), np.empty(4)
+    parts, scalars = np.empty((segments, 4)), np.empty(4)
     split.split_statistics(key, fields, i, parts, loop)
-    loss = split.split_outcome(key, fields, i, parts, slope)
+    loss = split.split_outcome(key, fields, i, parts, scalars)
     if grad is not None:
-        split.split_gradient(key, fields, i, slope, segments, loop)
+        split.split_gradient(key, fields, i, scalars, segments, loop)
     return float(loss)
 
 
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
-    """Run the kernel of the plan for a softmax and its kin."""
+    """Run the kernel of a softmax, log_softmax or logsumexp by its plan; `fields` are `SoftmaxOperands`."""
     float64 = logits.dtype.char == "d"
-    contiguous = logits.shape[2] < PACKED_CLASSES or _contiguous(logits, out)
-    chosen = plan(logits.shape, contiguous, float64, False, False)
+    chosen = plan(logits.shape, _contiguous(logits, out), float64, False, False)
     kernel = _ROWWISE_KERNELS[chosen.regime]
     groups = -(-chosen.work_items // chosen.group)
     loop = threads.parallel_loop(n_threads, chosen.parallel)

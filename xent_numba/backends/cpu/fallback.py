@@ -1,7 +1,7 @@
-"""What the kernels cannot hold in their arithmetic, and the reference computes instead: whole calls, or single rows.
+"""What the kernels leave to the reference backend: calls, or single rows, whose numbers their arithmetic cannot hold.
 
-Such calls are rare: a weight of 1e-40 next to float32 logits, a mean over 1e25 rows.  What is left to the reference
-depends on nothing but the options and the row itself, so the bits of a row never depend on its neighbours.
+Such calls are rare: a weight of 1e-40 next to float32 logits, a mean over 1e25 rows.  Whether the reference computes a
+row depends on nothing but the options and the row itself, so the bits of a row never depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -22,39 +22,41 @@ if TYPE_CHECKING:
 
 
 class Limits(NamedTuple):
-    """The open ranges that the kernels hold, by their arithmetic."""
+    """The values that the kernels can compute with: open ranges, for one type of arithmetic."""
 
     logit_scale: tuple[float, float]  # |logit_scale|; of logit_scale / softcap in float64, which a softcap implies
     weight: tuple[float, float]  # class weights other than 0
-    gradient: tuple[float, float]  # the factor of a row's gradient, all scales and weights multiplied
-    lse: float  # |saved lse| next to a logit_scale: beyond, its last digit is more than 1 / 8
+    gradient: tuple[float, float]  # what multiplies the gradient of a row: the product of all scales and weights
+    lse: float  # |lse| as saved, next to a logit_scale; beyond this, its last digit is worth more than 1 / 8
 
 
-FLOAT32 = Limits((1e-37, 1e37), (1e-30, 1e30), (1e-22, 1e30), 1e6)  # 2^32 less than 1e-22 is still a normal number
+FLOAT32 = Limits(
+    (1e-37, 1e37), (1e-30, 1e30), (1e-22, 1e30), 1e6
+)  # a gradient 2^32 times smaller than 1e-22 is still a normal number
 FLOAT64 = Limits((1e-300, 1e300), (0.0, math.inf), (1e-270, 1e270), 1e14)
 
 
-class Apart(NamedTuple):
-    """Rows whose gradient the reference computed."""
+class ReferenceGradient(NamedTuple):
+    """Rows whose gradient the reference has computed."""
 
     rows: tuple[Array, ...]  # indices into (A, B)
     grad: Array  # (R, C)
 
 
 def computes_in_float64(problem: Problem) -> bool:
-    """Whether the arithmetic of the kernels is float64: for float64 logits or distributions, and for a softcap."""
+    """Whether the kernels compute in float64: for float64 logits, a float64 distribution, or a softcap."""
     q = problem.distribution
     return problem.logits.dtype.char == "d" or problem.softcap is not None or (q is not None and q.dtype.char == "d")
 
 
 def is_ordinary(problem: Problem) -> bool:
-    """Whether a problem has no option that could be out of range, and its one factor is not."""
+    """Whether a problem has no option that could be out of range, and its scale of the gradient is in range."""
     low, high = FLOAT32.gradient
     return problem.is_plain and low < problem.grad_scale < high
 
 
-def fits(problem: Problem) -> bool:
-    """Whether the kernels can hold the options that all rows have in common."""
+def options_in_range(problem: Problem) -> bool:
+    """Whether the kernels can compute with the options that all rows have in common."""
     limits = FLOAT64 if computes_in_float64(problem) else FLOAT32
     scale, cap = abs(problem.logit_scale), problem.softcap
     low, high = limits.logit_scale
@@ -62,44 +64,50 @@ def fits(problem: Problem) -> bool:
         return False
     if problem.labels is None and problem.logits.shape[2] == 1:
         return False  # a distribution over one class, where p is 1 exactly
-    smallest, largest = _range(problem.weight)
+    smallest, largest = _weight_range(problem.weight)
     return limits.weight[0] < smallest and largest < limits.weight[1]
 
 
-def gradient_apart(problem: Problem, lse: Array | None = None, upstream: Array | None = None) -> Apart | None:
+def reference_gradient(
+    problem: Problem, lse: Array | None = None, upstream: Array | None = None
+) -> ReferenceGradient | None:
     """The gradient of the rows that are out of range, by the reference; None where there are none, nearly always."""
-    rows = _out_of_range(problem, lse, upstream)
+    rows = _rows_out_of_range(problem, lse, upstream)
     if rows is None:
         return None
     part = _select(problem, rows)
     grad = np.empty_like(part.logits)
     REFERENCE.cross_entropy_grad(part, grad, _rows_of(lse, rows), _rows_of(upstream, rows))
-    return Apart(rows, grad[0])
+    return ReferenceGradient(rows, grad[0])
 
 
-def _range(weight: Array | None) -> tuple[float, float]:
-    """The smallest weight that is not 0, and 1 at most; and the largest."""
+def _weight_range(weight: Array | None) -> tuple[float, float]:
+    """The smallest class weight that is not 0, at most 1; and the largest."""
     if weight is None:
         return 1.0, 1.0
     return float(weight.min(where=weight > 0.0, initial=1.0)), float(weight.max())
 
 
-def _out_of_range(problem: Problem, lse: Array | None, upstream: Array | None) -> tuple[Array, ...] | None:
-    """The indices of rows whose factors, or saved lse, are too far from 1."""
+def _rows_out_of_range(problem: Problem, lse: Array | None, upstream: Array | None) -> tuple[Array, ...] | None:
+    """The indices of the rows whose gradient has a factor, or whose saved lse is, out of range; None for none."""
     scale, limits = abs(problem.logit_scale), FLOAT64 if computes_in_float64(problem) else FLOAT32
     least, most = limits.gradient
-    low, high = _range(problem.weight)
-    factors = given = np.full((1, 1), scale * abs(problem.grad_scale))
-    per_row = [one for one in (problem.sample_weight, upstream) if one is not None]
+    smallest_weight, largest_weight = _weight_range(problem.weight)
+    factors = nonzero = np.full((1, 1), scale * abs(problem.grad_scale))
+    per_row = [values for values in (problem.sample_weight, upstream) if values is not None]
     with np.errstate(all="ignore"):
-        sizes = [(float(one.min()), float(one.max())) for one in per_row]
-        small, large = (math.prod((ends[k] for ends in sizes), start=factors[0, 0]) for k in (0, 1))
-        usual = all(ends[0] > 0.0 for ends in sizes) and small * low >= least and large * high <= most
-        if usual and (lse is None or (scale == 1.0 and problem.z_coefficient == 0.0)):
+        ranges = [(float(values.min()), float(values.max())) for values in per_row]
+        smallest, largest = (math.prod((ends[k] for ends in ranges), start=factors[0, 0]) for k in (0, 1))
+        all_positive = all(ends[0] > 0.0 for ends in ranges)
+        in_range = all_positive and smallest * smallest_weight >= least and largest * largest_weight <= most
+        if in_range and (lse is None or (scale == 1.0 and problem.z_coefficient == 0.0)):
             return None
-        for one in per_row:
-            factors, given = factors * np.abs(one), (given != 0.0) & (one != 0.0)  # not 0 by underflow
-        rows = ((factors * low < least) | (factors * high > most)) & (given != 0.0)
+        for values in per_row:
+            factors, nonzero = (
+                factors * np.abs(values),
+                (nonzero != 0.0) & (values != 0.0),
+            )  # by value, not by underflow
+        rows = ((factors * smallest_weight < least) | (factors * largest_weight > most)) & (nonzero != 0.0)
         if lse is not None and problem.z_coefficient != 0.0:
             rows = rows | (np.isfinite(lse) & (factors * np.abs(2.0 * problem.z_coefficient * lse) > most))
         if lse is not None and scale != 1.0:
@@ -110,7 +118,7 @@ def _out_of_range(problem: Problem, lse: Array | None, upstream: Array | None) -
 
 
 def _select(problem: Problem, rows: tuple[Array, ...]) -> Problem:
-    """The same problem, of some of its rows."""
+    """A problem of some of the rows, as one of logits (1, R, C)."""
     q = problem.distribution
     return problem._replace(
         logits=problem.logits[rows][None],
@@ -121,5 +129,5 @@ def _select(problem: Problem, rows: tuple[Array, ...]) -> Problem:
 
 
 def _rows_of(values: Array | None, rows: tuple[Array, ...]) -> Array | None:
-    """Some rows of (A, B) values, as (1, R)."""
+    """Some of the per-row values (A, B), as (1, R); None for None."""
     return None if values is None else values[rows][None]

@@ -1,4 +1,4 @@
-"""Which kernel computes a call, how its rows are shared out, and why.  Every threshold of the backend stands here.
+"""Which regime computes a call, how its rows are shared among threads, and why.  All thresholds of the backend.
 
     regime   rows                                                       kernel
     long     more than TILE_CLASSES side by side                        one row at a time, along its classes
@@ -6,8 +6,8 @@
     packed   PACKED_CLASSES to TILE_CLASSES side by side, float32       a vector of rows, each along its classes
     lanes    few classes, or classes that are apart in memory           a vector of rows, one row in each lane
 
-A work item is a row of `long`, or a vector of rows of `packed` and `lanes`.  Items are summed in groups of a fixed
-size, one partial sum each, so the bits of a result do not depend on the number of threads.
+A work item is one row in `long` and `split`, and a vector of rows in `packed` and `lanes`.  The losses of the work
+items are summed in groups of a fixed size, so the bits of a result do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import NamedTuple
 CACHE_LINE = 64  # bytes, and the size of a vector
 TILE_CLASSES = 256  # classes that a tile holds; longer rows whose classes lie side by side are read in place
 PACKED_CLASSES = 32  # fewer classes would leave most lanes of a row's last vector empty
-SPLIT_ROWS = 16  # fewer long rows than this are not shared among the threads as they are, but segment by segment
+SPLIT_ROWS = 16  # fewer very long rows than this are computed by all threads together, segment by segment
 SEGMENT_CLASSES = 1 << 16  # classes of a long row whose statistics are merged with those of the next segment
-SERIAL_LOGITS = 1 << 15  # below, waking the threads costs more than it brings
+SERIAL_LOGITS = 1 << 15  # below this, waking the threads costs more time than they save
 GROUP_LOGITS = 1 << 15  # logits that one partial sum stands for, at least one work item
 STREAM_BYTES = 1 << 24  # results from this size on are written past the caches
 LABEL_GROUP = 1 << 14  # labels that are counted, and whose weights are summed, together
@@ -28,13 +28,13 @@ FEW_LABELS = 4  # labels that Python counts as quickly as machine code would, wi
 
 
 class Plan(NamedTuple):
-    """One decision."""
+    """How one call is computed."""
 
     regime: str  # "long", "split", "packed" or "lanes"
     why: str
     work_items: int
     group: int  # work items that one partial sum stands for
-    segments: int  # of a row, where the regime is "split"
+    segments: int  # of each row where the regime is "split", else 1
     parallel: bool  # whether the call is large enough for several threads
 
 
@@ -46,15 +46,15 @@ _APART = "the classes of a row are apart in memory: a vector of rows, one row in
 _EXACT = f"{PACKED_CLASSES} to {TILE_CLASSES} classes summed without crossing lanes: one row in each lane"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # a small call spends a quarter of its time here otherwise
 def plan(
     shape: tuple[int, ...], contiguous: bool, float64: bool, may_pack: bool = True, may_split: bool = True
 ) -> Plan:
-    """Choose for logits of shape (A, B, C).
+    """The plan of a call with logits of shape (A, B, C).
 
-    `contiguous`: the classes of a row lie side by side, in the logits and in every array of their shape.  `float64`:
-    the arithmetic is float64.  `may_pack`, `may_split`: whether those regimes exist for what is asked for: a
-    distribution, a softmax and its kin are not packed; a saved log-sum-exp is not split.
+    `contiguous`: the classes of a row lie side by side, in the logits and in every other array of their shape.
+    `float64`: the arithmetic is float64.  `may_pack`, `may_split`: whether these regimes can compute the call; packed
+    does not support distributions and softmax, split does not support a saved log-sum-exp and softmax.
     """
     a, b, classes = shape
     large = a * b * classes >= SERIAL_LOGITS

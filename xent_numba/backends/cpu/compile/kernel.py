@@ -76,7 +76,7 @@ def kernel(function: Any = None, **options: Any) -> Any:
 def signature_key(value: Any) -> Any:
     """A hashable key for the type of an argument, or for the types in a tuple of arguments."""
     if isinstance(value, tuple):
-        return tuple(signature_key(part) for part in value)
+        return type(value), *(signature_key(part) for part in value)
     if isinstance(value, np.ndarray):
         return value.dtype.char, value.ndim, value.ndim == 3 or value.flags.c_contiguous
     return type(value)
@@ -84,7 +84,7 @@ def signature_key(value: Any) -> Any:
 
 def _type_of(value: Any) -> Any:
     """The Numba type of an argument: arrays are writable, and those of three dimensions have any strides."""
-    if isinstance(value, tuple):
+    if type(value) is tuple:  # a named tuple, of numbers only, keeps its class
         return types.Tuple([_type_of(part) for part in value])
     kind = numba.typeof(value)
     if not isinstance(kind, types.Array):

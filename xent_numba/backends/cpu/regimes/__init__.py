@@ -1,1 +1,33 @@
-""""""
+"""The regimes: the loops over rows, one for each kind of shape.  `cpu.plan` chooses among them.
+
+    regime   rows that it computes                                        work item
+    long     more than 256 classes side by side                           one row, along its classes
+    split    the same, very long and too few for the threads              one row, its segments in parallel
+    packed   32 to 256 classes side by side, labels, float32              a vector of rows, each along its classes
+    lanes    all others: few classes, or classes apart in memory          a vector of rows, one row in each lane
+
+The files in reading order:
+
+entry            the kernel of each regime of losses; how work items are shared among threads
+work_items       which rows a work item is
+long             one row after the other
+long_stats       its statistics in one pass
+long_gradient    its gradient, written while the next row is read
+long_epilogue    from statistics to losses and gradient scalars
+split            the kernels for one very long row
+lanes            a vector of rows, one in each lane
+tile_load        tiles: rows transposed into lanes, and back
+lanes_tile       statistics and gradient of a tile
+group_epilogue   from the statistics of a vector of rows to losses and gradient factors; packed uses it too
+packed           a vector of rows, each along its classes
+packed_load      their copies in a tile, and prefetching
+packed_row       the statistics and gradient of one of them
+staging          full cache lines for non-temporal stores
+softmax          softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
+softmax_long     their long rows
+labels           one pass over the labels, before any of these
+
+A regime of losses is a function compute_rows(operands, start, stop, group, partials), described in `entry`.  To add
+one: write that function, make its kernel in `entry`, name the kernel in `backend._KERNELS`, and let `plan` choose it.
+Results must not depend on `start` and `stop`, since they depend on the number of threads.
+"""

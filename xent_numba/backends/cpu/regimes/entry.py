@@ -1,7 +1,8 @@
-"""Walking the rows: fixed groups of them, in parallel or one after the other, with the same bits either way.
+"""The kernels that Python calls, one for each regime: they share out the work items of a call, in chunks.
 
-A group is what one partial sum stands for.  How many of them are walked at a stretch depends on the threads, and is no
-matter to the sums.
+A chunk is a number of consecutive groups, and each group has one partial sum of its own.  The caller chooses the size
+of a chunk by the number of threads; a group has the same size and order of summation whatever the chunk is, so the
+number of threads never changes a result.
 """
 
 from __future__ import annotations
@@ -13,42 +14,34 @@ from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.regimes.lanes import lanes_rows
 from xent_numba.backends.cpu.regimes.long import long_rows
 from xent_numba.backends.cpu.regimes.packed import packed_rows
-from xent_numba.backends.cpu.row.operands import operands_of
+from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
 
-@inline
-def _long(fields: Any, group: int, work_items: int, partials: Any, chunk: int, k: int) -> None:
-    step = chunk * group
-    long_rows(operands_of(fields), k * step, min(work_items, (k + 1) * step), group, partials)
+def _kernel_of(name: str, compute_rows: Any) -> Any:
+    """The kernel of a regime, from the function that computes some of its work items.
+
+    `compute_rows(operands, start, stop, group, partials)` computes the work items start … stop, of which the first is
+    the first of a group, and leaves the sum of the losses of each group in partials[item // group], which is 0 before.
+    """
+
+    @inline
+    def compute_chunk(fields: Any, group: int, work_items: int, partials: Any, chunk: int, k: int) -> None:
+        """Chunk k: its groups are k * chunk … (k + 1) * chunk."""
+        step = chunk * group
+        compute_rows(Operands(*fields), k * step, min(work_items, (k + 1) * step), group, partials)
+
+    def run(fields: Any, group: int, work_items: int, partials: Any, chunk: int, loop: int) -> None:
+        """Compute all work items; `loop` is a parallel loop of `runtime.threads`, or 0 to run serially.
+
+        `partials`, (groups,) float64, must be 0 before.
+        """
+        parallel_for(compute_chunk, (fields, group, work_items, partials, chunk), -(-partials.size // chunk), loop)
+
+    run.__name__ = run.__qualname__ = name  # by which the compile cache tells the kernels apart
+    return kernel(run)
 
 
-@inline
-def _lanes(fields: Any, group: int, work_items: int, partials: Any, chunk: int, k: int) -> None:
-    call = operands_of(fields)
-    for g in range(k * chunk, min(partials.size, (k + 1) * chunk)):
-        partials[g] = lanes_rows(call, g * group, min(work_items, (g + 1) * group))
-
-
-@inline
-def _packed(fields: Any, group: int, work_items: int, partials: Any, chunk: int, k: int) -> None:
-    step = chunk * group
-    packed_rows(operands_of(fields), k * step, min(work_items, (k + 1) * step), group, partials)
-
-
-@kernel
-def run_long(fields: Any, group: int, work_items: int, partials: Any, chunk: int, loop: int) -> None:
-    """Rows 0 … units in groups, into one partial sum a group, which is 0 before; `span` groups at a stretch."""
-    parallel_for(_long, (fields, group, work_items, partials, chunk), -(-partials.size // chunk), loop)
-
-
-@kernel
-def run_lanes(fields: Any, group: int, work_items: int, partials: Any, chunk: int, loop: int) -> None:
-    """Vectors of rows 0 … units in groups, into one partial sum a group; `span` groups at a stretch."""
-    parallel_for(_lanes, (fields, group, work_items, partials, chunk), -(-partials.size // chunk), loop)
-
-
-@kernel
-def run_packed(fields: Any, group: int, work_items: int, partials: Any, chunk: int, loop: int) -> None:
-    """As `softmax_lanes`, for rows of middling length; the partial sums are 0 before."""
-    parallel_for(_packed, (fields, group, work_items, partials, chunk), -(-partials.size // chunk), loop)
+run_long = _kernel_of("run_long", long_rows)
+run_packed = _kernel_of("run_packed", packed_rows)
+run_lanes = _kernel_of("run_lanes", lanes_rows)

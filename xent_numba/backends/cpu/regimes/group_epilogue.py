@@ -1,11 +1,14 @@
-"""A vector of rows, one a lane: what a call says of each, and from their statistics to losses and factors."""
+"""The epilogue of a vector of rows: their labels and weights, and from their statistics to losses and gradient factors.
+
+Each row is a lane.  Lanes without a row, in an item that is not full, compute something harmless that is not stored.
+"""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
-from xent_numba.backends.cpu.regimes.lanes_tile import zero_ignored
+from xent_numba.backends.cpu.regimes.lanes_tile import ScaledFactors, zero_ignored
 from xent_numba.backends.cpu.row.epilogue import (
     RowStatistics,
     gradient_factors,
@@ -23,116 +26,140 @@ from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, select, splat
 
 
+# ------------------------------------------------------------------------------------------------ operands of the rows
 @optional
-def labels_of(labels: Any, i: int, rows: int, classes: int, ignored: Any, vtype: Any) -> Any:
-    """The class of each row, −1 in lanes without one; None where there are no labels."""
+def labels_of(labels: Any, item: Any, classes: int, ignored: Any, vtype: Any) -> Any:
+    """The class of each row, −1 where the row is ignored or the lane has none; None where there are no labels.
+
+    The scan of the labels has made sure that those out of range are ignored ones.
+    """
     nothing = minus_ones(vtype)
-    y = load(pointer(labels), i, nothing) if rows == lanes_of(vtype) else load_n(pointer(labels), i, rows, nothing)
+    if item.rows == lanes_of(vtype):
+        y = load(pointer(labels), item.first_row, nothing)
+    else:
+        y = load_n(pointer(labels), item.first_row, item.rows, nothing)
     for value in ignored:
         y = select(y == splat(value, y), nothing, y)
-    y = select(y < splat(classes, y), y, nothing)  # what is out of range is ignored: the scan saw to it
+    y = select(y < splat(classes, y), y, nothing)
     return truncate_integers(select(y < splat(0, y), nothing, y), vtype)
 
 
 @inline
-def row_values(array: Any, i: int, rows: int, vtype64: Any) -> Any:
-    """array[i + r] in lane r, or 1 where the array is empty."""
+def row_values(array: Any, item: Any, vtype64: Any) -> Any:
+    """The values of the rows in an array of one per row, in float64; 1 where the array is empty."""
     if array.size == 0:
         return splat(1.0, vtype64)
     memory = stack_buffer(vtype64, 1)
     for r in range(lanes_of(vtype64)):
-        store_scalar(memory, r, array[i + r] if r < rows else 0.0)
+        store_scalar(memory, r, array[item.first_row + r] if r < item.rows else 0.0)
     return load(memory, 0, vtype64)
 
 
 @optional
-def label_weights(label_weight: Any, weight: Any, y: Any, vtype64: Any) -> Any:
-    """(1 − ε) w_y of each row; None for a distribution."""
+def label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
+    """(1 − ε) w_y of each row; None for a distribution, where `confidence` is None."""
     if weight.size == 0:
-        return splat(label_weight, vtype64)
+        return splat(confidence, vtype64)
     memory = stack_buffer(vtype64, 1)
     for r in range(lanes_of(vtype64)):
-        store_scalar(memory, r, label_weight * weight[max(extract_lane(y, r), 0)])
+        store_scalar(memory, r, confidence * weight[max(extract_lane(y, r), 0)])
     return load(memory, 0, vtype64)
 
 
 @optional
-def saved_shift(lse: Any, i: int, rows: int, s: Any, vtype: Any) -> Any:
-    """What stands in for the maximum where a log-sum-exp is saved: it, without the scale."""
-    given = row_values(lse, i, rows, promote(vtype))
-    return demote(given / splat(scale_or_one(s), given), vtype)
+def saved_shift_of(lse: Any, item: Any, scale: Any, vtype: Any) -> Any:
+    """Saved log-sum-exps divided by the scale, which take the place of the maxima; None where none are given."""
+    saved = row_values(lse, item, promote(vtype))
+    return demote(saved / splat(scale_or_one(scale), saved), vtype)
+
+
+# ------------------------------------------------------------------------------------------------ losses
+class GroupEpilogue(NamedTuple):
+    """What the losses and the gradient of a vector of rows have in common, in float64."""
+
+    row: Any  # `RowStatistics`
+    target_logit: Any  # after the transform
+    label_weight: Any  # (1 − ε) w_y, or None
+    target_exp: Any  # exp(scale · (target_logit − row_max)), 0 without a label
+    sum_exp: Any
+    log_sum: Any  # log of `sum_exp`
+    sample_weight: Any
 
 
 @inline
-def inverse_sum(lse: Any, row: Any, total: Any, i: int, rows: int, s: Any, vtype: Any) -> Any:
-    """1 / S."""
-    if lse is None:
-        return divide(splat(1.0, total), total)
-    return inverse_from_lse(row, row_values(lse, i, rows, promote(vtype)), s)
+def group_epilogue(operands: Any, row: Any, target_logit: Any, y: Any, item: Any, vtype: Any) -> Any:
+    """The `GroupEpilogue` of rows with these statistics and these logits at their y."""
+    vtype64 = promote(vtype)
+    row = RowStatistics(promote(row.row_max), row.sum_exp_others, row.target_gap, row.target_sum)
+    label_weight = label_weights(operands.confidence, operands.weight, y, vtype64)
+    e_y = target_exp(row, label_weight, target_logit, operands.scale, vtype)
+    sum_exp = row.sum_exp_others + e_y
+    log_s = log_sum(row, label_weight, target_logit, sum_exp)
+    sample_weight = row_values(operands.sample_weight, item, vtype64)
+    return GroupEpilogue(row, target_logit, label_weight, e_y, sum_exp, log_s, sample_weight)
 
 
 @inline
-def lse_of(saved: Any, row: Any, log_s: Any, i: int, rows: int, s: Any) -> Any:
-    if saved is None:
-        return apply_scale(row.row_max, s) + log_s
-    return row_values(saved, i, rows, log_s)
-
-
-@inline
-def store_losses(out: Any, i: int, rows: int, loss: Any) -> None:
-    if out.size:
-        for r in range(lanes_of(loss)):
-            if r < rows:
-                out[i + r] = extract_lane(loss, r)
-
-
-@inline
-def mask_losses(loss: Any, y: Any, rows: int) -> Any:
-    """The loss, 0 in lanes that have no row or an ignored one."""
+def _mask_losses(loss: Any, y: Any, rows: int) -> Any:
+    """The losses, 0 in lanes that have no row or an ignored one."""
     if y is None:
         return first_n_or(loss, rows, splat(0.0, loss))
     return zero_ignored(loss, y)
 
 
-# ------------------------------------------------------------------------------------------------ the end of a row
-class GroupEpilogue(NamedTuple):
-    """What loss and gradient of the rows have in common."""
-
-    row: Any  # in float64
-    x_y: Any
-    label_weight: Any
-    e_y: Any
-    total: Any
-    log_s: Any
-    scale: Any  # the sample weights
-
-
 @inline
-def group_epilogue(call: Any, row: Any, x_y: Any, y: Any, i: int, rows: int, vtype: Any) -> Any:
-    """Of the rows from i on, with their statistics and the logits at their targets."""
-    vtype64 = promote(vtype)
-    row = RowStatistics(promote(row.row_max), row.sum_exp_others, row.target_gap, row.target_sum)
-    label_weight = label_weights(call.label_weight, call.weight, y, vtype64)
-    e_y = target_exp(row, label_weight, x_y, call.s, vtype)
-    total = row.sum_exp_others + e_y
-    log_s = log_sum(row, label_weight, x_y, total)
-    return GroupEpilogue(row, x_y, label_weight, e_y, total, log_s, row_values(call.sample_weight, i, rows, vtype64))
-
-
-@inline
-def group_losses(call: Any, end: Any, y: Any, rows: int) -> Any:
-    """The losses times their sample weights, 0 in lanes without a row and in ignored ones."""
-    value = row_loss(end.row, end.label_weight, end.x_y, end.log_s, call.s, call.z)
-    return mask_losses(apply_weight(value, end.scale), y, rows)
-
-
-@inline
-def gradient_scales(call: Any, lse: Any, end: Any, i: int, rows: int, vtype: Any) -> Any:
-    """The factor of exp(s (x − top)) in float64, that of u, and the value at the target: all times their scale."""
-    vtype64 = promote(vtype)
-    inverse = inverse_sum(lse, end.row, end.total, i, rows, call.s, vtype)
-    by = gradient_factors(
-        end.row, end.label_weight, end.e_y, inverse, lse_of(lse, end.row, end.log_s, i, rows, call.s), call.z
+def group_losses(operands: Any, epilogue: Any, y: Any, rows: int) -> Any:
+    """The losses times their sample weights, 0 in lanes that have no row or an ignored one."""
+    loss = row_loss(
+        epilogue.row,
+        epilogue.label_weight,
+        epilogue.target_logit,
+        epilogue.log_sum,
+        operands.scale,
+        operands.z_loss,
     )
-    k = end.scale * row_values(call.upstream, i, rows, vtype64) * splat(call.grad_scale, vtype64)
-    return by.of_p * k, demote(k, vtype), demote(by.at_target * k, vtype)
+    return _mask_losses(apply_weight(loss, epilogue.sample_weight), y, rows)
+
+
+@inline
+def store_losses(out: Any, item: Any, losses: Any) -> None:
+    """out[…] = the losses of the rows; nothing where the array is empty."""
+    if out.size:
+        for r in range(lanes_of(losses)):
+            if r < item.rows:
+                out[item.first_row + r] = extract_lane(losses, r)
+
+
+# ------------------------------------------------------------------------------------------------ gradient
+@inline
+def _inverse_sum(lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
+    """1 / S, from a saved log-sum-exp where there is one."""
+    sum_exp = epilogue.sum_exp
+    if lse is None:
+        return divide(splat(1.0, sum_exp), sum_exp)
+    return inverse_from_lse(epilogue.row, row_values(lse, item, sum_exp), scale)
+
+
+@inline
+def _lse(lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
+    """The log-sum-exps: the saved ones where there are any."""
+    if lse is None:
+        return apply_scale(epilogue.row.row_max, scale) + epilogue.log_sum
+    return row_values(lse, item, epilogue.log_sum)
+
+
+@inline
+def scaled_factors(operands: Any, lse: Any, epilogue: Any, item: Any, vtype: Any) -> Any:
+    """The `ScaledFactors` of exp(scale · (x − row_max)), p_factor in float64: with sample weights and all else."""
+    inverse = _inverse_sum(lse, epilogue, item, operands.scale)
+    factors = gradient_factors(
+        epilogue.row,
+        epilogue.label_weight,
+        epilogue.target_exp,
+        inverse,
+        _lse(lse, epilogue, item, operands.scale),
+        operands.z_loss,
+    )
+    upstream = row_values(operands.upstream, item, inverse)
+    scale = epilogue.sample_weight * upstream * splat(operands.grad_scale, upstream)
+    return ScaledFactors(factors.p_factor * scale, demote(scale, vtype), demote(factors.at_target * scale, vtype))

@@ -15,63 +15,71 @@ from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
 @inline
 def _count(labels: Any, start: int, stop: int, classes: int, ignore: Any) -> Any:
-    """How many labels are kept, or −1 if one is neither a class nor ignored; branch-free, so that it vectorises."""
+    """How many of the labels start … stop are not ignored, or −1 if one of these is not a class.
+
+    The loops have no branches, so that LLVM vectorises them.
+    """
     bad, kept = np.int64(0), np.int64(0)
     if ignore.size == 1:
-        unlike = ignore[0]
+        ignored = ignore[0]
         for i in range(start, stop):
             y = np.int64(labels[i])
-            counts = np.int64(y != unlike)
-            kept += counts
-            bad += counts & np.int64((y < 0) | (y >= classes))
+            is_kept = np.int64(y != ignored)
+            kept += is_kept
+            bad += is_kept & np.int64((y < 0) | (y >= classes))
     else:
         for i in range(start, stop):
             y = np.int64(labels[i])
-            counts = np.int64(not is_among(ignore, y))
-            kept += counts
-            bad += counts & np.int64((y < 0) | (y >= classes))
+            is_kept = np.int64(not is_among(ignore, y))
+            kept += is_kept
+            bad += is_kept & np.int64((y < 0) | (y >= classes))
     return -1 if bad else kept
 
 
 @inline
-def _weigh(labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_weight: Any, kept: int) -> Any:
-    """(Σ s w_y, Σ s) over the labels that are kept, all of them known to be in range."""
+def _weight_sums(labels: Any, start: int, stop: int, ignore: Any, weight: Any, sample_weight: Any, kept: int) -> Any:
+    """(Σ s_i w_y, Σ s_i) over the labels start … stop that are not ignored: `kept` of them, all in range."""
     if weight.size == 0 and sample_weight.size == 0:
         return float(kept), float(kept)
-    by_weight, by_sample = 0.0, 0.0
+    weight_sum, sample_sum = 0.0, 0.0
     for i in range(start, stop):
         y = np.int64(labels[i])
         if not is_among(ignore, y):
             s = value_or_one(sample_weight, i)
-            by_sample += s
-            by_weight += s * value_or_one(weight, y)
-    return by_weight, by_sample
+            sample_sum += s
+            weight_sum += s * value_or_one(weight, y)
+    return weight_sum, sample_sum
 
 
 @inline
 def _scan_group(
     labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any, k: int
 ) -> None:
+    """Group k of the labels, into kept[k] and sums[k]."""
     start, stop = k * LABEL_GROUP, min((k + 1) * LABEL_GROUP, labels.size)
     kept[k] = _count(labels, start, stop, classes, ignore)
     if kept[k] >= 0:
-        sums[k, 0], sums[k, 1] = _weigh(labels, start, stop, ignore, weight, sample_weight, kept[k])
+        sums[k, 0], sums[k, 1] = _weight_sums(labels, start, stop, ignore, weight, sample_weight, kept[k])
 
 
 @kernel
 def scan_labels(
     labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any, loop: int
 ) -> None:
-    """For each group of labels: how many are kept, or −1 for a bad one among them; Σ s w and Σ s over them."""
+    """Count and weigh the labels, (N,) int32 or int64, in groups of `LABEL_GROUP`.
+
+    ignore: (K,) int64; weight: (C,) or (0,); sample_weight: (N,) or (0,).  kept: (groups,) int64, how many labels of
+    each group are not ignored, or −1 where one of these is not a class; sums: (groups, 2), their Σ s_i w_y and Σ s_i.
+    """
     parallel_for(_scan_group, (labels, classes, ignore, weight, sample_weight, kept, sums), kept.size, loop)
 
 
 @kernel
-def count_few_labels(labels: Any, classes: int, unlike: int) -> int:
-    """How many of a few unweighted labels are not `unlike`, or −1 if one of these is not a class."""
+def count_few_labels(labels: Any, classes: int, ignored: int) -> int:
+    """How many of a few unweighted labels are not `ignored`, or −1 if one of these is not a class."""
     kept = 0
     for y in labels:
-        if y != unlike:
+        if y != ignored:
             if y < 0 or y >= classes:
                 return -1
             kept += 1

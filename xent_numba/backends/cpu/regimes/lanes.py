@@ -1,4 +1,9 @@
-"""Short rows, and rows whose classes are apart in memory: a vector of rows at a time, one row a lane."""
+"""Short rows, and rows whose classes are apart in memory: a vector of rows at a time, one row in each lane.
+
+The rows of a work item are transposed into a tile, up to TILE_CLASSES classes at a time (`lanes_tile`).  A row of a
+single tile is read once, and its exponentials become its gradient in place; a longer one is read again for the
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -7,125 +12,139 @@ from typing import Any
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.group_epilogue import (
-    gradient_scales,
     group_epilogue,
     group_losses,
     labels_of,
-    saved_shift,
+    saved_shift_of,
+    scaled_factors,
     store_losses,
 )
 from xent_numba.backends.cpu.regimes.lanes_tile import (
-    finite_or_zero,
+    Tile,
+    TileInput,
     merge_lanes,
+    rescaled,
     tile_exponentials,
     tile_gradient,
     tile_statistics,
 )
-from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_buffer, write_rows
-from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor
-from xent_numba.backends.cpu.row.operands import dense_target_of, row_pointer, vtype_of
+from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
+from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
+from xent_numba.backends.cpu.regimes.work_items import row_group
+from xent_numba.backends.cpu.row.operands import dense_target_of, vtype_of
 from xent_numba.backends.cpu.row.transform import apply_transform
-from xent_numba.backends.cpu.simd.cast import demote, promote
-from xent_numba.backends.cpu.simd.load_store import advance, gather, load, load_n, stack_buffer, store_scalar, stride
+from xent_numba.backends.cpu.simd.cast import promote
+from xent_numba.backends.cpu.simd.load_store import gather, load, load_n, stack_buffer, store_scalar
 from xent_numba.backends.cpu.simd.reduce import extract_lane, reduce_add
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat
 
 
+# ------------------------------------------------------------------------------------------------ tiles
+@optional
+def tile_buffer(array: Any, vtype: Any) -> Any:
+    """Memory for a tile of an array; None where the array is None."""
+    return stack_buffer(vtype, TILE_CLASSES)
+
+
 @inline
-def _target_logits(
-    tile: Any, p: Any, row_stride: int, class_stride: int, classes: int, y: Any, f: Any, vtype: Any
-) -> Any:
-    """f of each row's logit at its target, in float64."""
+def tile_at(tile: Any, first: int, classes: int) -> Any:
+    """The buffers of a tile for the classes from `first` on, of rows of this many classes."""
+    return Tile(tile.logits, tile.exp, tile.distribution, first, min(classes - first, TILE_CLASSES))
+
+
+@inline
+def _load_distribution(distribution: Any, item: Any, tile: Any, vtype: Any) -> None:
+    """Load the classes of a tile from a distribution, if there is one."""
+    if distribution is not None:
+        load_tile(rows_view(distribution, item, tile.first), tile.classes, tile.distribution, vtype)
+
+
+@inline
+def _load(operands: Any, item: Any, tile: Any, vtype: Any) -> None:
+    """Load the classes of a tile: logits, and the distribution if there is one."""
+    load_tile(rows_view(operands.logits, item, tile.first), tile.classes, tile.logits, vtype)
+    _load_distribution(operands.distribution, item, tile, vtype)
+
+
+@inline
+def _target_logits(operands: Any, item: Any, tile: Any, y: Any, vtype: Any) -> Any:
+    """Each row's logit at its label, after the transform, in float64; anything where there is no label.
+
+    It is in the tile if that holds whole rows; otherwise it is loaded again, a row at a time.
+    """
     if y is None:
         return promote(vtype)
     lanes = lanes_of(vtype)
-    if classes <= TILE_CLASSES:
-        place = select(y < splat(0, y), splat(0, y), y) * splat(lanes, y) + iota(vtype)
-        return promote(apply_transform(gather(tile, place, vtype), f))
+    if operands.logits.shape[2] <= TILE_CLASSES:
+        index = select(y < splat(0, y), splat(0, y), y) * splat(lanes, y) + iota(vtype)
+        return promote(apply_transform(gather(tile.logits, index, vtype), operands.transform))
+    view = rows_view(operands.logits, item, 0)
     memory = stack_buffer(vtype, 1)
     for r in range(lanes):
         j = extract_lane(y, r)
         if j >= 0:
-            store_scalar(memory, r, extract_lane(load_n(p, r * row_stride + j * class_stride, 1, splat(0.0, vtype)), 0))
+            logit = load_n(view.p, r * view.row_stride + j * view.class_stride, 1, splat(0.0, vtype))
+            store_scalar(memory, r, extract_lane(logit, 0))
         else:
             store_scalar(memory, r, 0.0)
-    return promote(apply_transform(load(memory, 0, vtype), f))
+    return promote(apply_transform(load(memory, 0, vtype), operands.transform))
 
 
-@optional
-def _e_tile(grad: Any, vtype: Any) -> Any:
-    return stack_buffer(vtype, 256)
-
-
-@optional
-def _q_tile(q: Any, vtype: Any) -> Any:
-    return stack_buffer(vtype, 256)
-
-
+# ------------------------------------------------------------------------------------------------ work items
 @inline
-def _fill_q(q: Any, tile: Any, a: int, b: int, first: int, rows: int, classes: int, vtype: Any) -> None:
-    if q is not None:
-        p = advance(row_pointer(q, a, b), first * stride(q, 2))
-        load_tile(p, stride(q, 1), stride(q, 2), rows, classes, tile, vtype)
+def _compute_item(operands: Any, lse: Any, grad: Any, item: Any, staging: Any, vtype: Any) -> Any:
+    """The losses of a work item, whose gradient is written, and the staging buffer after it.
 
+    `lse` and `grad` are those of `operands`: as arguments, so that what depends on one that is None is not compiled.
+    """
+    classes = operands.logits.shape[2]
+    buffers = Tile(
+        stack_buffer(vtype, TILE_CLASSES), tile_buffer(grad, vtype), tile_buffer(operands.distribution, vtype), 0, 0
+    )
+    y = labels_of(operands.labels, item, classes, operands.ignored, vtype)
+    saved_shift = saved_shift_of(lse, item, operands.scale, vtype)
+    dense = dense_target_of(operands.dense, buffers.distribution, operands.dense_weight)
+    inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
 
-@inline
-def _group(call: Any, lse: Any, grad: Any, staging: Any, carry: int, a: int, b: int, rows: int, vtype: Any) -> Any:
-    """The losses of rows (a, b) … (a, b + rows − 1), whose gradient is written, and what of it stays in the stage."""
-    classes = call.logits.shape[2]
-    f, s = call.f, call.s
-    i = a * call.logits.shape[1] + b
-    p = row_pointer(call.logits, a, b)
-    row_stride, class_stride = stride(call.logits, 1), stride(call.logits, 2)
-    y = labels_of(call.labels, i, rows, classes, call.ignored, vtype)
-    saved = saved_shift(lse, i, rows, s, vtype)
-    tile, e_tile, q_tile = stack_buffer(vtype, 256), _e_tile(grad, vtype), _q_tile(call.q, vtype)
-    t = dense_target_of(call.dense, q_tile, call.dense_weight)
-
-    count = min(classes, TILE_CLASSES)
-    load_tile(p, row_stride, class_stride, rows, count, tile, vtype)
-    _fill_q(call.q, q_tile, a, b, 0, rows, count, vtype)
-    ahead = prefetch_cursor(p, row_stride, class_stride, count, vtype)
-    row, by = tile_statistics(tile, e_tile, 0, count, y, saved, f, s, t, ahead, vtype)
+    tile = tile_at(buffers, 0, classes)
+    _load(operands, item, tile, vtype)
+    cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
+    row, rescale = tile_statistics(tile, inputs, cursor, vtype)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
-        count = min(classes - first, TILE_CLASSES)
-        load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
-        _fill_q(call.q, q_tile, a, b, first, rows, count, vtype)
-        more, _ = tile_statistics(tile, e_tile, first, count, y, saved, f, s, t, None, vtype)
-        row = merge_lanes(row, more, saved, s)
+        tile = tile_at(buffers, first, classes)
+        _load(operands, item, tile, vtype)
+        part, _ = tile_statistics(tile, inputs, None, vtype)
+        row = merge_lanes(row, part, saved_shift, operands.scale)
 
-    x_y = _target_logits(tile, p, row_stride, class_stride, classes, y, f, vtype)
-    end = group_epilogue(call, row, x_y, y, i, rows, vtype)
+    target_logit = _target_logits(operands, item, buffers, y, vtype)
+    epilogue = group_epilogue(operands, row, target_logit, y, item, vtype)
     if grad is not None:
-        of_p, u_factor, y_value = gradient_scales(call, lse, end, i, rows, vtype)
+        factors = scaled_factors(operands, lse, epilogue, item, vtype)
         for first in range(0, classes, TILE_CLASSES):
-            count = min(classes - first, TILE_CLASSES)
+            tile = tile_at(buffers, first, classes)
             if classes > TILE_CLASSES:
-                load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
-                _fill_q(call.q, q_tile, a, b, first, rows, count, vtype)
-                by = tile_exponentials(tile, e_tile, count, finite_or_zero(row.row_max), saved, f, s)
-            p_factor = demote(of_p * by, vtype)
-            tile_gradient(tile, e_tile, first, count, y, p_factor, u_factor, y_value, f, t, vtype)
-            carry = write_rows(e_tile, grad, a, b, first, rows, count, call.streaming, staging, carry, vtype)
-    return group_losses(call, end, y, rows), carry
+                _load(operands, item, tile, vtype)
+                rescale = tile_exponentials(tile, inputs, row.row_max)
+            tile_gradient(tile, inputs, rescaled(factors, rescale, vtype), vtype)
+            staging = write_tile(staging, tile.exp, rows_view(grad, item, first), tile.classes, vtype)
+    return group_losses(operands, epilogue, y, item.rows), staging
 
 
 @inline
-def lanes_rows(call: Any, start: int, stop: int) -> Any:
-    """Σ loss of the groups start … stop; a group is a vector of rows of one first index a."""
-    vtype = vtype_of(call)
+def lanes_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -> None:
+    """Compute the work items start … stop, in order, and store the sum of the losses of each `group` of them.
+
+    `start` is a multiple of `group`.
+    """
+    vtype = vtype_of(operands)
     lanes = lanes_of(vtype)
-    width = call.logits.shape[1]
-    per_a = (width + lanes - 1) // lanes
-    sum_of_losses = 0.0
-    staging, carry = staging_buffer(call.grad, vtype), 0
-    for g in range(start, stop):
-        a = g // per_a
-        b = (g - a * per_a) * lanes
-        rows = min(lanes, width - b)
-        found, carry = _group(call, call.lse, call.grad, staging, carry, a, b, rows, vtype)
-        if b + rows == width or g + 1 == stop:
-            carry = flush_carry(call.grad, staging, carry, a, b + rows, vtype)
-        store_losses(call.rows, a * width + b, rows, found)
-        sum_of_losses += reduce_add(found)
-    return sum_of_losses
+    staging = staging_of(operands.grad, operands.streaming, vtype)
+    for first in range(start, stop, group):
+        sum_of_losses = 0.0
+        for index in range(first, min(stop, first + group)):
+            item = row_group(operands.logits.shape, index, lanes)
+            losses, staging = _compute_item(operands, operands.lse, operands.grad, item, staging, vtype)
+            staging = flush_carry(staging, operands.grad, item, index + 1 == stop, vtype)
+            store_losses(operands.rows, item, losses)
+            sum_of_losses += reduce_add(losses)
+        partials[first // group] = sum_of_losses

@@ -1,18 +1,20 @@
-"""Rows side by side, one row a lane: short rows, and rows whose classes do not lie side by side in memory.
+"""The arithmetic of a tile: a vector of rows, one row in each lane.
 
-Up to 16 float32 rows (8 float64) are brought into a tile of at most 256 classes with `tile[j·lanes + r]` = class j of
-row r, transposed in registers where the classes are contiguous.  Every step then acts on all the rows at once, with
-nothing to add up across lanes: the maximum, the exponentials, the loss itself.  A row of more classes is merged from
-tiles.
+A tile holds up to TILE_CLASSES classes of 16 rows (8 in float64), transposed: tile[j · lanes + r] is class j of row r.
+Every step acts on all the rows at once, and nothing has to be summed across lanes: neither the maximum nor the
+exponentials nor the loss itself.  The statistics of rows with more classes are merged from those of several tiles.
 
-Sums are taken over four classes in the arithmetic of the logits, and over those in float64.  A lane does the same
-whatever the other lanes hold, so the bits of a row do not depend on the batch it stands in.
+Sums are taken over runs of four classes in the arithmetic of the logits, and over the runs in float64.  A lane computes
+the same whatever the other lanes hold, so the bits of a row do not depend on the rows beside it.
+
+NaN and −inf: a maximum passes over NaN, and is −inf where no logit is larger; 0 is then subtracted instead, because
+−inf − (−inf) would be NaN.  A logit of NaN or +inf makes the sum of its row NaN.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
@@ -24,8 +26,8 @@ from xent_numba.backends.cpu.row.target import (
     unquarter,
 )
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
-from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2
-from xent_numba.backends.cpu.simd.cast import promote
+from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
+from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
     exp_scaled_difference,
@@ -40,213 +42,256 @@ from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, select, splat
 _RUN = 4  # classes summed in the arithmetic of the logits
 
 
-# ------------------------------------------------------------------------------------------------ statistics
+class Tile(NamedTuple):
+    """Some classes of a vector of rows: pointers to buffers of TILE_CLASSES vectors, one for each class."""
+
+    logits: Any  # as given, before the transform
+    exp: Any  # their exponentials, which the result replaces; None where only a loss is wanted
+    distribution: Any  # the probabilities of a dense target, or None
+    first: int  # class of the rows that is class 0 of the tile
+    classes: int
+
+
+class TileInput(NamedTuple):
+    """What the losses of a vector of rows are computed from, besides their tile; None for what a call lacks."""
+
+    y: Any  # the class of each row's label, left out of the sum of exponentials; −1 where the row is ignored
+    dense: Any  # `DenseTarget`, with its distribution in a tile
+    transform: Any
+    scale: Any
+    saved_shift: Any  # saved log-sum-exp divided by `scale`, which then takes the place of the maximum
+
+
+class TileShift(NamedTuple):
+    """What is subtracted from the logits of each row before exp."""
+
+    centre: Any  # the maximum, or 0 where that is −inf; with a saved log-sum-exp, that divided by `scale`
+    nearby: Any  # `Shift`, close to the centre, for which the rounding of x − centre has no effect on the sum
+
+
+class ScaledFactors(NamedTuple):
+    """A gradient made of exponentials: p_factor · exp − u_factor · u, and at_target − u_factor · u at the label."""
+
+    p_factor: Any
+    u_factor: Any
+    at_target: Any
+
+
+# ------------------------------------------------------------------------------------------------ exponentials
 @inline
 def finite_or_zero(row_max: Any) -> Any:
-    """The shift for a maximum: itself, or 0 while all is −inf."""
+    """The maximum of each lane, or 0 where that is −inf or NaN."""
     return select(row_max > splat(-math.inf, row_max), row_max, splat(0.0, row_max))
 
 
 @inline
-def _dense_sums(x: Any, target_gap: Any, target_sum: Any, c: Any, j: int, j_tile: int, t: Any) -> Any:
-    """(dot + u (c − x), mass + u) for class j."""
-    if t is None:
-        return target_gap, target_sum
-    u = dense_target_lanes(t, j, j_tile, x)
-    return target_gap + product_or_zero(u, quarter_gap(c, x)), target_sum + u
+def tile_shift(row_max: Any, saved_shift: Any, scale: Any) -> Any:
+    """The `TileShift` for a maximum; exactly the centre where that is a saved log-sum-exp."""
+    centre = finite_or_zero(row_max)
+    if saved_shift is None:
+        return TileShift(centre, shift_of(centre, scale))
+    return TileShift(centre, Shift(centre, splat(0.0, centre)))
 
 
 @inline
-def _tile_max(tile: Any, classes: int, saved: Any, f: Any, vtype: Any) -> Any:
-    """The maximum of every lane; where a log-sum-exp is saved, that."""
-    if saved is not None:
-        return saved
+def exp_of_tile(x: Any, shift: Any, saved_shift: Any, scale: Any) -> Any:
+    """exp(scale · (x − shift)), times a power of 2 (see `exp_scaled`) unless a saved log-sum-exp is the shift.
+
+    A saved value may be smaller than x, so the argument of exp is clamped then.
+    """
+    if saved_shift is None:
+        return exp_shifted_scaled(x, shift.nearby, scale)
+    return exp(clamp_exp_arg(apply_scale(x - shift.centre, scale)))
+
+
+@inline
+def tile_rescale(shift: Any, saved_shift: Any, scale: Any) -> Any:
+    """What those exponentials must be multiplied by to be exp(scale · (x − centre)), in float64."""
+    if saved_shift is not None:
+        return splat(1.0, promote(shift.centre))
+    rescale = rescale_to_max(shift.nearby, shift.centre, scale)
+    return rescale * splat(unscale(shift.centre), rescale)
+
+
+# ------------------------------------------------------------------------------------------------ statistics
+@inline
+def _tile_max(tile: Any, transform: Any, saved_shift: Any, vtype: Any) -> Any:
+    """The maximum of each lane, −inf where all is −inf or NaN; the saved log-sum-exp where there is one."""
+    if saved_shift is not None:
+        return saved_shift
     lanes = lanes_of(vtype)
     lowest = splat(-math.inf, vtype)
     even, odd = lowest, lowest
     j = 0
-    while j + 2 <= classes:
-        even = maximum(apply_transform(load(tile, j * lanes, vtype), f), even)
-        odd = maximum(apply_transform(load(tile, (j + 1) * lanes, vtype), f), odd)
+    while j + 2 <= tile.classes:
+        even = maximum(apply_transform(load(tile.logits, j * lanes, vtype), transform), even)
+        odd = maximum(apply_transform(load(tile.logits, (j + 1) * lanes, vtype), transform), odd)
         j += 2
-    if j < classes:
-        even = maximum(apply_transform(load(tile, j * lanes, vtype), f), even)
+    if j < tile.classes:
+        even = maximum(apply_transform(load(tile.logits, j * lanes, vtype), transform), even)
     return maximum(even, odd)
 
 
 @inline
-def tile_shift(c: Any, saved: Any, s: Any) -> Any:
-    """The shift next to c; c itself where it is a saved log-sum-exp."""
-    if saved is None:
-        return shift_of(c, s)
-    return Shift(c, splat(0.0, c))
+def _prefetch(cursor: Any, j: int) -> None:
+    """Prefetch what belongs to class j, if there is a `PrefetchCursor`."""
+    if cursor is not None:
+        prefetch_l2(cursor.p, j * cursor.step + L2_PREFETCH_DISTANCE)
+        prefetch_l1(cursor.p, j * cursor.step)
 
 
 @inline
-def exp_of_tile(x: Any, shift: Any, saved: Any, s: Any) -> Any:
-    """`exp_scaled` of s · (x − shift); or exp of it, where the shift is a saved log-sum-exp, which x may pass."""
-    if saved is None:
-        return exp_shifted_scaled(x, shift, s)
-    return exp(clamp_exp_arg(apply_scale(x - shift.residual, s)))
+def _store_exp(buffer: Any, i: int, e: Any) -> None:
+    """Keep exponentials, if they are wanted."""
+    if buffer is not None:
+        store(buffer, i, e)
 
 
 @inline
-def tile_unscale(shift: Any, c: Any, saved: Any, s: Any) -> Any:
-    """What these exponentials must be times to be exp(s (x − c)), in float64."""
-    if saved is not None:
-        return splat(1.0, promote(c))
-    by = rescale_to_max(shift, c, s)
-    return by * splat(unscale(c), by)
+def _add_dense(sums: Any, x: Any, centre: Any, dense: Any, j: int, tile_j: int) -> Any:
+    """(Σ u (centre − x) / 4, Σ u) with class j added, which is class tile_j of the tile."""
+    if dense is None:
+        return sums
+    u = dense_target_lanes(dense, j, tile_j, x)
+    return sums[0] + product_or_zero(u, quarter_gap(centre, x)), sums[1] + u
 
 
 @inline
-def _prefetch(soon: Any, j: int) -> None:
-    if soon is not None:
-        prefetch_l2(soon.p, j * soon.step + 16384)
-        prefetch_l1(soon.p, j * soon.step)
+def _add_dense_run(sums: Any, run: Any, dense: Any) -> Any:
+    """(Σ u (centre − x), Σ u) in float64 with the sums of a run added."""
+    if dense is None:
+        return sums
+    return sums[0] + unquarter(run[0]), sums[1] + promote(run[1])
 
 
 @inline
-def _store_exp(e_tile: Any, i: int, e: Any) -> None:
-    if e_tile is not None:
-        store(e_tile, i, e)
-
-
-@inline
-def _sum_run(
-    tile: Any,
-    e_tile: Any,
-    first: int,
-    run: int,
-    count: int,
-    c: Any,
-    shift: Any,
-    y: Any,
-    saved: Any,
-    f: Any,
-    s: Any,
-    t: Any,
-    soon: Any,
-) -> Any:
-    """Σ e, Σ u (c − x) and Σ u over a few classes."""
-    lanes = lanes_of(c)
-    part, target_gap, target_sum = splat(0.0, c), splat(0.0, c), splat(0.0, c)
+def _sum_run(tile: Any, inputs: Any, shift: Any, start: int, count: int, cursor: Any) -> Any:
+    """Σ exp over `count` classes of a tile without the labels' own, and the sums of `_add_dense`."""
+    centre = shift.centre
+    lanes, zero = lanes_of(centre), splat(0.0, centre)
+    sum_exp, dense_sums = zero, (zero, zero)
     for k in range(count):
-        j = run + k
-        _prefetch(soon, j)
-        x = apply_transform(load(tile, j * lanes, c), f)
-        e = exp_of_tile(x, shift, saved, s)
-        _store_exp(e_tile, j * lanes, e)
-        part = part + exclude_target_lanes(e, first + j, y)
-        target_gap, target_sum = _dense_sums(x, target_gap, target_sum, c, first + j, j, t)
-    return part, target_gap, target_sum
+        j = start + k
+        _prefetch(cursor, j)
+        x = apply_transform(load(tile.logits, j * lanes, centre), inputs.transform)
+        e = exp_of_tile(x, shift, inputs.saved_shift, inputs.scale)
+        _store_exp(tile.exp, j * lanes, e)
+        sum_exp = sum_exp + exclude_target_lanes(e, tile.first + j, inputs.y)
+        dense_sums = _add_dense(dense_sums, x, centre, inputs.dense, tile.first + j, j)
+    return sum_exp, dense_sums
 
 
 @inline
-def tile_statistics(
-    tile: Any, e_tile: Any, first: int, classes: int, y: Any, saved: Any, f: Any, s: Any, t: Any, soon: Any, vtype: Any
-) -> Any:
-    """The `RowStatistics` of every lane over the classes first … first + classes.
+def tile_statistics(tile: Any, inputs: Any, cursor: Any, vtype: Any) -> Any:
+    """The `RowStatistics` of every lane over the classes of a tile, and the `tile_rescale` of their exponentials.
 
-    Their exponentials go to `e_tile`; the other result is what these must be times.
+    The exponentials go to `tile.exp`.  What `cursor` says is prefetched meanwhile; it may be None.
     """
-    row_max = _tile_max(tile, classes, saved, f, vtype)
-    c = finite_or_zero(row_max)
-    shift = tile_shift(c, saved, s)
-    zero = splat(0.0, vtype)
-    sum_exp_others, lost, target_gap, target_sum = promote(zero), promote(zero), promote(zero), promote(zero)
-    run = 0
-    while run < classes:
-        count = min(_RUN, classes - run)
-        if count == _RUN:  # so that LLVM knows how many
-            sums = _sum_run(tile, e_tile, first, run, _RUN, c, shift, y, saved, f, s, t, soon)
+    row_max = _tile_max(tile, inputs.transform, inputs.saved_shift, vtype)
+    shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
+    zero = promote(splat(0.0, vtype))
+    sum_exp, error, dense_sums = zero, zero, (zero, zero)
+    start = 0
+    while start < tile.classes:
+        count = min(_RUN, tile.classes - start)
+        if count == _RUN:  # a constant, so that LLVM unrolls the loop
+            run, dense_run = _sum_run(tile, inputs, shift, start, _RUN, cursor)
         else:
-            sums = _sum_run(tile, e_tile, first, run, count, c, shift, y, saved, f, s, t, soon)
-        sum_exp_others, lost = compensated_add(sum_exp_others, lost, promote(sums[0]))
-        if t is not None:
-            target_gap, target_sum = target_gap + unquarter(sums[1]), target_sum + promote(sums[2])
-        run += _RUN
-    by = tile_unscale(shift, c, saved, s)
-    return RowStatistics(
-        row_max, _with_maximum(sum_exp_others + lost, row_max, shift, by, y, saved, s), target_gap, target_sum
-    ), by
+            run, dense_run = _sum_run(tile, inputs, shift, start, count, cursor)
+        sum_exp, error = compensated_add(sum_exp, error, promote(run))
+        dense_sums = _add_dense_run(dense_sums, dense_run, inputs.dense)
+        start += _RUN
+    rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
+    sum_exp_others = _exact_maximum(
+        sum_exp + error, row_max, shift, rescale, inputs.y, inputs.saved_shift, inputs.scale
+    )
+    return RowStatistics(row_max, sum_exp_others, dense_sums[0], dense_sums[1]), rescale
 
 
 @inline
-def _with_maximum(sum_exp_others: Any, row_max: Any, shift: Any, by: Any, y: Any, saved: Any, s: Any) -> Any:
-    """The sum times `by`; where no target is left out, the term of the maximum is 1, not what rounding made of it."""
-    if y is not None or saved is not None:
-        return sum_exp_others * by
-    others = (sum_exp_others - promote(exp_shifted_scaled(row_max, shift, s))) * by
-    vtype64 = promote(row_max)
-    return select(vtype64 > splat(-math.inf, vtype64), others + splat(1.0, others), sum_exp_others * by)
+def _exact_maximum(sum_exp: Any, row_max: Any, shift: Any, rescale: Any, y: Any, saved_shift: Any, scale: Any) -> Any:
+    """The sum times `rescale`; where no label is left out, with exactly 1 for the term of the maximum.
+
+    Where the maximum is −inf there is no such term.
+    """
+    if y is not None or saved_shift is not None:
+        return sum_exp * rescale
+    others = (sum_exp - promote(exp_shifted_scaled(row_max, shift.nearby, scale))) * rescale
+    promoted_max = promote(row_max)
+    return select(promoted_max > splat(-math.inf, promoted_max), others + splat(1.0, others), sum_exp * rescale)
 
 
 @inline
-def merge_lanes(a: Any, b: Any, saved: Any, s: Any) -> Any:
-    """The `RowStatistics` of neighbouring parts of the rows."""
-    if saved is not None:
-        return RowStatistics(a.row_max, a.sum_exp_others + b.sum_exp_others, a.target_gap, a.target_sum + b.target_sum)
-    row_max = maximum(a.row_max, b.row_max)
-    c = promote(finite_or_zero(row_max))
-    lower = splat(unscale(c), c)
+def merge_lanes(left: Any, right: Any, saved_shift: Any, scale: Any) -> Any:
+    """The `RowStatistics` of two neighbouring parts of the rows together."""
+    target_sum = left.target_sum + right.target_sum
+    if saved_shift is not None:  # both parts have the same shift, and only a gradient is wanted
+        return RowStatistics(left.row_max, left.sum_exp_others + right.sum_exp_others, left.target_gap, target_sum)
+    row_max = maximum(left.row_max, right.row_max)
+    centre = promote(finite_or_zero(row_max))
+    down = splat(unscale(centre), centre)
     sum_exp_others = (
-        a.sum_exp_others * exp_scaled_difference(promote(a.row_max), c, s) * lower
-        + b.sum_exp_others * exp_scaled_difference(promote(b.row_max), c, s) * lower
+        left.sum_exp_others * exp_scaled_difference(promote(left.row_max), centre, scale) * down
+        + right.sum_exp_others * exp_scaled_difference(promote(right.row_max), centre, scale) * down
     )
     target_gap = (
-        a.target_gap
-        + a.target_sum * (c - promote(finite_or_zero(a.row_max)))
-        + b.target_gap
-        + b.target_sum * (c - promote(finite_or_zero(b.row_max)))
+        left.target_gap
+        + left.target_sum * (centre - promote(finite_or_zero(left.row_max)))
+        + right.target_gap
+        + right.target_sum * (centre - promote(finite_or_zero(right.row_max)))
     )
-    return RowStatistics(row_max, sum_exp_others, target_gap, a.target_sum + b.target_sum)
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum)
 
 
 # ------------------------------------------------------------------------------------------------ gradient
 @inline
-def tile_exponentials(tile: Any, e_tile: Any, classes: int, c: Any, saved: Any, f: Any, s: Any) -> Any:
-    """exp(s (x − c)) of a tile, for rows of several tiles; and what they must be times."""
-    lanes = lanes_of(c)
-    shift = tile_shift(c, saved, s)
-    for j in range(classes):
-        x = apply_transform(load(tile, j * lanes, c), f)
-        store(e_tile, j * lanes, exp_of_tile(x, shift, saved, s))
-    return tile_unscale(shift, c, saved, s)
+def tile_exponentials(tile: Any, inputs: Any, row_max: Any) -> Any:
+    """Recompute the exponentials of a tile, for rows of several tiles; returns their `tile_rescale`."""
+    lanes = lanes_of(row_max)
+    shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
+    for j in range(tile.classes):
+        x = apply_transform(load(tile.logits, j * lanes, row_max), inputs.transform)
+        store(tile.exp, j * lanes, exp_of_tile(x, shift, inputs.saved_shift, inputs.scale))
+    return tile_rescale(shift, inputs.saved_shift, inputs.scale)
 
 
 @inline
-def _insert_target(g: Any, y_value: Any, j: int, y: Any) -> Any:
-    """`g`, with `y_value` in the lanes whose target is class j."""
+def _insert_target(g: Any, j: int, y: Any, at_target: Any) -> Any:
+    """`g` of class j, with `at_target` in the lanes whose label it is."""
     if y is None:
         return g
-    return select(y == splat(j, y), y_value, g)
+    return select(y == splat(j, y), at_target, g)
 
 
 @inline
 def zero_ignored(g: Any, y: Any) -> Any:
-    """`g`, with 0 in the lanes of ignored rows (y = −1)."""
+    """`g`, with 0 in the lanes of ignored rows, whose label is −1."""
     if y is None:
         return g
     return select(y < splat(0, y), splat(0.0, g), g)
 
 
 @inline
-def _subtract_dense_target(g: Any, k: Any, j: int, j_tile: int, t: Any) -> Any:
-    """g − k u for class j."""
-    if t is None:
+def _subtract_dense_target(g: Any, k: Any, dense: Any, j: int, tile_j: int) -> Any:
+    """g − k u of class j, which is class tile_j of the tile."""
+    if dense is None:
         return g
-    return g - k * dense_target_lanes(t, j, j_tile, g)
+    return g - k * dense_target_lanes(dense, j, tile_j, g)
 
 
 @inline
-def tile_gradient(
-    tile: Any, e_tile: Any, first: int, classes: int, y: Any, p_factor: Any, u_factor: Any, y_value: Any,
-    f: Any, t: Any, vtype: Any,
-) -> None:  # fmt: skip
-    """Turn exponentials into the gradient, in place."""
+def rescaled(factors: Any, rescale: Any, vtype: Any) -> Any:
+    """The `ScaledFactors` of exponentials that must be multiplied by `rescale`, from those with p_factor in float64."""
+    return ScaledFactors(demote(factors.p_factor * rescale, vtype), factors.u_factor, factors.at_target)
+
+
+@inline
+def tile_gradient(tile: Any, inputs: Any, factors: Any, vtype: Any) -> None:
+    """Turn the exponentials of a tile into the gradient, in place."""
     lanes = lanes_of(vtype)
-    for j in range(classes):
-        g = _insert_target(load(e_tile, j * lanes, vtype) * p_factor, y_value, first + j, y)
-        g = _subtract_dense_target(g, u_factor, first + j, j, t)
-        store(e_tile, j * lanes, zero_ignored(chain_rule(g, load(tile, j * lanes, vtype), f), y))
+    for j in range(tile.classes):
+        g = load(tile.exp, j * lanes, vtype) * factors.p_factor
+        g = _insert_target(g, tile.first + j, inputs.y, factors.at_target)
+        g = _subtract_dense_target(g, factors.u_factor, inputs.dense, tile.first + j, j)
+        g = chain_rule(g, load(tile.logits, j * lanes, vtype), inputs.transform)
+        store(tile.exp, j * lanes, zero_ignored(g, inputs.y))

@@ -1,17 +1,20 @@
-"""Gradient of one long row whose classes lie side by side, each element written once.
+"""The gradient of one long row whose classes lie side by side; each element is written once.
 
-Large gradients are streamed: aligned vectors past the caches, so that memory is not read before it is written.
+Large gradients are streamed, that is, written as aligned vectors past the caches, so that memory is not read before it
+is written.  A row seldom begins or ends at a full cache line: the elements of a line that the row does not complete
+wait in a staging buffer (the carry) for the row after it, or are written alone.
+
+The gradient of a row can only be computed when all of the row has been read.  It is then written little by little while
+the next row is read (`PendingGradient`), so that memory does both at once.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, exclude_target
-from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule, load_logits_n
+from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
@@ -28,100 +31,138 @@ from xent_numba.backends.cpu.simd.reduce import extract_lane, reduce_add
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, one_lane, select, splat
 
 
-class GradientCoefficients(NamedTuple):
-    """What makes the gradient of a row of its exponentials: p_factor · exp(s (x − shift)) − u_factor · u, times f'."""
+class GradientScalars(NamedTuple):
+    """The gradient of a row: p_factor · exp(s (x_j − centre)) − u_factor · u_j, times f'; `at_target` at its label."""
 
-    shift: Any
+    centre: float
+    p_factor: float
+    u_factor: float
+    at_target: float
+
+
+class GradientCoefficients(NamedTuple):
+    """The same, made ready for vectors: p_factor · exp(s (x_j − shift)) − u_factor · u_j, times f'."""
+
+    shift: Any  # a `Shift` in all lanes
     p_factor: Any
     u_factor: Any
-    has_far_shift: Any  # whether the shift is
+    at_target: Any
+    keep_residual: Any  # whether the residual of the shift counts, see `has_residual`
+
+
+class RowOutput(NamedTuple):
+    """Where the gradient of one row is written."""
+
+    p: Any  # pointer to its C elements
+    staging: Any  # pointer to memory for two vectors
+    streaming: bool  # whether to write past the caches
+
+
+class PendingGradient(NamedTuple):
+    """The gradient of a row that is written while the next row is read."""
+
+    row: Any  # `RowInput`
+    output: Any  # `RowOutput`
+    coefficients: Any  # `GradientCoefficients`
+    progress: Any  # pointer to two integers: how many elements are done; the carry, of this row or the row before
 
 
 @inline
-def gradient_coefficients(c: float, p_factor: float, u_factor: float, s: Any, vtype: Any) -> Any:
-    """The `GradientCoefficients` for p_factor · exp(s (x − c)) − u_factor · u."""
-    one = one_lane(c, vtype)
-    shift = shift_of(one, s)
-    by = extract_lane(rescale_to_max(shift, one, s), 0)
-    vector = Shift(splat(extract_lane(shift.residual, 0), vtype), splat(extract_lane(shift.exponent, 0), vtype))
-    return GradientCoefficients(vector, p_factor * by, u_factor, has_residual(vector, s))
+def gradient_coefficients(scalars: Any, scale: Any, vtype: Any) -> Any:
+    """The `GradientCoefficients` from `GradientScalars`."""
+    centre = one_lane(scalars.centre, vtype)
+    shift = shift_of(centre, scale)
+    rescaling = extract_lane(rescale_to_max(shift, centre, scale), 0)
+    shifts = Shift(splat(extract_lane(shift.residual, 0), vtype), splat(extract_lane(shift.exponent, 0), vtype))
+    return GradientCoefficients(
+        shifts, scalars.p_factor * rescaling, scalars.u_factor, scalars.at_target, has_residual(shifts, scale)
+    )
 
 
+# ------------------------------------------------------------------------------------------------ vectors
 @inline
-def subtract_dense_target(g: Any, k: Any, t: Any, i: Any) -> Any:
-    """g − k u for the classes from i on."""
-    if t is None:
+def subtract_dense_target(g: Any, u_factor: Any, dense: Any, i: Any) -> Any:
+    """g_j − u_factor · u_j, for a vector of classes from i on."""
+    if dense is None:
         return g
-    return g - splat(k, g) * dense_target(t, i, g)
+    return g - splat(u_factor, g) * dense_target(dense, i, g)
 
 
 @inline
-def subtract_dense_target_n(g: Any, k: Any, t: Any, i: Any, count: Any) -> Any:
-    if t is None:
+def subtract_dense_target_n(g: Any, u_factor: Any, dense: Any, i: Any, count: Any) -> Any:
+    """The same for the `count` classes from i on; the other lanes are those of `g`."""
+    if dense is None:
         return g
-    return g - splat(k, g) * dense_target_n(t, i, count, g)
-
-
-@inline
-def _gradient(p: Any, i: int, shift: Any, a: Any, f: Any, s: Any, t: Any, vtype: Any) -> Any:
-    x = load(p, i, vtype)
-    e = exp_shifted(apply_transform(x, f), shift, s)
-    return chain_rule(subtract_dense_target(e * splat(a.p_factor, vtype), a.u_factor, t, i), x, f)
-
-
-@inline
-def _gradient_n(p: Any, i: int, count: int, a: Any, f: Any, s: Any, t: Any, vtype: Any) -> Any:
-    x = load_n(p, i, count, splat(0.0, vtype))
-    e = exp_shifted(apply_transform(x, f), a.shift, s)
-    return chain_rule(subtract_dense_target_n(e * splat(a.p_factor, vtype), a.u_factor, t, i, count), x, f)
+    return g - splat(u_factor, g) * dense_target_n(dense, i, count, g)
 
 
 @inline
 def insert_target(g: Any, i: int, y: Any, value: float) -> Any:
-    """`g` of the classes from i on, with `value` at class y, if there is one."""
+    """`g`, a vector for the classes from i on, with `value` at class y; unchanged where y is None."""
     if y is None:
         return g
     return select(iota(g) == splat(y - i, iota(g)), splat(value, g), g)
 
 
 @inline
-def store_gradient(
-    p: Any, out: Any, start: int, stop: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any, vtype: Any
-) -> None:
-    """Write the gradient of the classes start … stop, `value` at class y; `out` may be `p`."""
-    step = lanes_of(vtype)
-    residual = drop_residual(a.shift, s)
-    i = start
-    while i + step <= stop and not a.has_far_shift:
-        store(out, i, _gradient(p, i, residual, a, f, s, t, vtype))
-        i += step
-    while i < stop:
-        count = min(step, stop - i)
-        store_n(out, i, count, _gradient_n(p, i, count, a, f, s, t, vtype))
-        i += count
-    if start <= y < stop:
-        store_element(out, y, value, vtype)
+def _gradient(row: Any, i: int, shift: Any, coefficients: Any, vtype: Any) -> Any:
+    """The gradient of a vector of classes from i on, all of them as if they were not the target."""
+    x = load(row.logits, i, vtype)
+    e = exp_shifted(apply_transform(x, row.transform), shift, row.scale)
+    g = subtract_dense_target(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i)
+    return chain_rule(g, x, row.transform)
 
 
 @inline
-def stream_gradient(
-    p: Any, out: Any, start: int, stop: int, y: int, value: float, a: Any, f: Any, s: Any, t: Any,
-    staging: Any, carry: int, vtype: Any,
-) -> int:  # fmt: skip
-    """As `store_gradient`, past the caches; how many elements of an unfinished line are left in the stage.
+def _gradient_n(row: Any, i: int, count: int, coefficients: Any, vtype: Any) -> Any:
+    """The same for the `count` classes from i on."""
+    x = load_n(row.logits, i, count, splat(0.0, vtype))
+    e = exp_shifted(apply_transform(x, row.transform), coefficients.shift, row.scale)
+    g = subtract_dense_target_n(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i, count)
+    return chain_rule(g, x, row.transform)
 
-    The first `held` elements of the line that out[start] is in are in the stage, left by the row before.
+
+@inline
+def store_element(p: Any, i: int, value: float, vtype: Any) -> None:
+    """p[i] = value, rounded once to the dtype in memory."""
+    store_n(p, i, 1, splat(value, vtype))
+
+
+# ------------------------------------------------------------------------------------------------ parts of a row
+@inline
+def _store_gradient(row: Any, out: Any, start: int, stop: int, coefficients: Any, vtype: Any) -> None:
+    """Write the gradient of the classes start … stop through the caches; `out` may be where the logits are."""
+    lanes = lanes_of(vtype)
+    without_residual = drop_residual(coefficients.shift, row.scale)
+    i = start
+    while i + lanes <= stop and not coefficients.keep_residual:
+        store(out, i, _gradient(row, i, without_residual, coefficients, vtype))
+        i += lanes
+    while i < stop:
+        count = min(lanes, stop - i)
+        store_n(out, i, count, _gradient_n(row, i, count, coefficients, vtype))
+        i += count
+    if start <= row.y < stop:
+        store_element(out, row.y, coefficients.at_target, vtype)
+
+
+@inline
+def _stream_gradient(row: Any, output: Any, start: int, stop: int, coefficients: Any, carry: int, vtype: Any) -> int:
+    """Write the gradient of the classes start … stop past the caches, as far as they fill vectors; return the carry.
+
+    Before and after, the staging buffer holds the `carry` elements that begin the vector in memory which the next
+    element to be written is part of.
     """
-    step = lanes_of(vtype)
-    residual = drop_residual(a.shift, s)
-    head = step - carry if carry > 0 else elements_to_alignment(out, start, vtype)
+    lanes, out, staging, y = lanes_of(vtype), output.p, output.staging, row.y
+    without_residual = drop_residual(coefficients.shift, row.scale)
+    head = lanes - carry if carry > 0 else elements_to_alignment(out, start, vtype)
     if head < 0:
-        store_gradient(p, out, start, stop, y, value, a, f, s, t, vtype)
+        _store_gradient(row, out, start, stop, coefficients, vtype)
         return 0
     i = start
     if head > 0:
         count = min(head, stop - start)
-        g = insert_target(_gradient_n(p, i, count, a, f, s, t, vtype), i, y, value)
+        g = insert_target(_gradient_n(row, i, count, coefficients, vtype), i, y, coefficients.at_target)
         i += count
         if carry > 0:
             store_n(staging, carry, count, g)
@@ -130,87 +171,73 @@ def stream_gradient(
             stream(out, start - carry, load(staging, 0, vtype))
         else:
             store_n(out, start, count, g)
-    while i + step <= stop:
-        limit = y if i <= y else stop  # vectors before the one with the target, then all after it
-        while i + step <= min(limit, stop) and not a.has_far_shift:
-            prefetch_ahead(p, i)
-            stream(out, i, _gradient(p, i, residual, a, f, s, t, vtype))
-            i += step
-        if i + step <= stop and (a.has_far_shift or i <= y < i + step):
-            stream(out, i, insert_target(_gradient(p, i, a.shift, a, f, s, t, vtype), i, y, value))
-            i += step
+    while i + lanes <= stop:
+        target_or_stop = y if i <= y else stop  # first all vectors before the one with the target, then all after it
+        while i + lanes <= min(target_or_stop, stop) and not coefficients.keep_residual:
+            prefetch_ahead(row.logits, i)
+            stream(out, i, _gradient(row, i, without_residual, coefficients, vtype))
+            i += lanes
+        if i + lanes <= stop and (coefficients.keep_residual or i <= y < i + lanes):
+            g = _gradient(row, i, coefficients.shift, coefficients, vtype)
+            stream(out, i, insert_target(g, i, y, coefficients.at_target))
+            i += lanes
     if i < stop:
-        g = _gradient_n(p, i, stop - i, a, f, s, t, vtype)
-        store_n(staging, 0, stop - i, insert_target(g, i, y, value))
+        g = _gradient_n(row, i, stop - i, coefficients, vtype)
+        store_n(staging, 0, stop - i, insert_target(g, i, y, coefficients.at_target))
     return stop - i
 
 
-class PendingGradient(NamedTuple):
-    """The gradient of a row, to be written bit by bit while the next row is read: memory does both at once."""
+@inline
+def write_gradient(row: Any, output: Any, start: int, stop: int, coefficients: Any, carry: int, vtype: Any) -> int:
+    """Write the gradient of the classes start … stop of a `RowInput`, and return the carry.
 
-    p: Any  # the logits
-    out: Any
-    n: int
-    y: int
-    value: float  # at class y
-    slope: Any
-    t: Any  # the dense part of the target
-    streaming: bool
-    staging: Any
-    progress: Any  # pointer to how many elements are done, and how many are in the stage: its own, or the row's before
+    The carry is how many of the last elements before `stop` are still in the staging buffer: 0 without streaming.
+    """
+    if output.streaming:
+        return _stream_gradient(row, output, start, stop, coefficients, carry, vtype)
+    _store_gradient(row, output.p, start, stop, coefficients, vtype)
+    return carry
 
 
 @inline
-def write_pending(job: Any, vectors: int, f: Any, s: Any, vtype: Any) -> None:
-    """Write some vectors more of a gradient, if there is one to write."""
-    if job is not None:
-        start, carry = load_scalar(job.progress, 0), load_scalar(job.progress, 1)
-        if start < job.n:
-            step = lanes_of(vtype)
+def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
+    """Write some more vectors of a pending gradient, if there is one and it is not complete."""
+    if pending is not None:
+        output, classes = pending.output, pending.row.classes
+        start, carry = load_scalar(pending.progress, 0), load_scalar(pending.progress, 1)
+        if start < classes:
+            lanes = lanes_of(vtype)
             head = 0
-            if start == 0 and job.streaming:  # the rest of a line, so that what follows begins with one
-                head = step - carry if carry > 0 else max(0, elements_to_alignment(job.out, 0, vtype))
-            stop = min(job.n, start + head + vectors * step)
-            if job.streaming:
-                carry = stream_gradient(
-                    job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, job.staging, carry, vtype
-                )
-            else:
-                store_gradient(job.p, job.out, start, stop, job.y, job.value, job.slope, f, s, job.t, vtype)
-            store_scalar(job.progress, 0, stop)
-            store_scalar(job.progress, 1, carry)
+            if start == 0 and output.streaming:  # complete the first vector in memory, so that all others are aligned
+                head = lanes - carry if carry > 0 else max(0, elements_to_alignment(output.p, 0, vtype))
+            stop = min(classes, start + head + vectors * lanes)
+            carry = write_gradient(pending.row, output, start, stop, pending.coefficients, carry, vtype)
+            store_scalar(pending.progress, 0, stop)
+            store_scalar(pending.progress, 1, carry)
 
 
+# ------------------------------------------------------------------------------------------------ from a saved lse
 @inline
-def store_element(out: Any, i: int, value: float, vtype: Any) -> None:
-    """One element, rounded once to the dtype of `out`."""
-    store_n(out, i, 1, splat(value, vtype))
+def gradient_from_lse(row: Any, output: Any, coefficients: Any, vtype: Any) -> Any:
+    """Write the gradient of a whole row but for its label's class, and return Σ exp(s (x_j − shift)) over the others.
 
-
-@inline
-def load_logit(p: Any, i: int, f: Any, vtype: Any) -> Any:
-    """f of one logit."""
-    return np.float64(extract_lane(load_logits_n(p, i, 1, f, vtype), 0))
-
-
-@inline
-def gradient_from_lse(
-    p: Any, out: Any, n: int, y: int, a: Any, f: Any, s: Any, t: Any, streaming: bool, vtype: Any
-) -> Any:
-    """As `store_gradient`, a whole row; and the Σ exp(s (x − shift)) over the others, which a saved lse lacks."""
-    step = lanes_of(vtype)
+    That sum, which a saved log-sum-exp does not tell, is what the gradient at the label's class is computed from.
+    """
+    lanes, out = lanes_of(vtype), output.p
     zero = splat(0.0, vtype)
     sum_exp_others = promote(zero)
-    head = elements_to_alignment(out, 0, vtype) if streaming else -1
+    head = elements_to_alignment(out, 0, vtype) if output.streaming else -1
     i = 0
-    while i < n:
-        first = head if head > 0 and i == 0 else step
-        count = min(first, n - i)
-        x = load_n(p, i, count, zero)
-        e = exp(clamp_exp_arg(apply_scale(apply_transform(x, f) - a.shift.residual, s)))
-        sum_exp_others = sum_exp_others + promote(first_n_or(exclude_target(e, i, y), count, zero))
-        g = chain_rule(subtract_dense_target_n(e * splat(a.p_factor, vtype), a.u_factor, t, i, count), x, f)
-        if count == step and head >= 0:
+    while i < row.classes:
+        first = head if head > 0 and i == 0 else lanes
+        count = min(first, row.classes - i)
+        x = load_n(row.logits, i, count, zero)
+        z = apply_scale(apply_transform(x, row.transform) - coefficients.shift.residual, row.scale)
+        e = exp(clamp_exp_arg(z))
+        sum_exp_others = sum_exp_others + promote(first_n_or(exclude_target(e, i, row.y), count, zero))
+        g = subtract_dense_target_n(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i, count)
+        g = chain_rule(g, x, row.transform)
+        if count == lanes and head >= 0:
             stream(out, i, g)
         else:
             store_n(out, i, count, g)
@@ -219,19 +246,20 @@ def gradient_from_lse(
 
 
 @inline
-def dense_target_sum(n: int, t: Any, known: float, vtype: Any) -> Any:
-    """Σ u of a row: known beforehand unless there is a distribution."""
-    if t is None:
+def dense_target_sum(dense: Any, classes: int, known: float, vtype: Any) -> Any:
+    """Σ u_j of a row; `known` is that sum where there is no distribution."""
+    if dense is None:
         return 0.0
-    return _dense_target_sum(n, t, t.q, known, vtype)
+    return _distribution_sum(dense, dense.q, classes, known, vtype)
 
 
 @inline
-def _dense_target_sum(n: int, t: Any, q: Any, known: float, vtype: Any) -> Any:
+def _distribution_sum(dense: Any, q: Any, classes: int, known: float, vtype: Any) -> Any:
+    """`dense_target_sum` where there is a dense target; q is its pointer to a distribution, or None."""
     if q is None:
         return known
-    step = lanes_of(vtype)
+    lanes = lanes_of(vtype)
     target_sum = promote(splat(0.0, vtype))
-    for i in range(0, n, step):
-        target_sum = target_sum + promote(dense_target_n(t, i, min(step, n - i), vtype))
+    for i in range(0, classes, lanes):
+        target_sum = target_sum + promote(dense_target_n(dense, i, min(lanes, classes - i), vtype))
     return reduce_add(target_sum)

@@ -1,12 +1,13 @@
-"""Statistics of one long row whose classes lie side by side, in one pass.
+"""Statistics of one long row whose classes lie side by side, in one pass over its logits.
 
-The row is read in blocks of 16 vectors.  What is taken off the logits before exp is the maximum of the first block,
-and stays so while no logit is more than `HEADROOM` above it; a block with such a one is done again, with its maximum,
-and what was summed before is rescaled (online softmax).  So memory is read once, and nearly always each logit is; the
-prefetches, a few blocks ahead, let it be read while the block before is computed.  Four sums run side by side within a
-block, in the arithmetic of the logits; blocks are added up in float64.  Blocks count from the start of the row, never
-from an address, and a row longer than `SEGMENT_CLASSES` is always merged from its segments in order,
-whoever computed them: the bits of a row depend on nothing but the row.
+The row is read in blocks of 16 vectors.  A shift is subtracted from the logits before exp: the maximum of the first
+block, for as long as no logit is more than `HEADROOM` above it.  A block that has such a logit is computed again with
+its own maximum as the shift, and the sums so far are rescaled to that (online softmax).  So memory is read once, and
+nearly always each logit is too.  Prefetches reach a few blocks ahead, so that memory is read while a block is computed.
+
+Within a block, four sums run side by side in the arithmetic of the logits; the sums of blocks are added in float64.
+Blocks are counted from the start of the row, never from an address, and a row longer than `SEGMENT_CLASSES` is always
+merged from its segments in order, whichever thread computed them: the bits of a result depend on nothing but the row.
 """
 
 from __future__ import annotations
@@ -45,222 +46,235 @@ from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_a
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, one_lane, opaque, select, splat
 
 BLOCK = 16  # vectors
-HEADROOM = 8.0  # how far above the shift a float32 logit may be: 2e-9 for each power of 2 is little yet
+HEADROOM = 8.0  # how far above the shift a float32 logit may be: an error of 2e-9 per power of 2 is still small there
 
 
+# ------------------------------------------------------------------------------------------------ one block
 @inline
-def _block_max(p: Any, i: int, vectors: int, f: Any, row_max: Any) -> Any:
-    step = lanes_of(row_max)
-    a, b, c, d = row_max, row_max, row_max, row_max
+def _block_max(row: Any, i: int, vectors: int, lowest: Any) -> Any:
+    """The maximum of some vectors of logits from class i on, per lane."""
+    lanes = lanes_of(lowest)
+    a, b, c, d = lowest, lowest, lowest, lowest
     k = 0
     while k + 4 <= vectors:
-        at = i + k * step
-        a = maximum(load_logits(p, at, f, row_max), a)
-        b = maximum(load_logits(p, at + step, f, row_max), b)
-        c = maximum(load_logits(p, at + 2 * step, f, row_max), c)
-        d = maximum(load_logits(p, at + 3 * step, f, row_max), d)
+        j = i + k * lanes
+        a = maximum(load_logits(row.logits, j, row.transform, lowest), a)
+        b = maximum(load_logits(row.logits, j + lanes, row.transform, lowest), b)
+        c = maximum(load_logits(row.logits, j + 2 * lanes, row.transform, lowest), c)
+        d = maximum(load_logits(row.logits, j + 3 * lanes, row.transform, lowest), d)
         k += 4
     while k < vectors:
-        a = maximum(load_logits(p, i + k * step, f, row_max), a)
+        a = maximum(load_logits(row.logits, i + k * lanes, row.transform, lowest), a)
         k += 1
     return maximum(maximum(a, b), maximum(c, d))
 
 
 @inline
-def _exp_term(p: Any, i: int, shift: Any, y: Any, f: Any, s: Any, best: Any) -> Any:
-    """exp of a vector, and the larger of it and `best`."""
-    prefetch_ahead(p, i)
-    x = load_logits(p, i, f, best)
-    return exclude_target(exp_shifted_scaled(x, shift, s), i, y), maximum(x, best)
+def _exp_term(row: Any, i: int, shift: Any, y: Any, largest: Any) -> Any:
+    """exp of the vector of logits from class i on, 0 at class y; and the maximum of these logits and `largest`."""
+    prefetch_ahead(row.logits, i)
+    x = load_logits(row.logits, i, row.transform, largest)
+    return exclude_target(exp_shifted_scaled(x, shift, row.scale), i, y), maximum(x, largest)
 
 
 @inline
-def _block_sum(p: Any, i: int, vectors: int, shift: Any, y: Any, f: Any, s: Any, lowest: Any) -> Any:
-    """Σ exp over some vectors, per lane in float64, what rounding took from it, and the maximum."""
-    step = lanes_of(lowest)
+def _block_sum(row: Any, i: int, vectors: int, shift: Any, y: Any, lowest: Any) -> Any:
+    """Σ exp over some vectors from class i on, its rounding error, and the maximum: per lane, the first two in float64.
+
+    Class y is left out of the sum; y is None where it is not in the block.
+    """
+    lanes = lanes_of(lowest)
     zero = splat(0.0, lowest)
     a0, a1, a2, a3 = zero, zero, zero, zero
     m0, m1, m2, m3 = lowest, lowest, lowest, lowest
-    whole, lost = promote(zero), promote(zero)
+    total, error = promote(zero), promote(zero)
     k = 0
     while k + 4 <= vectors:
-        at = i + k * step
-        e0, m0 = _exp_term(p, at, shift, y, f, s, m0)
-        e1, m1 = _exp_term(p, at + step, shift, y, f, s, m1)
-        e2, m2 = _exp_term(p, at + 2 * step, shift, y, f, s, m2)
-        e3, m3 = _exp_term(p, at + 3 * step, shift, y, f, s, m3)
+        j = i + k * lanes
+        e0, m0 = _exp_term(row, j, shift, y, m0)
+        e1, m1 = _exp_term(row, j + lanes, shift, y, m1)
+        e2, m2 = _exp_term(row, j + 2 * lanes, shift, y, m2)
+        e3, m3 = _exp_term(row, j + 3 * lanes, shift, y, m3)
         a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
         k += 4
         if not has_guard_digits(zero):
-            whole, lost = compensated_add(whole, lost, promote((a0 + a1) + (a2 + a3)))
+            total, error = compensated_add(total, error, promote((a0 + a1) + (a2 + a3)))
             a0, a1, a2, a3 = zero, zero, zero, zero
     while k < vectors:
-        e0, m0 = _exp_term(p, i + k * step, shift, y, f, s, m0)
+        e0, m0 = _exp_term(row, i + k * lanes, shift, y, m0)
         a0 = a0 + e0
         k += 1
-    whole, lost = compensated_add(whole, lost, promote((a0 + a1) + (a2 + a3)))
-    return whole, lost, maximum(maximum(m0, m1), maximum(m2, m3))
+    total, error = compensated_add(total, error, promote((a0 + a1) + (a2 + a3)))
+    return total, error, maximum(maximum(m0, m1), maximum(m2, m3))
 
 
 @inline
-def _dense_sums(p: Any, i: int, vectors: int, part: int, c: Any, f: Any, t: Any) -> Any:
-    """(Σ u (c − x), Σ u) of a block, per lane in float64; the last `part` lanes are those of an unfinished vector."""
-    zero = splat(0.0, c)
+def _dense_sums(row: Any, dense: Any, i: int, vectors: int, tail: int, centre: Any) -> Any:
+    """(Σ u_j (centre − x_j), Σ u_j) of a block from class i on, per lane in float64.
+
+    The block has `vectors` whole vectors and `tail` more classes.
+    """
+    zero = splat(0.0, centre)
     target_gaps, target_sums = promote(zero), promote(zero)
-    if t is None:
+    if dense is None:
         return target_gaps, target_sums
-    step = lanes_of(c)
+    lanes = lanes_of(centre)
     for first in range(0, vectors, 4):
         target_gap, target_sum = zero, zero
         for k in range(first, min(vectors, first + 4)):
-            at = i + k * step
-            u = dense_target(t, at, c)
-            target_gap = target_gap + product_or_zero(u, quarter_gap(c, load_logits(p, at, f, c)))
+            j = i + k * lanes
+            u = dense_target(dense, j, centre)
+            x = load_logits(row.logits, j, row.transform, centre)
+            target_gap = target_gap + product_or_zero(u, quarter_gap(centre, x))
             target_sum = target_sum + u
         target_gaps, target_sums = target_gaps + unquarter(target_gap), target_sums + promote(target_sum)
-    if part > 0:
-        at = i + vectors * step
-        u = dense_target_n(t, at, part, c)
-        target_gaps = target_gaps + unquarter(product_or_zero(u, quarter_gap(c, load_logits_n(p, at, part, f, c))))
+    if tail > 0:
+        j = i + vectors * lanes
+        u = dense_target_n(dense, j, tail, centre)
+        x = load_logits_n(row.logits, j, tail, row.transform, centre)
+        target_gaps = target_gaps + unquarter(product_or_zero(u, quarter_gap(centre, x)))
         target_sums = target_sums + promote(u)
     return target_gaps, target_sums
 
 
+# ------------------------------------------------------------------------------------------------ change of the shift
 @inline
-def _rebase_gap(target_gap: Any, target_sum: Any, now: Any, before: Any, t: Any) -> Any:
-    """Σ u (now − x) from Σ u (before − x)."""
-    if t is None:
-        return target_gap
-    return target_gap + target_sum * (promote(now) - promote(before))
+def _centre_and_ceiling(row_max: Any, scale: Any) -> Any:
+    """The largest lane of `row_max`, for the shift to be next to; and the largest logit that the shift allows.
 
-
-@inline
-def _rescale(sum_exp_others: Any, old: Any, new: Any, s: Any) -> Any:
-    """A sum of exp(s (x − old)) as one of exp(s (x − new)): the factor alone may be below what is normal."""
-    return sum_exp_others * exp_scaled_difference(old, new, s) * splat(unscale(sum_exp_others), sum_exp_others)
-
-
-@inline
-def _rescale_one(sum_exp_others: float, old: float, new: float, s: Any, vtype: Any) -> Any:
-    vtype64 = promote(vtype)
-    return extract_lane(
-        _rescale(one_lane(sum_exp_others, vtype64), one_lane(old, vtype64), one_lane(new, vtype64), s), 0
-    )
-
-
-@inline
-def segment(p: Any, start: int, stop: int, y: int, f: Any, s: Any, t: Any, behind: Any, vtype: Any) -> Any:
-    """The `RowStatistics` of classes start … stop as float64 scalars; class y, if it is there, is left out of `rest`.
-
-    `behind`: the gradient to be written meanwhile, or None.
+    Where all lanes are −inf, these are 0 and −inf.
     """
-    step = lanes_of(vtype)
+    lowest = splat(-math.inf, row_max)
+    centre = splat(reduce_max(row_max), row_max)
+    above_lowest = centre > lowest
+    headroom = HEADROOM / scale_or_one(scale) if has_guard_digits(row_max) else 0.0
+    ceiling = select(above_lowest, centre + splat(headroom, centre), lowest)
+    return select(above_lowest, centre, splat(0.0, centre)), ceiling
+
+
+@inline
+def _rebase_gap(target_gap: Any, target_sum: Any, new: Any, old: Any, dense: Any) -> Any:
+    """Σ u_j (new − x_j) from Σ u_j (old − x_j)."""
+    if dense is None:
+        return target_gap
+    return target_gap + target_sum * (promote(new) - promote(old))
+
+
+@inline
+def _rescale(sum_exp: Any, old: Any, new: Any, scale: Any) -> Any:
+    """A sum of exp(s (x_j − old)) as one of exp(s (x_j − new)).
+
+    The exponential is scaled, because by itself it may be too small for a normal number.
+    """
+    return sum_exp * exp_scaled_difference(old, new, scale) * splat(unscale(sum_exp), sum_exp)
+
+
+@inline
+def _rescale_one(sum_exp: float, old: float, new: float, scale: Any, vtype: Any) -> Any:
+    """`_rescale` of float64 scalars."""
+    vtype64 = promote(vtype)
+    return extract_lane(_rescale(one_lane(sum_exp, vtype64), one_lane(old, vtype64), one_lane(new, vtype64), scale), 0)
+
+
+# ------------------------------------------------------------------------------------------------ segments and rows
+@inline
+def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
+    """The `RowStatistics` of the classes start … stop of a `RowInput`, as float64 scalars.
+
+    `pending` is the gradient of the row before, some of which is written after each block; or None.
+    """
+    lanes, scale, y = lanes_of(vtype), row.scale, row.y
     zero, lowest = splat(0.0, vtype), splat(-math.inf, vtype)
-    sum_exp_others, lost, target_gap, target_sum = promote(zero), promote(zero), promote(zero), promote(zero)
-    n = min(stop - start, BLOCK * step)
-    row_max = _block_max(p, start, n // step, f, lowest)
-    if n % step > 0:
-        row_max = maximum(load_logits_n(p, start + n - n % step, n % step, f, lowest), row_max)
-    c, limit = _shift_candidate(row_max, s)
-    shift = shift_of(c, s)
-    has_far_shift, residual = has_residual(shift, s), drop_residual(shift, s)
+    sum_exp, sum_error, target_gap, target_sum = promote(zero), promote(zero), promote(zero), promote(zero)
+    count = min(stop - start, BLOCK * lanes)
+    tail = count % lanes
+    row_max = _block_max(row, start, count // lanes, lowest)
+    if tail > 0:
+        row_max = maximum(load_logits_n(row.logits, start + count - tail, tail, row.transform, lowest), row_max)
+    centre, ceiling = _centre_and_ceiling(row_max, scale)
+    shift = shift_of(centre, scale)
+    with_residual, without_residual = has_residual(shift, scale), drop_residual(shift, scale)
     i = start
     while i < stop:
-        n = min(stop - i, BLOCK * step)
-        vectors = n // step
-        part = n - vectors * step
-        if has_far_shift or i <= y < i + n:
-            block, lost_there, here = _block_sum(p, i, vectors, shift, y, f, s, lowest)
+        count = min(stop - i, BLOCK * lanes)
+        vectors = count // lanes
+        tail = count - vectors * lanes
+        if with_residual or i <= y < i + count:
+            block_sum, block_error, block_max = _block_sum(row, i, vectors, shift, y, lowest)
         else:
-            block, lost_there, here = _block_sum(p, i, opaque(vectors), residual, None, f, s, lowest)
-        if part > 0:
-            at = i + vectors * step
-            x = load_logits_n(p, at, part, f, lowest)
-            e = promote(exclude_target(first_n_or(exp_shifted_scaled(x, shift, s), part, zero), at, y))
-            block, lost_there = compensated_add(block, lost_there, e)
-            here = maximum(x, here)
-        if any_true(here > limit):  # once more, with a shift of this block's own
-            before, old = c, shift_value(shift)
-            nothing_yet = not any_true(limit > lowest)
-            c, limit = _shift_candidate(here, s)
-            shift = shift_of(c, s)
-            has_far_shift, residual = has_residual(shift, s), drop_residual(shift, s)
-            target_gap = _rebase_gap(target_gap, target_sum, c, before, t)
+            block_sum, block_error, block_max = _block_sum(row, i, opaque(vectors), without_residual, None, lowest)
+        if tail > 0:
+            j = i + vectors * lanes
+            x = load_logits_n(row.logits, j, tail, row.transform, lowest)
+            e = promote(exclude_target(first_n_or(exp_shifted_scaled(x, shift, scale), tail, zero), j, y))
+            block_sum, block_error = compensated_add(block_sum, block_error, e)
+            block_max = maximum(x, block_max)
+        if any_true(block_max > ceiling):  # compute the block again, with its own maximum as the shift
+            old_centre, old_shift = centre, shift_value(shift)
+            nothing_yet = not any_true(ceiling > lowest)
+            centre, ceiling = _centre_and_ceiling(block_max, scale)
+            shift = shift_of(centre, scale)
+            with_residual, without_residual = has_residual(shift, scale), drop_residual(shift, scale)
+            target_gap = _rebase_gap(target_gap, target_sum, centre, old_centre, row.dense)
             if not nothing_yet:
-                sum_exp_others, lost = (
-                    _rescale(sum_exp_others, old, shift_value(shift), s),
-                    _rescale(lost, old, shift_value(shift), s),
-                )
+                new_shift = shift_value(shift)
+                sum_exp = _rescale(sum_exp, old_shift, new_shift, scale)
+                sum_error = _rescale(sum_error, old_shift, new_shift, scale)
             continue
-        write_pending(behind, BLOCK, f, s, vtype)
-        more_dot, more_mass = _dense_sums(p, i, vectors, part, c, f, t)
-        sum_exp_others, lost = compensated_add(sum_exp_others, lost, block)
-        lost, target_gap, target_sum, row_max = (
-            lost + lost_there,
-            target_gap + more_dot,
-            target_sum + more_mass,
-            maximum(here, row_max),
-        )
-        i += n
+        write_pending(pending, BLOCK, vtype)
+        block_gap, block_target = _dense_sums(row, row.dense, i, vectors, tail, centre)
+        sum_exp, sum_error = compensated_add(sum_exp, sum_error, block_sum)
+        sum_error = sum_error + block_error
+        target_gap, target_sum = target_gap + block_gap, target_sum + block_target
+        row_max = maximum(block_max, row_max)
+        i += count
     row_max = splat(reduce_max(row_max), vtype)
-    end = select(row_max > lowest, row_max, zero)
-    target_gap = _rebase_gap(target_gap, target_sum, end, c, t)
-    sum_there, itself = reduce_add(sum_exp_others + lost), 0.0
-    if y < 0 and extract_lane(row_max, 0) > -math.inf:  # the term of the maximum is 1, and not what rounding made of it
-        sum_there, itself = sum_there - np.float64(extract_lane(exp_shifted_scaled(row_max, shift, s), 0)), 1.0
-    sum_at_top = _rescale_one(
-        sum_there, extract_lane(shift_value(shift), 0), np.float64(extract_lane(end, 0)), s, vtype
-    )
+    final_centre = select(row_max > lowest, row_max, zero)
+    target_gap = _rebase_gap(target_gap, target_sum, final_centre, centre, row.dense)
+    total, term_of_max = reduce_add(sum_exp + sum_error), 0.0
+    if y < 0 and extract_lane(row_max, 0) > -math.inf:  # the term of the maximum is 1, not what rounding made of it
+        rounded_term = np.float64(extract_lane(exp_shifted_scaled(row_max, shift, scale), 0))
+        total, term_of_max = total - rounded_term, 1.0
+    old, new = extract_lane(shift_value(shift), 0), np.float64(extract_lane(final_centre, 0))
     return RowStatistics(
         np.float64(extract_lane(row_max, 0)),
-        sum_at_top * unscale(vtype) + itself,
+        _rescale_one(total, old, new, scale, vtype) * unscale(vtype) + term_of_max,
         reduce_add(target_gap),
         reduce_add(target_sum),
     )
 
 
 @inline
-def _shift_candidate(row_max: Any, s: Any) -> Any:
-    """The largest lane, or 0 where all is −inf; and how far a logit may be above it, −inf then."""
-    lowest = splat(-math.inf, row_max)
-    c = splat(reduce_max(row_max), row_max)
-    some = c > lowest
-    room = HEADROOM / scale_or_one(s) if has_guard_digits(row_max) else 0.0
-    return select(some, c, splat(0.0, c)), select(some, c + splat(room, c), lowest)
-
-
-@inline
-def merge(a: Any, b: Any, s: Any, vtype: Any) -> Any:
-    """The `RowStatistics` of two neighbouring parts of a row."""
-    if not b.row_max > a.row_max:  # so for -inf and -inf too
-        if b.row_max == -math.inf:
+def merge(a: Any, b: Any, scale: Any, vtype: Any) -> Any:
+    """The `RowStatistics` of two parts of a row from those of each."""
+    if not b.row_max > a.row_max:  # so also where both are −inf
+        if b.row_max == -math.inf:  # the gaps of b are relative to 0, and infinite where they count
             return RowStatistics(
                 a.row_max, a.sum_exp_others + b.sum_exp_others, a.target_gap + b.target_gap, a.target_sum + b.target_sum
             )
         return RowStatistics(
             a.row_max,
-            a.sum_exp_others + _rescale_one(b.sum_exp_others, b.row_max, a.row_max, s, vtype),
+            a.sum_exp_others + _rescale_one(b.sum_exp_others, b.row_max, a.row_max, scale, vtype),
             a.target_gap + b.target_gap + b.target_sum * (a.row_max - b.row_max),
             a.target_sum + b.target_sum,
         )
-    if a.row_max == -math.inf:
-        # what is -inf counted its distances from 0
+    if a.row_max == -math.inf:  # the gaps of a are relative to 0, and infinite where they count
         return RowStatistics(
             b.row_max, a.sum_exp_others + b.sum_exp_others, a.target_gap + b.target_gap, a.target_sum + b.target_sum
         )
     return RowStatistics(
         b.row_max,
-        _rescale_one(a.sum_exp_others, a.row_max, b.row_max, s, vtype) + b.sum_exp_others,
+        _rescale_one(a.sum_exp_others, a.row_max, b.row_max, scale, vtype) + b.sum_exp_others,
         a.target_gap + b.target_gap + a.target_sum * (b.row_max - a.row_max),
         a.target_sum + b.target_sum,
     )
 
 
 @inline
-def statistics(p: Any, n: int, y: int, f: Any, s: Any, t: Any, behind: Any, vtype: Any) -> Any:
-    """The `RowStatistics` of a whole row of n classes."""
-    row = RowStatistics(-math.inf, 0.0, 0.0, 0.0)
-    for start in range(0, n, SEGMENT_CLASSES):
-        part = segment(p, start, min(n, start + SEGMENT_CLASSES), y, f, s, t, behind, vtype)
-        row = part if start == 0 else merge(row, part, s, vtype)
-    return row
+def statistics(row: Any, pending: Any, vtype: Any) -> Any:
+    """The `RowStatistics` of a whole row, a `RowInput`; `pending` as for `segment`."""
+    stats = RowStatistics(-math.inf, 0.0, 0.0, 0.0)
+    for start in range(0, row.classes, SEGMENT_CLASSES):
+        part = segment(row, start, min(row.classes, start + SEGMENT_CLASSES), pending, vtype)
+        stats = part if start == 0 else merge(stats, part, row.scale, vtype)
+    return stats

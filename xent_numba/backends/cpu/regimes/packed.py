@@ -1,45 +1,65 @@
-"""Rows of a few dozen to a few hundred classes that lie side by side: a vector of rows at a time, each along its lanes.
+"""Rows of a few dozen to a few hundred classes that lie side by side: a vector of rows at a time, each along its
+classes.
 
-Nothing is transposed but what is left of the rows: a vector of maxima, then one of sums for each, folded to one lane a
-row (`lanes.totals`).  So losses and factors are computed for all the rows at once, as for rows in tiles, and no row
-waits for the sum of another.
+Logits are not transposed, only what is summed over them: the maximum of each row is a vector of lanes, and so is each
+sum.  As many of these vectors as there are rows are reduced at once, to one vector with a row in each lane
+(`reduce_max_each`, `reduce_add_each`).  Losses and gradient factors are then computed for all rows together, as in the
+`lanes` regime, and no row waits for the sum of another.
 
-Only for labels, and arithmetic in float32: a sum across lanes costs an ulp of float64, for which the accuracy law has
-no room; and next to a distribution, whose rows keep their maximum in the sum, a lane would add too many classes to it.
+The regime is for float32 arithmetic and labels only.  A sum across lanes costs an ulp of float64, for which the
+accuracy that is promised for float64 has no room.  A distribution without labels keeps the term of the maximum in its
+sum, and a lane would then add up too many classes.
 
-The logits of a group are copied to a tile, where they become exponentials; these become the gradient in the stage that
-leaves for memory.  −inf stands at the place of a target meanwhile: its term is not in the sum, and no instruction is
-spent on leaving it out.
+The logits of a work item are copied to a tile, where their exponentials replace them; the gradient is made of these in
+the staging buffer, on its way to memory.  While a work item is computed the next one is loaded to a second tile, so
+that memory is always busy and no maximum has to be waited for.
+
+−inf has two uses here.  It fills up the last vector of a row, and it takes the place of the logit at the label, whose
+term does not belong in the sum; no instruction is spent on leaving either out.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.group_epilogue import (
-    gradient_scales,
     group_epilogue,
     group_losses,
     labels_of,
-    saved_shift,
+    saved_shift_of,
+    scaled_factors,
     store_losses,
 )
-from xent_numba.backends.cpu.regimes.lanes_tile import finite_or_zero, tile_shift, tile_unscale
-from xent_numba.backends.cpu.regimes.packed_row import PrefetchRows, copy_row, row_sums, to_gradient
+from xent_numba.backends.cpu.regimes.lanes_tile import (
+    ScaledFactors,
+    TileInput,
+    TileShift,
+    rescaled,
+    tile_rescale,
+    tile_shift,
+)
+from xent_numba.backends.cpu.regimes.packed_load import (
+    ROWS,
+    PrefetchRows,
+    load_row,
+    packed_item,
+    prefetch_rows,
+    tile_width,
+)
+from xent_numba.backends.cpu.regimes.packed_row import PackedRow, row_sums, to_gradient
 from xent_numba.backends.cpu.regimes.staging import (
     flush_carry,
     flush_full_lines,
-    rows_contiguous,
-    staging_buffer,
+    staging_of,
+    with_carry,
     write_row,
 )
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import dense_target_of, row_pointer, vtype_of
-from xent_numba.backends.cpu.simd.cache_control import L1_PREFETCH_DISTANCE, L2_PREFETCH_DISTANCE
-from xent_numba.backends.cpu.simd.cast import demote, promote
+from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
 from xent_numba.backends.cpu.simd.load_store import (
     advance,
@@ -53,219 +73,204 @@ from xent_numba.backends.cpu.simd.load_store import (
 from xent_numba.backends.cpu.simd.reduce import extract_lane, reduce_add, reduce_add_each, reduce_max_each
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat
 
-TILE_VECTORS = 256  # of 16 lanes: 16 rows of as many classes as a tile may have
-assert TILE_CLASSES == TILE_VECTORS  # memory on the stack is as long as a literal says
+# In vectors: ROWS rows of up to TILE_CLASSES classes are TILE_CLASSES vectors, as a vector has ROWS lanes.
+_TWO_TILES, _TWO_MAXIMA = 2 * TILE_CLASSES, 2 * ROWS
 
 
-# ------------------------------------------------------------------------------------------------ a group of rows
-class Group(NamedTuple):
-    """Rows (a, b) … (a, b + rows − 1), of which the first has the address p."""
-
-    a: int
-    b: int
-    rows: int
-    p: Any
+# ------------------------------------------------------------------------------------------------ labels
+@inline
+def _target_logits(tile: Any, width: int, y: Any, vtype: Any) -> Any:
+    """Each row's logit at its label, after the transform, in float64; anything where there is no label."""
+    index = select(y < splat(0, y), splat(0, y), y) + iota(vtype) * splat(width, y)
+    return promote(gather(tile, index, vtype))
 
 
 @inline
-def _group(call: Any, g: int, stop: int, lanes: int) -> Any:
-    """Group g, a vector of rows of one first index a; none of its rows from `stop` on."""
-    width = call.logits.shape[1]
-    per_a = (width + lanes - 1) // lanes
-    a = g // per_a
-    b = (g - a * per_a) * lanes
-    rows = min(lanes, width - b) if g < stop else 0
-    return Group(a, b, rows, row_pointer(call.logits, a, b))
+def _mask_targets(tile: Any, width: int, y: Any, dense: Any, lanes: int) -> None:
+    """Put −inf in the place of the logits at the labels, unless a dense target needs them.
 
-
-@inline
-def _prefetch_rows(p: Any, row_stride: int, lanes: int) -> Any:
-    """The first row of later groups."""
-    step = max(1, lanes * (row_stride if row_stride > 0 else -row_stride))
-    l2, l1 = max(1, L2_PREFETCH_DISTANCE // step), max(1, L1_PREFETCH_DISTANCE // step)
-    return PrefetchRows(advance(p, l2 * lanes * row_stride), advance(p, l1 * lanes * row_stride))
-
-
-@inline
-def _load_row(group: Any, r: int, tile: Any, row_maxima: Any, width: int, call: Any, vtype: Any) -> None:
-    """Row r of a group to its tile, and its maximum."""
-    row_max = splat(-math.inf, vtype)
-    if r < group.rows:
-        p = advance(group.p, r * stride(call.logits, 1))
-        row_max = copy_row(p, advance(tile, r * width), call.logits.shape[2], call.f, row_max)
-    store(row_maxima, r * lanes_of(vtype), row_max)
-
-
-@inline
-def _mask_targets(tile: Any, width: int, y: Any, smooth: Any, lanes: int) -> None:
-    """−inf at the targets, if nothing else is to be taken from the logits.
-
-    Long before they are read again: a processor waits for memory of which only a part was just written.
+    They are written early, to avoid a store-forwarding stall: the vectors that hold them are loaded later.
     """
-    if smooth is None:
+    if dense is None:
         for r in range(lanes):
             if extract_lane(y, r) >= 0:
                 store_scalar(tile, r * width + extract_lane(y, r), -math.inf)
 
 
 @inline
-def _excluded_class(y: int, t: Any) -> Any:
-    """The class to be left out by a mask: none where −inf is in its place."""
-    if t is None:
+def _excluded_class(y: int, dense: Any) -> Any:
+    """The class that is left out of the sum of exponentials by a mask; None where its logit is −inf."""
+    if dense is None:
         return None
     return y
 
 
 @inline
-def _store_target_gradient(row: Any, y: int, value: float, t: Any) -> None:
-    """The gradient at the target, where no mask has put it."""
-    if t is None:
+def _store_target(row: Any, y: int, value: float, dense: Any) -> None:
+    """Store the gradient at the label, where `to_gradient` has not put it there."""
+    if dense is None:
         store_scalar(row, y, value)
 
 
+# ------------------------------------------------------------------------------------------------ statistics
 @inline
-def _store_dense_sums(
-    target_gaps: Any, target_sums: Any, i: int, target_gap: Any, target_sum: Any, smooth: Any
-) -> None:
-    if smooth is not None:
-        store(target_gaps, i, target_gap)
-        store(target_sums, i, target_sum)
-
-
-@inline
-def _dense_totals(memory: Any, smooth: Any, vtype64: Any) -> Any:
-    if smooth is None:
-        return vtype64
-    return reduce_add_each(memory, vtype64)
+def _row_max(lane_maxima: Any, saved_shift: Any, vtype: Any) -> Any:
+    """The maximum of each row; the saved log-sum-exp, divided by the scale, where there is one."""
+    if saved_shift is not None:
+        return saved_shift
+    return reduce_max_each(lane_maxima, vtype)
 
 
 @inline
-def _target_logits(tile: Any, width: int, y: Any, vtype: Any) -> Any:
-    """f of each row's logit at its target, in float64."""
-    place = select(y < splat(0, y), splat(0, y), y) + iota(vtype) * splat(width, y)
-    return promote(gather(tile, place, vtype))
+def _store_shift(shift: Any, vtype: Any) -> Any:
+    """A `TileShift` of pointers, from which `_shift_of_row` loads one lane."""
+    pointers = TileShift(stack_buffer(vtype, 1), Shift(stack_buffer(vtype, 1), stack_buffer(vtype, 1)))
+    store(pointers.centre, 0, shift.centre)
+    store(pointers.nearby.residual, 0, shift.nearby.residual)
+    store(pointers.nearby.exponent, 0, shift.nearby.exponent)
+    return pointers
 
 
 @inline
-def _row_max(row_maxima: Any, saved: Any, vtype: Any) -> Any:
-    """The maxima; where a log-sum-exp is saved, that."""
-    if saved is not None:
-        return saved
-    return reduce_max_each(row_maxima, vtype)
+def _shift_of_row(pointers: Any, r: int, vtype: Any) -> Any:
+    """The `TileShift` of row r, in all lanes."""
+    residual, m = pointers.nearby
+    nearby = Shift(splat(load_scalar(residual, r), vtype), splat(load_scalar(m, r), vtype))
+    return TileShift(splat(load_scalar(pointers.centre, r), vtype), nearby)
 
 
 @inline
-def _group_rows(
-    call: Any, lse: Any, grad: Any, staging: Any, carry: int, here: Any, tile: Any, row_maxima: Any, after: Any,
-    tile_after: Any, tops_after: Any, vtype: Any,
-) -> Any:  # fmt: skip
-    """The losses of a group in a tile, whose gradient is written, and what of it stays in the stage.
+def _store_dense_sums(pointers: Any, i: int, dense_sums: Any, dense: Any) -> None:
+    """Store the vectors (Σ u (centre − x), Σ u) of a row, if there is a dense target."""
+    if dense is not None:
+        store(pointers[0], i, dense_sums[0])
+        store(pointers[1], i, dense_sums[1])
 
-    The rows of the group after it are brought meanwhile: memory is never idle, and no maximum is waited for.
+
+@inline
+def _reduce_dense_sums(pointers: Any, dense: Any, vtype64: Any) -> Any:
+    """Those sums for each row; anything without a dense target."""
+    if dense is None:
+        return vtype64, vtype64
+    return reduce_add_each(pointers[0], vtype64), reduce_add_each(pointers[1], vtype64)
+
+
+@inline
+def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: Any, vtype: Any) -> Any:
+    """The `RowStatistics` of the current work item, the `tile_rescale` of its exponentials and its target logits.
+
+    The following work item is loaded meanwhile.
     """
-    classes, row_stride = call.logits.shape[2], stride(call.logits, 1)
-    s = call.s
-    lanes = lanes_of(vtype)
-    vtype64 = promote(vtype)
-    a, b, rows = here.a, here.b, here.rows
-    i = a * call.logits.shape[1] + b
-    y = labels_of(call.labels, i, rows, classes, call.ignored, vtype)
-    t = dense_target_of(call.dense, None, call.dense_weight)
-    saved = saved_shift(lse, i, rows, s, vtype)
-    width = (classes + lanes - 1) // lanes * lanes
-    sums_exp_others, target_gaps, target_sums = (
-        stack_buffer(vtype64, 16),
-        stack_buffer(vtype64, 16),
-        stack_buffer(vtype64, 16),
-    )
+    classes, row_stride = operands.logits.shape[2], stride(operands.logits, 1)
+    lanes, vtype64 = lanes_of(vtype), promote(vtype)
+    width = tile_width(classes, lanes)
+    sums_exp = stack_buffer(vtype64, ROWS)
+    all_dense_sums = stack_buffer(vtype64, ROWS), stack_buffer(vtype64, ROWS)
 
-    row_max = _row_max(row_maxima, saved, vtype)
-    x_y = _target_logits(tile, width, y, vtype)
-    _mask_targets(tile, width, y, t, lanes)
-    c = finite_or_zero(row_max)
-    shift = tile_shift(c, saved, s)
-    centres, residuals, ms = stack_buffer(vtype, 1), stack_buffer(vtype, 1), stack_buffer(vtype, 1)
-    store(centres, 0, c)
-    store(residuals, 0, shift.residual)
-    store(ms, 0, shift.exponent)
-    ahead = _prefetch_rows(after.p, row_stride, lanes)
+    row_max = _row_max(current.lane_maxima, inputs.saved_shift, vtype)
+    target_logits = _target_logits(current.tile, width, inputs.y, vtype)
+    _mask_targets(current.tile, width, inputs.y, inputs.dense, lanes)
+    shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
+    shifts = _store_shift(shift, vtype)
+    later = prefetch_rows(following.p, row_stride, lanes)
     for r in range(lanes):
-        _load_row(after, r, tile_after, tops_after, width, call, vtype)
-        sum_exp_others, target_gap, target_sum = vtype64, vtype64, vtype64
-        if extract_lane(y, r) >= 0:
-            prefetch = PrefetchRows(advance(ahead.l2, r * row_stride), advance(ahead.l1, r * row_stride))
-            by, centre = (
-                Shift(splat(load_scalar(residuals, r), vtype), splat(load_scalar(ms, r), vtype)),
-                splat(load_scalar(centres, r), vtype),
+        load_row(operands, following, r, vtype)
+        sum_exp, dense_sums = vtype64, (vtype64, vtype64)
+        if extract_lane(inputs.y, r) >= 0:
+            row = PackedRow(
+                advance(current.tile, r * width),
+                classes,
+                _excluded_class(extract_lane(inputs.y, r), inputs.dense),
+                _shift_of_row(shifts, r, vtype),
+                inputs.saved_shift,
+                inputs.scale,
+                inputs.dense,
+                PrefetchRows(advance(later.l2, r * row_stride), advance(later.l1, r * row_stride)),
             )
-            row = advance(tile, r * width)
-            sum_exp_others, target_gap, target_sum = row_sums(
-                prefetch, row, classes, _excluded_class(extract_lane(y, r), t), by, centre, saved, s, t, grad
-            )
-        store(sums_exp_others, r * lanes, sum_exp_others)
-        _store_dense_sums(target_gaps, target_sums, r * lanes, target_gap, target_sum, t)
-    by = tile_unscale(shift, c, saved, s)
-    found = RowStatistics(
-        row_max,
-        reduce_add_each(sums_exp_others, vtype64) * by,
-        _dense_totals(target_gaps, t, vtype64),
-        _dense_totals(target_sums, t, vtype64),
-    )
-    end = group_epilogue(call, found, x_y, y, i, rows, vtype)
-    if grad is not None:
-        of_p, u_factor, y_value = gradient_scales(call, lse, end, i, rows, vtype)
-        factors, ks, values = centres, residuals, ms
-        store(factors, 0, demote(of_p * by, vtype))
-        store(ks, 0, u_factor)
-        store(values, 0, y_value)
-        out, out_stride = row_pointer(grad, a, b), stride(grad, 1)
-        together = call.streaming and rows_contiguous(grad)
-        for r in range(rows):
-            row = advance(staging, carry + r * classes if together else 0)
-            if extract_lane(y, r) >= 0:
-                value, factor = load_scalar(values, r), splat(load_scalar(factors, r), vtype)
-                to_gradient(
-                    advance(tile, r * width),
-                    row,
-                    classes,
-                    _excluded_class(extract_lane(y, r), t),
-                    value,
-                    factor,
-                    load_scalar(ks, r),
-                    t,
-                )
-                _store_target_gradient(row, extract_lane(y, r), value, t)
-            else:
-                for j in range(classes):
-                    store_scalar(row, j, 0.0)
-            if not together:
-                write_row(row, advance(out, r * out_stride), classes, call.streaming, vtype)
-        if together:
-            carry = flush_full_lines(staging, carry, rows * classes, out, vtype)
-    return group_losses(call, end, y, rows), carry
+            sum_exp, dense_sums = row_sums(row, grad)
+        store(sums_exp, r * lanes, sum_exp)
+        _store_dense_sums(all_dense_sums, r * lanes, dense_sums, inputs.dense)
+    rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
+    sum_exp_others = reduce_add_each(sums_exp, vtype64) * rescale
+    target_gap, target_sum = _reduce_dense_sums(all_dense_sums, inputs.dense, vtype64)
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum), rescale, target_logits
+
+
+# ------------------------------------------------------------------------------------------------ gradient
+@inline
+def _store_factors(factors: Any, vtype: Any) -> Any:
+    """`ScaledFactors` of pointers, from which those of one row are loaded."""
+    pointers = ScaledFactors(stack_buffer(vtype, 1), stack_buffer(vtype, 1), stack_buffer(vtype, 1))
+    store(pointers.p_factor, 0, factors.p_factor)
+    store(pointers.u_factor, 0, factors.u_factor)
+    store(pointers.at_target, 0, factors.at_target)
+    return pointers
 
 
 @inline
-def packed_rows(call: Any, start: int, stop: int, group: int, partials: Any) -> None:
-    """Add the losses of the groups start … stop, in their order, to partial sums of `group` of them each."""
-    vtype = vtype_of(call)
-    lanes = lanes_of(vtype)
-    staging, carry = staging_buffer(call.grad, vtype), 0
-    tiles, row_maxima = stack_buffer(vtype, 512), stack_buffer(vtype, 32)  # two of each
-    width = (call.logits.shape[2] + lanes - 1) // lanes * lanes
-    here = _group(call, start, stop, lanes)
-    tile, row_max = tiles, row_maxima
-    for r in range(lanes):
-        _load_row(here, r, tile, row_max, width, call, vtype)
-    for g in range(start, stop):
-        other = 1 - (g - start) % 2
-        after = _group(call, g + 1, stop, lanes)
-        tile_after, top_after = advance(tiles, other * TILE_VECTORS * lanes), advance(row_maxima, other * 16 * lanes)
-        found, carry = _group_rows(
-            call, call.lse, call.grad, staging, carry, here, tile, row_max, after, tile_after, top_after, vtype
-        )
-        if after.rows == 0 or after.a != here.a:
-            carry = flush_carry(call.grad, staging, carry, here.a, here.b + here.rows, vtype)
-        store_losses(call.rows, here.a * call.logits.shape[1] + here.b, here.rows, found)
-        partials[g // group] += reduce_add(found)
-        here, tile, row_max = after, tile_after, top_after
+def _factors_of_row(pointers: Any, r: int, vtype: Any) -> Any:
+    """The `ScaledFactors` of row r: p_factor in all lanes, the others as scalars."""
+    p_factor = splat(load_scalar(pointers.p_factor, r), vtype)
+    return ScaledFactors(p_factor, load_scalar(pointers.u_factor, r), load_scalar(pointers.at_target, r))
+
+
+@inline
+def _write_gradient(grad: Any, inputs: Any, current: Any, factors: Any, staging: Any, vtype: Any) -> Any:
+    """Write the gradient of a work item; returns the staging buffer after it.  `factors` holds pointers."""
+    item, classes = current.item, grad.shape[2]
+    out, out_stride = row_pointer(grad, item.a, item.b), stride(grad, 1)
+    width = tile_width(classes, lanes_of(vtype))
+    for r in range(item.rows):
+        row = advance(staging.buffer, staging.carry + r * classes if staging.assembles else 0)
+        y = extract_lane(inputs.y, r)
+        if y >= 0:
+            row_factors, exps = _factors_of_row(factors, r, vtype), advance(current.tile, r * width)
+            to_gradient(exps, row, classes, _excluded_class(y, inputs.dense), row_factors, inputs.dense)
+            _store_target(row, y, row_factors.at_target, inputs.dense)
+        else:
+            for j in range(classes):
+                store_scalar(row, j, 0.0)
+        if not staging.assembles:
+            write_row(row, advance(out, r * out_stride), classes, staging.streaming, vtype)
+    if staging.assembles:
+        carry = flush_full_lines(staging.buffer, staging.carry, item.rows * classes, out, vtype)
+        staging = with_carry(staging, carry)
+    return staging
+
+
+# ------------------------------------------------------------------------------------------------ work items
+@inline
+def _compute_item(operands: Any, lse: Any, grad: Any, current: Any, following: Any, staging: Any, vtype: Any) -> Any:
+    """The losses of the current work item, whose gradient is written, and the staging buffer after it.
+
+    `lse` and `grad` are those of `operands`: as arguments, so that what depends on one that is None is not compiled.
+    """
+    item = current.item
+    y = labels_of(operands.labels, item, operands.logits.shape[2], operands.ignored, vtype)
+    dense = dense_target_of(operands.dense, None, operands.dense_weight)
+    saved_shift = saved_shift_of(lse, item, operands.scale, vtype)
+    inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
+    row, rescale, target_logits = _statistics(operands, grad, inputs, current, following, vtype)
+    epilogue = group_epilogue(operands, row, target_logits, y, item, vtype)
+    if grad is not None:
+        factors = rescaled(scaled_factors(operands, lse, epilogue, item, vtype), rescale, vtype)
+        staging = _write_gradient(grad, inputs, current, _store_factors(factors, vtype), staging, vtype)
+    return group_losses(operands, epilogue, y, item.rows), staging
+
+
+@inline
+def packed_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -> None:
+    """Compute the work items start … stop, in order, and add their losses to partials[index // group]."""
+    vtype = vtype_of(operands)
+    staging = staging_of(operands.grad, operands.streaming, vtype)
+    buffers = stack_buffer(vtype, _TWO_TILES), stack_buffer(vtype, _TWO_MAXIMA)
+    current = packed_item(operands.logits, start, stop, buffers, 0, vtype)
+    for r in range(lanes_of(vtype)):
+        load_row(operands, current, r, vtype)
+    for index in range(start, stop):
+        following = packed_item(operands.logits, index + 1, stop, buffers, (index + 1 - start) % 2, vtype)
+        losses, staging = _compute_item(operands, operands.lse, operands.grad, current, following, staging, vtype)
+        staging = flush_carry(staging, operands.grad, current.item, index + 1 == stop, vtype)
+        store_losses(operands.rows, current.item, losses)
+        partials[index // group] += reduce_add(losses)
+        current = following

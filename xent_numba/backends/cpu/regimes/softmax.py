@@ -10,176 +10,189 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import TILE_CLASSES
-from xent_numba.backends.cpu.regimes.lanes_tile import finite_or_zero, merge_lanes, tile_exponentials, tile_statistics
-from xent_numba.backends.cpu.regimes.long_stats import statistics
-from xent_numba.backends.cpu.regimes.softmax_long import write_log_softmax, write_logsumexp, write_softmax
-from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_buffer, write_rows
-from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor
+from xent_numba.backends.cpu.regimes.lanes import tile_at
+from xent_numba.backends.cpu.regimes.lanes_tile import (
+    Tile,
+    TileInput,
+    finite_or_zero,
+    merge_lanes,
+    tile_exponentials,
+    tile_statistics,
+)
+from xent_numba.backends.cpu.regimes.softmax_long import softmax_long_rows
+from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
+from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
+from xent_numba.backends.cpu.regimes.work_items import row_group
 from xent_numba.backends.cpu.row.epilogue import log_of_sum
-from xent_numba.backends.cpu.row.operands import row_pointer
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import demote, promote
-from xent_numba.backends.cpu.simd.load_store import advance, load, pointer, stack_buffer, store, stride
+from xent_numba.backends.cpu.simd.load_store import load, pointer, stack_buffer, store
 from xent_numba.backends.cpu.simd.math import exp
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat, zero_vector
 
 
 class SoftmaxOperands(NamedTuple):
-    """A call: logits, and one of the three results."""
+    """The arguments of a call: logits, and one of the three results.  (A, B, C) arrays have any strides."""
 
     logits: Any  # (A, B, C)
     softmax: Any  # (A, B, C) or None
     log_softmax: Any  # (A, B, C) or None
     logsumexp: Any  # (A·B,) or None
-    streaming: bool
+    streaming: bool  # whether an (A, B, C) result is written past the caches
 
 
+# ------------------------------------------------------------------------------------------------ long rows
 @inline
 def _long(fields: Any, group: int, work_items: int, k: int) -> None:
-    rows = SoftmaxOperands(*fields)
-    vtype = zero_vector(pointer(rows.logits))
-    width, n = rows.logits.shape[1:]
-    for i in range(k * group, min(work_items, (k + 1) * group)):
-        a = i // width
-        b = i - a * width
-        p = row_pointer(rows.logits, a, b)
-        row = statistics(p, n, -1, None, None, None, None, vtype)
-        write_softmax(rows, row_pointer(rows.softmax, a, b), p, n, row, vtype)
-        write_log_softmax(rows, row_pointer(rows.log_softmax, a, b), p, n, row, vtype)
-        write_logsumexp(rows.logsumexp, i, p, n, row, vtype)
+    """Group k of the long rows, one row at a time."""
+    softmax_long_rows(SoftmaxOperands(*fields), k * group, min(work_items, (k + 1) * group))
 
 
-# ------------------------------------------------------------------------------------------------ wide groups
+# ------------------------------------------------------------------------------------------------ results of a tile
 @inline
-def _tile_softmax(e_tile: Any, classes: int, factor: Any) -> None:
+def _tile_softmax(tile: Any, factor: Any) -> None:
+    """Multiply the exponentials of a tile by one factor for each row."""
     lanes = lanes_of(factor)
-    for j in range(classes):
-        store(e_tile, j * lanes, load(e_tile, j * lanes, factor) * factor)
+    for j in range(tile.classes):
+        store(tile.exp, j * lanes, load(tile.exp, j * lanes, factor) * factor)
 
 
 @inline
-def _tile_logs(tile: Any, e_tile: Any, classes: int, row_max: Any, log_s: Any, vtype: Any) -> None:
+def _tile_log_softmax(tile: Any, row_max: Any, log_sum: Any, vtype: Any) -> None:
+    """x − row_max − log_sum in the place of the exponentials of a tile."""
     lanes = lanes_of(vtype)
-    for j in range(classes):
-        store(e_tile, j * lanes, (load(tile, j * lanes, vtype) - row_max) - log_s)
+    for j in range(tile.classes):
+        store(tile.exp, j * lanes, (load(tile.logits, j * lanes, vtype) - row_max) - log_sum)
 
 
 @inline
-def _lanes_logsumexp(out: Any, i: int, rows: int, row_max: Any, nans: Any, log_s: Any) -> None:
+def _store_logsumexp(out: Any, item: Any, row_max: Any, nan_sum: Any, log_sum: Any) -> None:
+    """The log-sum-exp of each row, if it is asked for.
+
+    A row with +inf gives +inf, one with nothing but −inf gives −inf, and any row with a NaN gives NaN: the maximum
+    passes over NaN, so for the first two the `_nan_sum` is added.  The sum of any other row is NaN already.
+    """
     if out is not None:
-        for r in range(lanes_of(log_s)):
-            if r < rows:
-                t = extract_lane(row_max, r)
-                if t == math.inf:
-                    out[i + r] = extract_lane(nans, r) + math.inf
-                elif t == -math.inf:  # of all that is no NaN
-                    out[i + r] = t + extract_lane(nans, r)
+        for r in range(lanes_of(log_sum)):
+            if r < item.rows:
+                top = extract_lane(row_max, r)
+                if top == math.inf:
+                    out[item.first_row + r] = extract_lane(nan_sum, r) + math.inf
+                elif top == -math.inf:
+                    out[item.first_row + r] = top + extract_lane(nan_sum, r)
                 else:
-                    out[i + r] = t + extract_lane(log_s, r)
+                    out[item.first_row + r] = top + extract_lane(log_sum, r)
+
+
+# ------------------------------------------------------------------------------------------------ first passes
+@inline
+def _nan_sum(logsumexp: Any, tile: Any, nan_sum: Any, vtype: Any) -> Any:
+    """0 per lane, or NaN where a logit so far is NaN: for a logsumexp; unchanged where none is asked for."""
+    if logsumexp is None:
+        return nan_sum
+    lanes = lanes_of(vtype)
+    for j in range(tile.classes):
+        x = load(tile.logits, j * lanes, vtype)
+        nan_sum = nan_sum + select(x == x, splat(0.0, vtype), x)
+    return nan_sum
 
 
 @inline
-def _nans(wanted: Any, tile: Any, classes: int, sums: Any, vtype: Any) -> Any:
-    """0 per lane, nan where there is a NaN, for a logsumexp; nothing that matters where there is none."""
-    if wanted is None:
-        return sums
+def _tile_argmax(tile: Any, row_max: Any, max_index: Any, vtype: Any) -> Any:
+    """The largest logit so far, and the first class that has it, per lane."""
     lanes = lanes_of(vtype)
-    for j in range(classes):
-        x = load(tile, j * lanes, vtype)
-        sums = sums + select(x == x, splat(0.0, vtype), x)
-    return sums
-
-
-@inline
-def _tile_place(tile: Any, first: int, classes: int, best: Any, place: Any, vtype: Any) -> Any:
-    """The largest logit so far and the first class that has it, per lane."""
-    lanes = lanes_of(vtype)
-    for j in range(classes):
-        x = load(tile, j * lanes, vtype)
-        larger = x > best
-        best, place = select(larger, x, best), select(larger, splat(first + j, place), place)
-    return best, place
+    for j in range(tile.classes):
+        x = load(tile.logits, j * lanes, vtype)
+        larger = x > row_max
+        row_max = select(larger, x, row_max)
+        max_index = select(larger, splat(tile.first + j, max_index), max_index)
+    return row_max, max_index
 
 
 @specialize
-def _max_places(softmax: Any, logsumexp: Any, p: Any, logits: Any, rows: int, tile: Any, vtype: Any) -> Any:
-    """The class of each row's maximum, which a softmax need not know; and `_nans`.  The first tile is filled."""
+def _first_pass(softmax: Any, logsumexp: Any, logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
+    """(`max_index`, `_nan_sum`) of the rows, with their first tile loaded.
+
+    `max_index` is the class of each row's maximum, which is left out of the sum: log S is then log1p of the rest, and
+    exact.  A softmax has no use for it, and gets None.
+    """
     if isinstance(softmax, types.NoneType):
-        return lambda softmax, logsumexp, p, logits, rows, tile, vtype: _find_max(
-            logsumexp, p, logits, rows, tile, vtype
-        )
-    return lambda softmax, logsumexp, p, logits, rows, tile, vtype: _fill_first(p, logits, rows, tile, vtype)
+        return lambda softmax, logsumexp, logits, item, tile, vtype: _find_max(logsumexp, logits, item, tile, vtype)
+    return lambda softmax, logsumexp, logits, item, tile, vtype: _load_first(logits, item, tile, vtype)
 
 
 @inline
-def _fill_first(p: Any, logits: Any, rows: int, tile: Any, vtype: Any) -> Any:
-    load_tile(p, stride(logits, 1), stride(logits, 2), rows, min(logits.shape[2], TILE_CLASSES), tile, vtype)
+def _load_first(logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
+    """Load the first tile and leave the maximum to `tile_statistics`."""
+    load_tile(rows_view(logits, item, 0), min(logits.shape[2], TILE_CLASSES), tile.logits, vtype)
     return None, splat(0.0, vtype)
 
 
 @inline
-def _find_max(logsumexp: Any, p: Any, logits: Any, rows: int, tile: Any, vtype: Any) -> Any:
+def _find_max(logsumexp: Any, logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
+    """Load all tiles to find the maximum, and then the first one again if there are several."""
     classes = logits.shape[2]
-    row_stride, class_stride = stride(logits, 1), stride(logits, 2)
-    best, place = splat(-math.inf, vtype), iota(vtype)
-    place = place - place
-    nans = splat(0.0, vtype)
+    row_max, max_index = splat(-math.inf, vtype), iota(vtype) - iota(vtype)
+    nan_sum = splat(0.0, vtype)
     for first in range(0, classes, TILE_CLASSES):
-        count = min(classes - first, TILE_CLASSES)
-        load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
-        best, place = _tile_place(tile, first, count, best, place, vtype)
-        nans = _nans(logsumexp, tile, count, nans, vtype)
+        part = tile_at(tile, first, classes)
+        load_tile(rows_view(logits, item, first), part.classes, part.logits, vtype)
+        row_max, max_index = _tile_argmax(part, row_max, max_index, vtype)
+        nan_sum = _nan_sum(logsumexp, part, nan_sum, vtype)
     if classes > TILE_CLASSES:
-        load_tile(p, row_stride, class_stride, rows, TILE_CLASSES, tile, vtype)
-    return place, nans
+        load_tile(rows_view(logits, item, 0), TILE_CLASSES, tile.logits, vtype)
+    return max_index, nan_sum
 
 
 @inline
-def _total(place: Any, row: Any) -> Any:
-    """Σ exp(x − top).  `row` is without the maximum, whose term is 1, or nan for +inf, or 0 where all is −inf."""
-    if place is None:
+def _sum_exp(max_index: Any, row: Any) -> Any:
+    """Σ exp(x − row_max) in float64: with the term of the maximum where the statistics leave it out.
+
+    That term is 1 where the maximum is finite, NaN where it is +inf, and 0 where it is −inf.
+    """
+    if max_index is None:
         return row.sum_exp_others
     return row.sum_exp_others + promote(exp(row.row_max - finite_or_zero(row.row_max)))
 
 
+# ------------------------------------------------------------------------------------------------ work items
 @inline
-def _group(call: Any, out: Any, a: int, b: int, rows: int, staging: Any, carry: int, vtype: Any) -> int:
-    """How much of the output stays in the stage."""
-    classes = call.logits.shape[2]
-    p = row_pointer(call.logits, a, b)
-    row_stride, class_stride = stride(call.logits, 1), stride(call.logits, 2)
-    tile, e_tile = stack_buffer(vtype, 256), stack_buffer(vtype, 256)
-    place, nans = _max_places(call.softmax, call.logsumexp, p, call.logits, rows, tile, vtype)
-    count = min(classes, TILE_CLASSES)
-    ahead = prefetch_cursor(p, row_stride, class_stride, count, vtype)
-    row, by = tile_statistics(tile, e_tile, 0, count, place, None, None, None, None, ahead, vtype)
+def _compute_item(operands: Any, out: Any, item: Any, staging: Any, vtype: Any) -> Any:
+    """Compute the rows of a work item; returns the staging buffer after it.  `out` is an (A, B, C) result or None."""
+    classes = operands.logits.shape[2]
+    buffers = Tile(stack_buffer(vtype, TILE_CLASSES), stack_buffer(vtype, TILE_CLASSES), None, 0, 0)
+    max_index, nan_sum = _first_pass(operands.softmax, operands.logsumexp, operands.logits, item, buffers, vtype)
+    inputs = TileInput(max_index, None, None, None, None)
+    tile = tile_at(buffers, 0, classes)
+    cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
+    row, rescale = tile_statistics(tile, inputs, cursor, vtype)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
-        count = min(classes - first, TILE_CLASSES)
-        load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
-        more, _ = tile_statistics(tile, e_tile, first, count, place, None, None, None, None, None, vtype)
-        row = merge_lanes(row, more, None, None)
-    row_max, total = promote(row.row_max), _total(place, row)
-    log_s = log_of_sum(row.sum_exp_others, total)
-    for first in range(0, classes, TILE_CLASSES):
-        count = min(classes - first, TILE_CLASSES)
-        if out is not None:
+        tile = tile_at(buffers, first, classes)
+        load_tile(rows_view(operands.logits, item, first), tile.classes, tile.logits, vtype)
+        part, _ = tile_statistics(tile, inputs, None, vtype)
+        row = merge_lanes(row, part, None, None)
+    row_max, sum_exp = promote(row.row_max), _sum_exp(max_index, row)
+    log_sum = log_of_sum(row.sum_exp_others, sum_exp)
+    if out is not None:
+        for first in range(0, classes, TILE_CLASSES):
+            tile = tile_at(buffers, first, classes)
             if classes > TILE_CLASSES:
-                load_tile(advance(p, first * class_stride), row_stride, class_stride, rows, count, tile, vtype)
-            if call.softmax is not None:
+                load_tile(rows_view(operands.logits, item, first), tile.classes, tile.logits, vtype)
+            if operands.softmax is not None:
                 if classes > TILE_CLASSES:
-                    by = tile_exponentials(tile, e_tile, count, finite_or_zero(row.row_max), None, None, None)
-                _tile_softmax(e_tile, count, demote(by / total, vtype))
+                    rescale = tile_exponentials(tile, inputs, row.row_max)
+                _tile_softmax(tile, demote(rescale / sum_exp, vtype))
             else:
-                _tile_logs(tile, e_tile, count, row.row_max, demote(log_s, vtype), vtype)
-            carry = write_rows(e_tile, out, a, b, first, rows, count, call.streaming, staging, carry, vtype)
-    _lanes_logsumexp(call.logsumexp, a * call.logits.shape[1] + b, rows, row_max, nans, log_s)
-    return carry
+                _tile_log_softmax(tile, row.row_max, demote(log_sum, vtype), vtype)
+            staging = write_tile(staging, tile.exp, rows_view(out, item, first), tile.classes, vtype)
+    _store_logsumexp(operands.logsumexp, item, row_max, nan_sum, log_sum)
+    return staging
 
 
 @specialize
 def _output(softmax: Any, log_softmax: Any) -> Any:
-    """What is written to, None for a logsumexp."""
+    """The (A, B, C) array that is written to, or None for a logsumexp."""
     if isinstance(softmax, types.NoneType):
         return lambda softmax, log_softmax: log_softmax
     return lambda softmax, log_softmax: softmax
@@ -187,31 +200,26 @@ def _output(softmax: Any, log_softmax: Any) -> Any:
 
 @inline
 def _lanes(fields: Any, group: int, work_items: int, k: int) -> None:
-    call = SoftmaxOperands(*fields)
-    out = _output(call.softmax, call.log_softmax)
-    vtype = zero_vector(pointer(call.logits))
-    lanes = lanes_of(vtype)
-    width = call.logits.shape[1]
-    per_a = (width + lanes - 1) // lanes
+    """Group k of the work items, in order."""
+    operands = SoftmaxOperands(*fields)
+    out = _output(operands.softmax, operands.log_softmax)
+    vtype = zero_vector(pointer(operands.logits))
+    staging = staging_of(out, operands.streaming, vtype)
     stop = min(work_items, (k + 1) * group)
-    staging, carry = staging_buffer(out, vtype), 0
-    for g in range(k * group, stop):
-        a = g // per_a
-        b = (g - a * per_a) * lanes
-        rows = min(lanes, width - b)
-        carry = _group(call, out, a, b, rows, staging, carry, vtype)
-        if b + rows == width or g + 1 == stop:
-            carry = flush_carry(out, staging, carry, a, b + rows, vtype)
+    for index in range(k * group, stop):
+        item = row_group(operands.logits.shape, index, lanes_of(vtype))
+        staging = _compute_item(operands, out, item, staging, vtype)
+        staging = flush_carry(staging, out, item, index + 1 == stop, vtype)
 
 
-# ------------------------------------------------------------------------------------------------ drivers
+# ------------------------------------------------------------------------------------------------ kernels
 @kernel
 def softmax_long(fields: Any, group: int, work_items: int, groups: int, loop: int) -> None:
-    """Rows 0 … units, one at a time."""
+    """Compute all long rows, in parallel groups of them.  `fields` are those of `SoftmaxOperands`."""
     parallel_for(_long, (fields, group, work_items), groups, loop)
 
 
 @kernel
 def softmax_lanes(fields: Any, group: int, work_items: int, groups: int, loop: int) -> None:
-    """Vectors of rows 0 … units."""
+    """Compute all work items of a vector of rows, in parallel groups of them."""
     parallel_for(_lanes, (fields, group, work_items), groups, loop)

@@ -1,7 +1,8 @@
-"""softmax, log_softmax and logsumexp of one long row whose classes lie side by side, from its statistics.
+"""softmax, log_softmax and logsumexp of long rows, whose classes lie side by side, from their statistics.
 
-log S of a confident row is log1p of the sum over the classes but the largest.  Where that sum is small, the row is
-summed once more with the place of its maximum left out.
+For a confident row, whose sum S of exponentials is close to 1, log S is log1p of the sum over all classes but the
+largest.  S − 1 does not have all digits of that sum where it is small; the row is then summed once more without the
+class of its maximum.
 """
 
 from __future__ import annotations
@@ -12,100 +13,115 @@ from typing import Any
 import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.regimes.long_gradient import gradient_coefficients, store_gradient, stream_gradient
+from xent_numba.backends.cpu.regimes.long_gradient import (
+    GradientScalars,
+    RowOutput,
+    gradient_coefficients,
+    write_gradient,
+)
 from xent_numba.backends.cpu.regimes.long_stats import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
+from xent_numba.backends.cpu.regimes.work_items import row_group
 from xent_numba.backends.cpu.row.epilogue import log_of_sum
+from xent_numba.backends.cpu.row.operands import RowInput, row_pointer
+from xent_numba.backends.cpu.row.transform import load_logit
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, stream
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import advance, load, load_n, stack_buffer, store_n
+from xent_numba.backends.cpu.simd.load_store import advance, load, load_n, pointer, stack_buffer, store_n
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat, zero_vector
 
 
 @inline
-def _place_of(p: Any, n: int, value: float) -> Any:
-    """The first class with this logit, or −1."""
-    vtype = zero_vector(p)
-    wanted, step = splat(value, vtype), lanes_of(vtype)
-    for i in range(0, n, step):
-        count = min(step, n - i)
-        if any_true(load_n(p, i, count, splat(math.nan, vtype)) == wanted):
-            for k in range(count):
-                if np.float64(_one(p, i + k)) == value:
-                    return i + k
+def _first_class_with(row: Any, value: float, vtype: Any) -> Any:
+    """The first class whose logit is `value`, or −1."""
+    values, lanes = splat(value, vtype), lanes_of(vtype)
+    for i in range(0, row.classes, lanes):
+        count = min(lanes, row.classes - i)
+        if any_true(load_n(row.logits, i, count, splat(math.nan, vtype)) == values):
+            for j in range(i, i + count):
+                if load_logit(row.logits, j, None, vtype) == value:
+                    return j
     return -1
 
 
 @inline
-def _one(p: Any, i: int) -> Any:
-    return extract_lane(load_n(p, i, 1, zero_vector(p)), 0)
-
-
-@inline
-def _has_nan(p: Any, n: int) -> bool:
-    for i in range(n):
-        x = _one(p, i)
+def _has_nan(row: Any, vtype: Any) -> bool:
+    """Whether one of the logits is NaN."""
+    for j in range(row.classes):
+        x = load_logit(row.logits, j, None, vtype)
         if x != x:
             return True
     return False
 
 
 @inline
-def _log_sum(p: Any, n: int, row: Any, alone: bool, vtype: Any) -> Any:
-    """log S, with all digits of its own if it is to stand alone."""
-    q = row.sum_exp_others - 1.0
-    if q < 0.5 and alone:
-        place = _place_of(p, n, row.row_max)
-        if place >= 0:
-            q = statistics(p, n, place, None, None, None, None, vtype).sum_exp_others
+def _log_sum(row: Any, stats: Any, exact: bool, vtype: Any) -> Any:
+    """log S, S = Σ exp(x_j − max x), from the statistics; with all digits of its own if it is to be `exact`."""
+    total = stats.sum_exp_others
+    others = total - 1.0
+    if others < 0.5 and exact:
+        y = _first_class_with(row, stats.row_max, vtype)
+        if y >= 0:
+            others = statistics(RowInput(row.logits, row.classes, y, None, None, None), None, vtype).sum_exp_others
     vtype64 = promote(vtype)
-    return extract_lane(log_of_sum(one_lane(q, vtype64), one_lane(row.sum_exp_others, vtype64)), 0)
+    return extract_lane(log_of_sum(one_lane(others, vtype64), one_lane(total, vtype64)), 0)
 
 
 @inline
-def _write_logs(p: Any, out: Any, n: int, row_max: float, log_s: float, streaming: bool, vtype: Any) -> None:
-    step = lanes_of(vtype)
-    shift, log_sums, zero = splat(row_max, vtype), splat(log_s, vtype), splat(0.0, vtype)
-    head = elements_to_alignment(out, 0, vtype) if streaming else -1
-    i = 0
-    if head > 0:
-        i = min(head, n)
-        store_n(out, 0, i, (load_n(p, 0, i, zero) - shift) - log_sums)
-    while i + step <= n and head >= 0:
-        stream(out, i, (load(p, i, vtype) - shift) - log_sums)
-        i += step
-    while i < n:
-        count = min(step, n - i)
-        store_n(out, i, count, (load_n(p, i, count, zero) - shift) - log_sums)
-        i += count
-
-
-@inline
-def write_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, vtype: Any) -> None:
+def _write_softmax(out: Any, row: Any, stats: Any, streaming: bool, vtype: Any) -> None:
+    """Write exp(x_j − max x) / S from `out` on, where that is not None."""
     if out is not None:
-        c = row.row_max if row.row_max > -np.inf else 0.0
-        slope = gradient_coefficients(c, 1.0 / row.sum_exp_others, 0.0, None, vtype)
-        if rows.streaming:
-            staging = stack_buffer(vtype, 2)
-            carry = stream_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, staging, 0, vtype)
-            flush_tail(staging, carry, advance(out, n), vtype)
+        row_max = stats.row_max if stats.row_max > -np.inf else 0.0
+        scalars = GradientScalars(row_max, 1.0 / stats.sum_exp_others, 0.0, 0.0)
+        output = RowOutput(out, stack_buffer(vtype, 2), streaming)
+        carry = write_gradient(row, output, 0, row.classes, gradient_coefficients(scalars, None, vtype), 0, vtype)
+        flush_tail(output.staging, carry, advance(out, row.classes), vtype)
+
+
+@inline
+def _write_log_softmax(out: Any, row: Any, stats: Any, streaming: bool, vtype: Any) -> None:
+    """Write (x_j − max x) − log S from `out` on, where that is not None."""
+    if out is not None:
+        lanes = lanes_of(vtype)
+        log_s = _log_sum(row, stats, True, vtype)
+        shift, log_sums, zero = splat(stats.row_max, vtype), splat(log_s, vtype), splat(0.0, vtype)
+        head = elements_to_alignment(out, 0, vtype) if streaming else -1
+        i = 0
+        if head > 0:
+            i = min(head, row.classes)
+            store_n(out, 0, i, (load_n(row.logits, 0, i, zero) - shift) - log_sums)
+        while i + lanes <= row.classes and head >= 0:
+            stream(out, i, (load(row.logits, i, vtype) - shift) - log_sums)
+            i += lanes
+        while i < row.classes:
+            count = min(lanes, row.classes - i)
+            store_n(out, i, count, (load_n(row.logits, i, count, zero) - shift) - log_sums)
+            i += count
+
+
+@inline
+def _write_logsumexp(out: Any, i: int, row: Any, stats: Any, vtype: Any) -> None:
+    """out[i] = max x + log S, where `out` is not None."""
+    if out is not None:
+        row_max = stats.row_max
+        if row_max == math.inf:
+            out[i] = math.nan if _has_nan(row, vtype) else math.inf
+        elif row_max == -math.inf:
+            out[i] = row_max + stats.sum_exp_others  # the sum is 0, or nan
         else:
-            store_gradient(p, out, 0, n, -1, 0.0, slope, None, None, None, vtype)
+            exact = abs(row_max) < 4.0  # otherwise the result has no more digits than log S has as it is
+            out[i] = row_max + _log_sum(row, stats, exact, vtype)
 
 
 @inline
-def write_log_softmax(rows: Any, out: Any, p: Any, n: int, row: Any, vtype: Any) -> None:
-    if out is not None:
-        _write_logs(p, out, n, row.row_max, _log_sum(p, n, row, True, vtype), rows.streaming, vtype)
-
-
-@inline
-def write_logsumexp(out: Any, i: int, p: Any, n: int, row: Any, vtype: Any) -> None:
-    if out is not None:
-        if row.row_max == math.inf:
-            out[i] = math.nan if _has_nan(p, n) else math.inf
-        elif row.row_max == -math.inf:
-            out[i] = row.row_max + row.sum_exp_others  # rest is 0, or nan
-        else:
-            out[i] = row.row_max + _log_sum(p, n, row, abs(row.row_max) < 4.0, vtype)  # else the sum has no more digits
+def softmax_long_rows(operands: Any, start: int, stop: int) -> None:
+    """Compute what `SoftmaxOperands` ask for, for the rows start … stop."""
+    vtype = zero_vector(pointer(operands.logits))
+    for i in range(start, stop):
+        a, b, _, _ = row_group(operands.logits.shape, i, 1)
+        row = RowInput(row_pointer(operands.logits, a, b), operands.logits.shape[2], -1, None, None, None)
+        stats = statistics(row, None, vtype)
+        _write_softmax(row_pointer(operands.softmax, a, b), row, stats, operands.streaming, vtype)
+        _write_log_softmax(row_pointer(operands.log_softmax, a, b), row, stats, operands.streaming, vtype)
+        _write_logsumexp(operands.logsumexp, i, row, stats, vtype)

@@ -1,135 +1,118 @@
-"""One row of very many classes, its segments in parallel: for calls with fewer rows than threads.
+"""One row of very many classes at a time, its segments in parallel: for calls with too few rows for all threads.
 
-The segments and their order are those of `statistics`, so the bits are those of a row that one thread walks.
+The segments and the order in which they are merged are those of `long_stats.statistics`, so the bits are those that one
+thread would compute.  Python calls three kernels for each row (`backend`): the statistics of the segments, the loss and
+what the gradient is made of, and the gradient of the segments.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
-from xent_numba.backends.cpu.regimes.long import (
+from xent_numba.backends.cpu.regimes.long_epilogue import (
+    RowTerms,
     buffer_row,
     buffered_losses,
-    label_weight_of,
+    gradient_scalars,
     loss_buffer,
-    row_gradient_factors,
-    value_at_target,
 )
 from xent_numba.backends.cpu.regimes.long_gradient import (
+    GradientScalars,
+    RowOutput,
     gradient_coefficients,
-    load_logit,
-    store_gradient,
-    stream_gradient,
+    write_gradient,
 )
 from xent_numba.backends.cpu.regimes.long_stats import merge, segment
 from xent_numba.backends.cpu.regimes.staging import flush_tail
+from xent_numba.backends.cpu.regimes.work_items import row_group
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import (
-    dense_target_of,
-    label,
-    operands_of,
+    Operands,
+    label_weight_of,
+    row_input,
     row_pointer,
     store_loss,
     value_or_one,
     vtype_of,
 )
+from xent_numba.backends.cpu.row.transform import load_logit
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import advance, stack_buffer
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 
 
-class Place(NamedTuple):
-    """Where row i is, and what it is."""
-
-    a: int
-    b: int
-    y: int
-
-
 @inline
-def _place(call: Any, labels: Any, i: int) -> Any:
-    width, n = call.logits.shape[1:]
-    a = i // width
-    return Place(a, i - a * width, label(labels, i, n, call.ignored))
+def _row(operands: Any, i: int) -> Any:
+    """The `RowInput` of row i."""
+    where = row_group(operands.logits.shape, i, 1)
+    return row_input(operands, where.a, where.b)
 
 
 @kernel
 def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
-    """Into parts[k]: top, rest, dot and mass of segment k of row i, which is not an ignored one."""
-    parallel_for(_one_part, (fields, i, parts), parts.shape[0], loop)
+    """Store the `RowStatistics` of segment k of row i, which is not an ignored one, in parts[k], (segments, 4)."""
+    parallel_for(_segment_statistics, (fields, i, parts), parts.shape[0], loop)
 
 
 @inline
-def _one_part(fields: Any, i: int, parts: Any, k: int) -> None:
-    call = operands_of(fields)
-    vtype = vtype_of(call)
-    n = call.logits.shape[2]
-    at_row = _place(call, call.labels, i)
-    p = row_pointer(call.logits, at_row.a, at_row.b)
-    t = dense_target_of(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
-    row = segment(p, k * SEGMENT_CLASSES, min(n, (k + 1) * SEGMENT_CLASSES), at_row.y, call.f, call.s, t, None, vtype)
-    parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3] = row.row_max, row.sum_exp_others, row.target_gap, row.target_sum
+def _segment_statistics(fields: Any, i: int, parts: Any, k: int) -> None:
+    """Segment k."""
+    operands = Operands(*fields)
+    row = _row(operands, i)
+    start, stop = k * SEGMENT_CLASSES, min(row.classes, (k + 1) * SEGMENT_CLASSES)
+    stats = segment(row, start, stop, None, vtype_of(operands))
+    parts[k, 0], parts[k, 1] = stats.row_max, stats.sum_exp_others
+    parts[k, 2], parts[k, 3] = stats.target_gap, stats.target_sum
 
 
 @kernel
-def split_outcome(fields: Any, i: int, parts: Any, slope: Any) -> Any:
-    """The loss of row i from its parts; into `slope`: shift, factor of p, factor of u and the value at the target."""
-    return _outcome(operands_of(fields), i, parts, slope)
+def split_outcome(fields: Any, i: int, parts: Any, scalars: Any) -> Any:
+    """Return the loss of row i from the statistics of its segments; store its `GradientScalars` in scalars, (4,)."""
+    return _outcome(Operands(*fields), i, parts, scalars)
 
 
 @inline
-def _outcome(call: Any, i: int, parts: Any, slope: Any) -> Any:
-    vtype = vtype_of(call)
-    at_row = _place(call, call.labels, i)
-    p = row_pointer(call.logits, at_row.a, at_row.b)
-    t = dense_target_of(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
-    row = RowStatistics(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
+def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
+    """`split_outcome` with named operands."""
+    vtype = vtype_of(operands)
+    row = _row(operands, i)
+    stats = RowStatistics(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
     for k in range(1, parts.shape[0]):
-        row = merge(row, RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3]), call.s, vtype)
-    x_y = load_logit(p, max(at_row.y, 0), call.f, vtype)
-    label_weight = label_weight_of(call.label_weight, call.weight, at_row.y)
-    scale = value_or_one(call.sample_weight, i)
-    pending = loss_buffer(promote(vtype))
-    buffer_row(pending, 0, row, x_y, label_weight, scale)
-    loss = extract_lane(buffered_losses(pending, call.label_weight, call.s, call.z, vtype), 0)
-    store_loss(call.rows, i, loss)
-    k = scale * value_or_one(call.upstream, i) * call.grad_scale
-    by = row_gradient_factors(row, label_weight, x_y, call.s, call.z, vtype)
-    slope[0] = row.row_max if row.row_max > -np.inf else 0.0
-    slope[1] = extract_lane(by.of_p, 0) * k
-    slope[2] = k
-    slope[3] = value_at_target(at_row.y, extract_lane(by.at_target, 0), k, p, t, call.f, vtype)
+        stats = merge(stats, RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3]), row.scale, vtype)
+    x_y = load_logit(row.logits, max(row.y, 0), row.transform, vtype)
+    label_weight = label_weight_of(operands.confidence, operands.weight, row.y)
+    sample_weight = value_or_one(operands.sample_weight, i)
+    terms = RowTerms(stats, x_y, label_weight, sample_weight)
+    buffer = loss_buffer(promote(vtype))
+    buffer_row(buffer, 0, terms)
+    loss = extract_lane(buffered_losses(buffer, operands, vtype), 0)
+    store_loss(operands.rows, i, loss)
+    factor = sample_weight * value_or_one(operands.upstream, i) * operands.grad_scale
+    found = gradient_scalars(row, terms, factor, operands.z_loss, vtype)
+    scalars[0], scalars[1], scalars[2], scalars[3] = found.centre, found.p_factor, found.u_factor, found.at_target
     return loss
 
 
 @kernel
-def split_gradient(fields: Any, i: int, slope: Any, segments: int, loop: int) -> None:
-    """The gradient of row i, the last segments first: they are the likeliest to be in a cache still."""
-    parallel_for(_one_gradient, (fields, i, slope, segments), segments, loop)
+def split_gradient(fields: Any, i: int, scalars: Any, segments: int, loop: int) -> None:
+    """Write the gradient of row i, the last segments first: they are the most likely to be in a cache still."""
+    parallel_for(_segment_gradient, (fields, i, scalars, segments), segments, loop)
 
 
 @inline
-def _one_gradient(fields: Any, i: int, slope: Any, segments: int, k: int) -> None:
-    k = segments - 1 - k
-    call = operands_of(fields)
-    vtype = vtype_of(call)
-    n = call.logits.shape[2]
-    at_row = _place(call, call.labels, i)
-    p, out = row_pointer(call.logits, at_row.a, at_row.b), row_pointer(call.grad, at_row.a, at_row.b)
-    t = dense_target_of(call.dense, row_pointer(call.q, at_row.a, at_row.b), call.dense_weight)
-    start, stop = k * SEGMENT_CLASSES, min(n, (k + 1) * SEGMENT_CLASSES)
-    by = gradient_coefficients(slope[0], slope[1], slope[2], call.s, vtype)
-    if call.streaming:
-        staging = stack_buffer(vtype, 2)
-        carry = stream_gradient(
-            p, out, start, stop, at_row.y, slope[3], by, call.f, call.s, t, staging, 0, vtype
-        )  # fmt: skip
-        flush_tail(staging, carry, advance(out, stop), vtype)
-    else:
-        store_gradient(p, out, start, stop, at_row.y, slope[3], by, call.f, call.s, t, vtype)
+def _segment_gradient(fields: Any, i: int, scalars: Any, segments: int, k: int) -> None:
+    """Segment segments − 1 − k."""
+    operands = Operands(*fields)
+    vtype = vtype_of(operands)
+    where = row_group(operands.logits.shape, i, 1)
+    row = row_input(operands, where.a, where.b)
+    output = RowOutput(row_pointer(operands.grad, where.a, where.b), stack_buffer(vtype, 2), operands.streaming)
+    start = (segments - 1 - k) * SEGMENT_CLASSES
+    stop = min(row.classes, start + SEGMENT_CLASSES)
+    found = GradientScalars(scalars[0], scalars[1], scalars[2], scalars[3])
+    carry = write_gradient(row, output, start, stop, gradient_coefficients(found, row.scale, vtype), 0, vtype)
+    flush_tail(output.staging, carry, advance(output.p, stop), vtype)

@@ -1,1 +1,22 @@
-""""""
+"""The mathematics of one row, which all regimes share.
+
+Every option is one effective target t and one transform of the logits x_j:
+
+    z_j = s · f(x_j)                                   transform
+    t_j = label_weight · [j = y] + u_j,  T = Σ t_j     target
+    loss = T · lse(z) − Σ t_j z_j + z_loss · lse(z)²   epilogue
+    ∂loss/∂z_j = (T + 2 z_loss · lse) p_j − t_j        epilogue;  p = softmax(z)
+
+operands     the arguments of a kernel, and what they mean for one row
+transform    f, of logit_scale and softcap, and its derivative
+target       u_j, the dense part of the target: label smoothing and distributions
+epilogue     what one pass over a row finds out; the loss and the factors of the gradient that follow from it
+
+A value is a vector: of neighbouring classes of one row in some regimes, of one class of many rows in others.  The
+functions here serve both; those of `target` that differ are named …_lanes in the second case.
+
+To add an option: give it a field of `Operands`, None or empty where it is off, and fill it in `cpu.arguments`; use it
+in `transform`, `target` or `epilogue`, whichever line of the equation it changes; say in `cpu.fallback` which values
+the reference must compute.  Only an option that needs another sum over the classes changes a regime: add the sum to
+`RowStatistics` and to the passes in long_stats, packed_row and lanes_tile.
+"""

@@ -1,13 +1,17 @@
-"""From the statistics of rows to their losses and to the factors of their gradients.  Rows are lanes; one lane is a
-row too.
+"""From the statistics of rows to their losses and to the factors of their gradients.
 
-All in float64.  With the maximum m, the sum `rest` over the other classes, the term of the target e_y and S = rest +
-e_y,
+The values are vectors of float64 with one row in each lane; a single row is a vector of which one lane counts.
+
+With the row maximum m = max x_j, sum_exp_others = Σ_{j ≠ y} exp(s (x_j − m)), e_y = exp(s (x_y − m)), and
+S = sum_exp_others + e_y,
 
     lse − z_y = s (m − x_y) + log S
 
-is exact where m − x_y is, and log S is log1p(rest) where the target is the maximum: so a loss of 1e-9 keeps all its
-digits, and so does the gradient of the target, −rest / S, which is never p − 1.
+is exact where m − x_y is, and log S is log1p(sum_exp_others) where the target is the maximum.  So a loss of 1e-9 keeps
+all its digits, and so does the gradient at the target, −sum_exp_others / S, which is never computed as p_y − 1.
+
+Throughout, x_j stands for f(x_j), the logits after the transform; s is |logit_scale| (`scale`, None for 1); t_j is the
+effective target, with label_weight = (1 − ε) w_y at the label's class y (None without labels) and the dense part u_j.
 """
 
 from __future__ import annotations
@@ -22,82 +26,88 @@ from xent_numba.backends.cpu.simd.vector import select, splat
 
 
 class RowStatistics(NamedTuple):
-    """What one pass over a row has found.  x is f of the logits, before the size s of a logit_scale."""
+    """What one pass over the logits of a row finds out."""
 
-    row_max: Any  # max x
-    sum_exp_others: Any  # Σ exp(s (x_j − top)), without the target's term if there is a hard target
-    target_gap: Any  # Σ u_j (top − x_j)
+    row_max: Any  # m = max x_j
+    sum_exp_others: Any  # Σ exp(s (x_j − m)) over all classes but that of the label, if there is one
+    target_gap: Any  # Σ u_j (m − x_j)
     target_sum: Any  # Σ u_j
 
 
 class GradientFactors(NamedTuple):
-    """∂loss/∂z_j = of_p · exp(s (x_j − top)) − u_j, and at_target − u_y at the hard target's class."""
+    """∂loss/∂z_j = p_factor · exp(s (x_j − m)) − u_j, and at_target − u_y at the class y of the label."""
 
-    of_p: Any
+    p_factor: Any
     at_target: Any
 
 
 @inline
-def target_exp(row: Any, label_weight: Any, x_y: Any, s: Any, vtype: Any) -> Any:
-    """e_y = exp(s (x_y − top)), 0 without a hard target.  `hard` is the target's own part, (1 − ε) w_y, or None."""
-    zero = splat(0.0, row.sum_exp_others)
+def target_exp(stats: Any, label_weight: Any, x_y: Any, scale: Any, vtype: Any) -> Any:
+    """e_y = exp(s (x_y − m)), in the precision of `vtype`; 0 without a label."""
+    zero = splat(0.0, stats.sum_exp_others)
     if label_weight is None:
         return zero
-    e_y = promote(exp(clamp_exp_arg(demote(apply_scale(x_y - row.row_max, s), vtype))))
-    return select(row.row_max == splat(-math.inf, zero), zero, e_y)
+    e_y = promote(exp(clamp_exp_arg(demote(apply_scale(x_y - stats.row_max, scale), vtype))))
+    return select(stats.row_max == splat(-math.inf, zero), zero, e_y)
 
 
 @inline
-def log_of_sum(q: Any, total: Any) -> Any:
-    """log S from q = S − 1; nan for a row that has nothing above −inf, or has a NaN or +inf."""
-    return select(total > splat(0.0, q), log1p(q), splat(math.nan, q))
+def log_of_sum(others: Any, total: Any) -> Any:
+    """log S, from S and others = S − 1; nan for a row of −inf alone, and for one that has a NaN or +inf."""
+    return select(total > splat(0.0, others), log1p(others), splat(math.nan, others))
 
 
 @inline
-def log_sum(row: Any, label_weight: Any, x_y: Any, total: Any) -> Any:
-    """log S, exact where the target is the maximum."""
-    q = total - splat(1.0, total)
+def log_sum(stats: Any, label_weight: Any, x_y: Any, total: Any) -> Any:
+    """log S, from S; exact where the target is the maximum."""
+    others = total - splat(1.0, total)
     if label_weight is not None:
-        q = select(x_y == row.row_max, row.sum_exp_others, q)
-    return log_of_sum(q, total)
+        others = select(x_y == stats.row_max, stats.sum_exp_others, others)
+    return log_of_sum(others, total)
 
 
 @inline
-def _gap(a: Any, b: Any, s: Any) -> Any:
-    """s · (a − b), finite where s · a and s · b are."""
-    d = apply_scale(a - b, s)
-    if s is None:
+def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
+    """s · (a − b), which is finite where s · a and s · b are."""
+    d = apply_scale(a - b, scale)
+    if scale is None:
         return d
-    return select(d < splat(math.inf, d), d, apply_scale(a, s) - apply_scale(b, s))
+    return select(d < splat(math.inf, d), d, apply_scale(a, scale) - apply_scale(b, scale))
 
 
 @inline
-def row_loss(row: Any, label_weight: Any, x_y: Any, log_s: Any, s: Any, z: float) -> Any:
-    """T lse − Σ t z, plus the z-loss."""
-    value = row.target_sum * log_s + apply_scale(row.target_gap, s)
+def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_loss: float) -> Any:
+    """T lse − Σ t_j z_j + z_loss · lse², where log_s is log S."""
+    loss = stats.target_sum * log_s + apply_scale(stats.target_gap, scale)
     if label_weight is not None:
         zero = splat(0.0, log_s)
-        # A weight of 0 silences even an infinite loss, but not NaN.
-        value = value + select(label_weight == zero, zero * log_s, label_weight * (_gap(row.row_max, x_y, s) + log_s))
-    lse = apply_scale(row.row_max, s) + log_s
-    return value + splat(z, lse) * lse * lse  # in this order: lse² may overflow where z is 0
+        label_loss = label_weight * (_scaled_gap(stats.row_max, x_y, scale) + log_s)
+        # a weight of 0 gives 0 for an infinite loss too, but NaN for NaN
+        loss = loss + select(label_weight == zero, zero * log_s, label_loss)
+    lse = apply_scale(stats.row_max, scale) + log_s
+    return loss + splat(z_loss, lse) * lse * lse  # in this order, because lse² may overflow where z_loss is 0
 
 
 @inline
-def gradient_factors(row: Any, label_weight: Any, e_y: Any, inverse: Any, lse: Any, z: float) -> Any:
-    """The factors of the gradient, from `inverse` = 1 / S."""
-    slope = row.target_sum + splat(2.0 * z, lse) * lse
+def gradient_factors(stats: Any, label_weight: Any, e_y: Any, inverse: Any, lse: Any, z_loss: float) -> Any:
+    """The `GradientFactors`, from inverse = 1 / S.
+
+    Where z_loss is 0, `lse` may be any number that is finite for a finite row.
+    """
+    dense_factor = stats.target_sum + splat(2.0 * z_loss, lse) * lse
     if label_weight is None:
-        return GradientFactors(slope * inverse, slope)
+        return GradientFactors(dense_factor * inverse, dense_factor)
     return GradientFactors(
-        (label_weight + slope) * inverse, (slope * e_y - label_weight * row.sum_exp_others) * inverse
+        (label_weight + dense_factor) * inverse,
+        (dense_factor * e_y - label_weight * stats.sum_exp_others) * inverse,
     )
 
 
 @inline
-def inverse_from_lse(row: Any, saved: Any, s: Any) -> Any:
-    """1 / S from a saved lse, where the row's exponentials are taken at row.top = lse / s, rounded.
+def inverse_from_lse(stats: Any, lse: Any, scale: Any) -> Any:
+    """1 / S from a saved lse; not finite where lse is not.
 
-    p_j = exp(z_j − lse) = exp(s (x_j − top)) · exp(s · top − lse); not finite where the saved value is not.
+    The exponentials of such a row are relative to lse / s, rounded, which stands in for the maximum m, so that
+    p_j = exp(z_j − lse) = exp(s (x_j − m)) · exp(s m − lse), of which the last factor is returned.
     """
-    return exp(clamp_exp_arg(apply_scale(row.row_max, s) - saved))
+    return exp(clamp_exp_arg(apply_scale(stats.row_max, scale) - lse))

@@ -1,4 +1,8 @@
-"""One call of the kernels, and what each of its parts means for one row; what is None costs nothing."""
+"""The arguments of the loss kernels, and what each of them means for one row.
+
+`Operands` holds all arguments of a call; `RowInput` is what one row of many classes is computed from.  A part that a
+call does not have is None, and the machine code of that call has no instructions for it.
+"""
 
 from __future__ import annotations
 
@@ -9,91 +13,85 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.row.target import DenseTarget
-from xent_numba.backends.cpu.row.transform import Sign, Softcap, is_instance_type
+from xent_numba.backends.cpu.row.transform import Softcap, is_instance_type
 from xent_numba.backends.cpu.simd.load_store import advance, pointer, stride
 from xent_numba.backends.cpu.simd.vector import select, splat, zero_float64_vector, zero_vector
 
 
 class Operands(NamedTuple):
-    """All that a kernel needs.  (A, B, C) arrays have any strides, the others are contiguous.
+    """The arguments of a call: N = A·B rows of C classes.  (A, B, C) arrays have any strides, others are contiguous.
 
-    What is used for every logit is None when it is not there, and then the machine code lacks it.  What is used once
-    a row is of size 0 instead: a branch a row is free, and machine code for each combination would not be.
+    An array that is read for every logit is None where a call lacks it: then the machine code lacks it too.  An array
+    that is read once per row has size 0 instead: testing for that once per row costs nothing, whereas separate machine
+    code for every combination of options would.
     """
 
     logits: Any  # (A, B, C)
-    labels: Any  # (A·B,), or None for a distribution
-    q: Any  # (A, B, C) distribution, or None
-    dense_weight: Any  # (C,) class weights in the arithmetic of the logits, for a dense target, or None
-    weight: Any  # (C,) float64, for the class of the label, or (0,)
-    sample_weight: Any  # (A·B,) or (0,)
-    upstream: Any  # (A·B,) gradient from above, or (0,)
-    lse: Any  # (A·B,) saved log-sum-exp, or None
-    rows: Any  # (A·B,) where the losses go, or (0,)
-    grad: Any  # (A, B, C) where the gradient goes, or None
-    ignored: Any  # labels in range that are ignored
-    label_weight: Any  # 1 − ε, or None for a distribution
-    dense: Any  # array of α, β and the Σ u of a row without a distribution; or None
-    f: Any  # Sign, Cap or None; an array before `operands_of`
-    s: Any  # |logit_scale|, or None for 1
-    z: float  # z-loss coefficient
-    grad_scale: float  # with the part of f' that is the same everywhere: logit_scale without a softcap
-    streaming: bool  # whether the gradient goes past the caches
+    labels: Any  # (N,), or None for a distribution
+    distribution: Any  # (A, B, C), or None
+    dense_weight: Any  # (C,) class weights for a dense target, in the arithmetic of the logits; or None
+    weight: Any  # (C,) float64, for the class of the label; or (0,)
+    sample_weight: Any  # (N,) float64, or (0,)
+    upstream: Any  # (N,) float64, the gradient of what follows with respect to each loss; or (0,)
+    lse: Any  # (N,) float64, the saved log-sum-exp; or None
+    rows: Any  # (N,) where the loss of each row is written; or (0,)
+    grad: Any  # (A, B, C) where the gradient is written, or None
+    ignored: Any  # (K,) int64, the classes that are ignored
+    confidence: Any  # 1 − label_smoothing, or None for a distribution
+    dense: Any  # `DenseCoefficients`, or None without a dense target
+    transform: Any  # `Sign`, `Softcap` or None
+    scale: Any  # |logit_scale|, or None where it is 1 or part of the softcap
+    z_loss: float  # the coefficient of lse²
+    grad_scale: float  # what multiplies every gradient, including logit_scale where there is no softcap
+    streaming: bool  # whether the gradient is written past the caches
 
 
-@specialize
-def transform(f: Any) -> Any:
-    """The transform of the logits from an array, as it comes through a parallel loop, which takes no tuples."""
-    if isinstance(f, types.NoneType):
-        return lambda f: None
-    return (lambda f: Sign(f[0])) if f.ndim == 1 else (lambda f: Softcap(f[0, 0], f[0, 1]))
+class RowInput(NamedTuple):
+    """What the loss of one row is computed from, for rows whose classes lie side by side."""
+
+    logits: Any  # pointer to the C logits x_j
+    classes: int  # C
+    y: int  # the class of the label, or −1
+    dense: Any  # `DenseTarget`, or None
+    transform: Any
+    scale: Any
 
 
 @inline
-def operands_of(fields: Any) -> Any:
-    """A `Operands` from the plain tuple that Python passes."""
-    c = Operands(*fields)
-    return Operands(
-        c.logits,
-        c.labels,
-        c.q,
-        c.dense_weight,
-        c.weight,
-        c.sample_weight,
-        c.upstream,
-        c.lse,
-        c.rows,
-        c.grad,
-        c.ignored,
-        c.label_weight,
-        c.dense,
-        transform(c.f),
-        c.s,
-        c.z,
-        c.grad_scale,
-        c.streaming,
+def row_input(operands: Any, a: int, b: int) -> Any:
+    """The `RowInput` of row (a, b)."""
+    rows_per_a, classes = operands.logits.shape[1:]
+    return RowInput(
+        row_pointer(operands.logits, a, b),
+        classes,
+        label(operands.labels, a * rows_per_a + b, classes, operands.ignored),
+        dense_target_of(operands.dense, row_pointer(operands.distribution, a, b), operands.dense_weight),
+        operands.transform,
+        operands.scale,
     )
 
 
 @inline
-def vtype_of(call: Any) -> Any:
-    """A vector of the arithmetic of a call.
+def vtype_of(operands: Any) -> Any:
+    """A vector of the type in which a call is computed (its value has no meaning).
 
-    float64 where the logits or the distribution are, and with a softcap, of which float32 would take digits that a
-    small loss has.
+    This is float64 for float64 logits or a float64 distribution, and for a softcap, where float32 would lose digits
+    that a small loss has.
     """
-    return _compute_type(pointer(call.logits), pointer(call.q), call.f)
+    return _compute_type(pointer(operands.logits), pointer(operands.distribution), operands.transform)
 
 
 @specialize
-def _compute_type(p: Any, q: Any, f: Any) -> Any:
+def _compute_type(logits: Any, q: Any, transform: Any) -> Any:
+    """A vector of the arithmetic for pointers to logits and to a distribution, or None, and a transform."""
     if not isinstance(q, types.NoneType) and q.dtype == types.float64:
-        return lambda p, q, f: zero_vector(q)
-    if is_instance_type(f, Softcap):
-        return lambda p, q, f: zero_float64_vector()
-    return lambda p, q, f: zero_vector(p)
+        return lambda logits, q, transform: zero_vector(q)
+    if is_instance_type(transform, Softcap):
+        return lambda logits, q, transform: zero_float64_vector()
+    return lambda logits, q, transform: zero_vector(logits)
 
 
+# ------------------------------------------------------------------------------------------------ one value per row
 @inline
 def value_or_one(array: Any, i: int) -> Any:
     """array[i], or 1 where the array is empty."""
@@ -111,8 +109,9 @@ def is_among(few: Any, y: int) -> bool:
 
 @inline
 def label(labels: Any, i: int, classes: int, ignored: Any) -> Any:
-    """The class of a row; −1 where it is ignored, or has none.  The scan saw to it that labels out of range are
-    ignored.
+    """The class of row i; −1 where the row is ignored, or the call has no labels.
+
+    Labels out of range are ignored ones: the scan of the labels has raised an error for all others.
     """
     if labels is None:
         return np.int64(-1)
@@ -124,42 +123,49 @@ def label(labels: Any, i: int, classes: int, ignored: Any) -> Any:
 
 @inline
 def is_ignored(labels: Any, y: int) -> bool:
-    """Whether the row with this `label` is ignored."""
+    """Whether a row with this result of `label` is ignored."""
     if labels is None:
         return False
     return y < 0
 
 
+@optional
+def label_weight_of(confidence: Any, weight: Any, y: int) -> Any:
+    """(1 − ε) w_y, the hard part of the target at class y; None for a distribution."""
+    return confidence * value_or_one(weight, max(y, 0))
+
+
 @inline
 def store_loss(rows: Any, i: int, value: float) -> None:
-    """rows[i] = value, if there are rows."""
+    """rows[i] = value, if the losses of the rows are asked for."""
     if rows.size:
         rows[i] = value
 
 
+@inline
+def apply_weight(loss: Any, weight: Any) -> Any:
+    """loss · weight, where a weight of 0 gives 0 for an infinite loss too, but NaN for NaN."""
+    zero = splat(0.0, loss)
+    silent = select(loss == loss, zero, loss)
+    return select(weight == zero, silent, loss * weight)
+
+
+# ------------------------------------------------------------------------------------------------ rows of arrays
 @optional
 def row_pointer(array: Any, a: int, b: int) -> Any:
-    """The address of array[a, b, 0]."""
+    """The address of array[a, b, 0]; None for None."""
     return advance(pointer(array), a * stride(array, 0) + b * stride(array, 1))
 
 
 @optional
 def dense_target_of(dense: Any, q: Any, weight: Any) -> Any:
-    """The dense part of the target of one row, or of a tile of rows."""
-    return DenseTarget(q, pointer(weight), dense[0], dense[1])
+    """The dense target of one row, or of a tile of rows, from `Operands.dense` and a pointer to its part of q."""
+    return DenseTarget(q, pointer(weight), dense.alpha, dense.beta)
 
 
 @inline
 def known_target_sum(dense: Any) -> Any:
-    """Σ u of a row that has no distribution."""
+    """Σ u_j of a row without a distribution, which is the same for all rows."""
     if dense is None:
         return 0.0
-    return dense[2]
-
-
-@inline
-def apply_weight(loss: Any, scale: Any) -> Any:
-    """loss · scale, where a scale of 0 silences even an infinite loss, but not NaN."""
-    zero = splat(0.0, loss)
-    silent = select(loss == loss, zero, loss)
-    return select(scale == zero, silent, loss * scale)
+    return dense.target_sum

@@ -1,7 +1,8 @@
-"""The dense part u_j = w_j (α q_j + β) of the effective target: from label smoothing, and from a distribution q.
+"""The dense part of the effective target, u_j = w_j (α q_j + β), from label smoothing and from a distribution q.
 
-The rest of the effective target is w_y at the class y.  What a target lacks is None, and then the machine code lacks
-it too.
+The other part of the effective target is label_weight = (1 − ε) w_y at the class y of the label.  A row has a dense
+part where there is a distribution (α = 1 − ε, β = ε / C) or label smoothing (α = 0, β = ε / C).  What a target lacks
+is None, and the machine code has no instructions for it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, lo
 from xent_numba.backends.cpu.simd.vector import fma, iota, lanes_of, select, splat
 
 
+class DenseCoefficients(NamedTuple):
+    """The numbers in the dense target that all rows of a call share."""
+
+    alpha: float
+    beta: float
+    target_sum: float  # Σ u_j, where there is no distribution
+
+
 class DenseTarget(NamedTuple):
-    """The part u_j = w_j (α q_j + β) of the effective target, of one row or of a tile of them."""
+    """The dense target of one row, or of a tile of rows."""
 
     q: Any  # pointer to the row (or tile) of a distribution, or None
     weight: Any  # pointer to the class weights in the arithmetic of the logits, or None
@@ -37,64 +46,67 @@ def _mixed(q: Any, weight: Any, alpha: Any, beta: Any, vtype: Any) -> Any:
 
 @optional
 def _load(p: Any, i: Any, vtype: Any) -> Any:
+    """A vector from p[i] on; None for None."""
     return load(p, i, vtype)
 
 
 @optional
 def _load_n(p: Any, i: Any, count: Any, vtype: Any) -> Any:
+    """The first `count` lanes from p[i] on, the others 0; None for None."""
     return load_n(p, i, count, splat(0.0, vtype))
 
 
 @optional
-def _class_weight(p: Any, j: Any, vtype: Any) -> Any:
+def _splat_weight(p: Any, j: Any, vtype: Any) -> Any:
+    """p[j] in all lanes; None for None."""
     return splat(load_scalar(p, j), vtype)
 
 
 @inline
 def dense_target(t: Any, i: Any, vtype: Any) -> Any:
-    """u of the classes from i on, of one row."""
+    """u_j of one row, for the vector of classes from i on."""
     return _mixed(_load(t.q, i, vtype), _load(t.weight, i, vtype), t.alpha, t.beta, vtype)
 
 
 @inline
 def dense_target_n(t: Any, i: Any, count: Any, vtype: Any) -> Any:
-    """u of the `count` classes from i on; the other lanes are 0."""
+    """u_j of one row, for the `count` classes from i on; the other lanes are 0."""
     u = _mixed(_load_n(t.q, i, count, vtype), _load_n(t.weight, i, count, vtype), t.alpha, t.beta, vtype)
     return first_n_or(u, count, splat(0.0, vtype))
 
 
 @inline
 def dense_target_lanes(t: Any, j: Any, j_tile: Any, vtype: Any) -> Any:
-    """u of class j in every row of a tile, where it is class j_tile."""
+    """u_j of class j for a vector of rows, one in each lane; in the tile of q this is class `j_tile`."""
     return _mixed(
-        _load(t.q, j_tile * lanes_of(vtype), vtype), _class_weight(t.weight, j, vtype), t.alpha, t.beta, vtype
+        _load(t.q, j_tile * lanes_of(vtype), vtype), _splat_weight(t.weight, j, vtype), t.alpha, t.beta, vtype
     )
 
 
 @inline
 def quarter_gap(c: Any, x: Any) -> Any:
-    """(c − x) / 4, which is finite where both are: for sums of distances, see `unquarter`."""
+    """(c − x) / 4, a term of Σ u_j (c − x_j): finite where c and x are, which c − x is not.  See `unquarter`."""
     fourth = splat(0.25, c)
     return fma(x, splat(-0.25, c), c * fourth)
 
 
 @inline
 def unquarter(total: Any) -> Any:
-    """Four times that, in float64."""
+    """A sum of such terms, times 4, in float64."""
     promoted = promote(total)
     return promoted * splat(4.0, promoted)
 
 
 @inline
 def product_or_zero(u: Any, v: Any) -> Any:
-    """u · v, and 0 where u is 0, whatever v."""
+    """u · v, and 0 where u is 0, even for an infinite or NaN v."""
     zero = splat(0.0, u)
     return select(u == zero, zero, u * v)
 
 
 @inline
 def exclude_target(e: Any, i: Any, y: Any) -> Any:
-    """`e`, the classes from i on, with 0 at class y; all of it where y is None."""
+    """`e`, a vector for the classes from i on, with 0 at class y; unchanged where y is None."""
     if y is None:
         return e
     return select(iota(e) == splat(y - i, iota(e)), splat(0.0, e), e)
@@ -102,7 +114,7 @@ def exclude_target(e: Any, i: Any, y: Any) -> Any:
 
 @inline
 def exclude_target_lanes(e: Any, j: Any, y: Any) -> Any:
-    """`e`, class j of many rows, with 0 in those whose target it is; all of it where y is None."""
+    """`e`, a vector for class j of many rows, with 0 in the rows whose target is j; unchanged where y is None."""
     if y is None:
         return e
     return select(y == splat(j, y), splat(0.0, e), e)

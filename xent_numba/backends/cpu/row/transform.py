@@ -1,25 +1,34 @@
-"""The transform z = f(x) of the logits: nothing, the sign of a logit_scale, or a softcap.
+"""The transform of the logits, z = s · f(x), for logit_scale and softcap.
 
-f is None, `Sign` (logit_scale) or `Softcap` (softcap).  The size s of a logit_scale is not applied to x but to x − max:
-s·x would be rounded where x − max is exact.  An option that is off is None, and Numba drops its branch before it
-compiles: the machine code of a call has only the instructions of its options.
+f is one of
+
+    None       f(x) = x
+    Sign       f(x) = ±x, the sign of logit_scale
+    Softcap    f(x) = cap · tanh(scale · x / cap), where `scale` is logit_scale
+
+and s, named `scale` everywhere, is |logit_scale| where it is not 1 and there is no softcap, else None.  s multiplies
+not f(x) but differences f(x) − max f(x), because s · f(x) would be rounded where the difference is exact.  Numba
+removes the branch of a None before it compiles, so the machine code of a call has only the instructions of its
+options.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n
 from xent_numba.backends.cpu.simd.math import exp, tanh
+from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import select, splat
 
 
 class Sign(NamedTuple):
-    """f(x) = ±x, the sign of logit_scale; its size is a separate s."""
+    """f(x) = ±x, the sign of logit_scale; its size is the separate `scale`."""
 
     sign: float
 
@@ -32,63 +41,73 @@ class Softcap(NamedTuple):
 
 
 @specialize
-def apply_transform(x: Any, f: Any) -> Any:
+def apply_transform(x: Any, transform: Any) -> Any:
     """f(x) of each lane."""
-    if is_instance_type(f, Sign):
-        return lambda x, f: x * splat(f.sign, x)
-    if is_instance_type(f, Softcap):
-        return lambda x, f: _softcap(x, f)
-    return lambda x, f: x
+    if is_instance_type(transform, Sign):
+        return lambda x, transform: x * splat(transform.sign, x)
+    if is_instance_type(transform, Softcap):
+        return lambda x, transform: _softcap(x, transform)
+    return lambda x, transform: x
 
 
 @specialize
-def chain_rule(g: Any, x: Any, f: Any) -> Any:
-    """g · f'(x), for the logits x as given.  A logit_scale without softcap is in the factors of g already."""
-    if is_instance_type(f, Softcap):
-        return lambda g, x, f: g * _softcap_derivative(x, f)
-    return lambda g, x, f: g
+def chain_rule(g: Any, x: Any, transform: Any) -> Any:
+    """g · f'(x) for the logits x as given.  Without a softcap f' is part of `Operands.grad_scale`, not of this."""
+    if is_instance_type(transform, Softcap):
+        return lambda g, x, transform: g * _softcap_derivative(x, transform)
+    return lambda g, x, transform: g
 
 
 def is_instance_type(value: Any, kind: type) -> bool:
-    """Whether the type of an argument is this named tuple."""
+    """Whether a Numba type is that of this class of named tuples."""
     return isinstance(value, types.NamedTuple | types.NamedUniTuple) and value.instance_class is kind
 
 
 @inline
-def _softcap(x: Any, f: Any) -> Any:
+def _softcap(x: Any, softcap: Any) -> Any:
+    """cap · tanh(scale · x / cap), computed in float64."""
     promoted = promote(x)
-    u = promoted * splat(f.scale / f.cap, promoted)
-    return demote(splat(f.cap, promoted) * tanh(u), x)
+    u = promoted * splat(softcap.scale / softcap.cap, promoted)
+    return demote(splat(softcap.cap, promoted) * tanh(u), x)
 
 
 @inline
-def _softcap_derivative(x: Any, f: Any) -> Any:
-    # scale · (1 − tanh²u), as 4E / (1 + E)² with E = exp(−2|u|): exact where tanh is nearly 1
+def _softcap_derivative(x: Any, softcap: Any) -> Any:
+    """scale · (1 − tanh²u) with u = scale · x / cap, as scale · 4E / (1 + E)² with E = exp(−2|u|).
+
+    The second form has no cancellation where tanh u is nearly 1.
+    """
     promoted = promote(x)
-    u = promoted * splat(f.scale / f.cap, promoted)
+    u = promoted * splat(softcap.scale / softcap.cap, promoted)
     u = select(u < splat(0.0, u), u, splat(0.0, u) - u)
     e = exp(u + u)
     one = splat(1.0, u) + e
-    return demote(splat(4.0 * f.scale, u) * e / (one * one), x)
+    return demote(splat(4.0 * softcap.scale, u) * e / (one * one), x)
 
 
 @inline
-def load_logits(p: Any, i: Any, f: Any, vtype: Any) -> Any:
-    """f of the lanes from p[i] on."""
-    return apply_transform(load(p, i, vtype), f)
+def load_logits(p: Any, i: Any, transform: Any, vtype: Any) -> Any:
+    """f of a vector of logits from p[i] on."""
+    return apply_transform(load(p, i, vtype), transform)
 
 
 @inline
-def load_logits_n(p: Any, i: Any, count: Any, f: Any, fill: Any) -> Any:
-    """f of the first `count` lanes from p[i] on; the others are those of `load_tile`."""
-    if f is None:
+def load_logits_n(p: Any, i: Any, count: Any, transform: Any, fill: Any) -> Any:
+    """f of the first `count` logits from p[i] on; the other lanes are those of `fill`."""
+    if transform is None:
         return load_n(p, i, count, fill)
-    return first_n_or(apply_transform(load_n(p, i, count, splat(0.0, fill)), f), count, fill)
+    return first_n_or(apply_transform(load_n(p, i, count, splat(0.0, fill)), transform), count, fill)
 
 
 @inline
-def scale_or_one(s: Any) -> Any:
-    """s, or 1 where s is None."""
-    if s is None:
+def load_logit(p: Any, i: Any, transform: Any, vtype: Any) -> Any:
+    """f of the one logit p[i], as a float64 scalar."""
+    return np.float64(extract_lane(load_logits_n(p, i, 1, transform, vtype), 0))
+
+
+@inline
+def scale_or_one(scale: Any) -> Any:
+    """scale, or 1 for None."""
+    if scale is None:
         return 1.0
-    return s
+    return scale
