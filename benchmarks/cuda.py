@@ -150,7 +150,7 @@ def worst_error(found: np.ndarray, exact: np.ndarray, dtype: str) -> float:
 def contenders(torch: Any, x: Any, y: Any) -> Iterator[tuple[str, str, Callable[[], object]]]:
     """(who, what, function) for everything that can run here."""
     from xent_numba.backends.cuda.arrays import api as arrays
-    from xent_numba.backends.cuda.runtime.deferred import deferred_checks
+    from xent_numba.backends.cuda.deferred import deferred_checks
 
     options, out = make_options(), torch.empty_like(x)
 

@@ -5,9 +5,10 @@ How a call flows, from the bottom to the top:
 hw/          loads, stores, exp2, shuffles and reductions; every internal name of numba-cuda
 row/         the mathematics of one row as device functions, composed from the options that are on
 regimes/     the kernels: which threads share a row, and how often it is read
-runtime/     the device, its memory, and deferred checks
+runtime/     the device and its memory
 plan         which regime computes a call, with what launch shape, and why: every threshold
 launch       builds, caches and launches the kernels of a plan, of the label scan and of sums
+deferred     public: `deferred_checks`, calls that never wait for the device
 arrays/      calls on arrays that are on the device already: validated, scanned, launched without a copy
 backend      the backend protocol, for NumPy arrays, which are copied over in chunks
 

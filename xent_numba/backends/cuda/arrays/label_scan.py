@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.cuda import launch
+from xent_numba.backends.cuda import deferred, launch
 from xent_numba.backends.cuda.arrays.adopt import on_its_device
 from xent_numba.backends.cuda.arrays.inputs import LossInputs
 from xent_numba.backends.cuda.arrays.slabs import from_row
 from xent_numba.backends.cuda.row.operands import Operand, Operands
-from xent_numba.backends.cuda.runtime import deferred, memory
+from xent_numba.backends.cuda.runtime import memory
 from xent_numba.prepare.inputs import raise_bad_label, raise_bad_weight
 from xent_numba.prepare.layout import count, merged_axes
 
