@@ -143,12 +143,12 @@ NUMPY = (
 # ---------------------------------------------------------------- the cpu backend
 FINISH, COLUMNS = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
 LONG, GROUP, GRADIENT = (
-    "backends/cpu/regimes/long.py",
+    "backends/cpu/regimes/long/rows.py",
     "backends/cpu/regimes/group_epilogue.py",
-    "backends/cpu/regimes/long_gradient.py",
+    "backends/cpu/regimes/long/gradient.py",
 )
-SPLIT, STATISTICS = "backends/cpu/regimes/split.py", "backends/cpu/regimes/long_stats.py"
-LONG_ROWWISE = "backends/cpu/regimes/softmax_long.py"
+SPLIT, STATISTICS = "backends/cpu/regimes/long/split.py", "backends/cpu/regimes/long/statistics.py"
+LONG_ROWWISE = "backends/cpu/regimes/long/softmax.py"
 ALONG, BATCH = "backends/cpu/regimes/packed_row.py", "backends/cpu/regimes/packed.py"
 VMATH, SHIFTED, ROWWISE = (
     "backends/cpu/simd/math.py",

@@ -17,7 +17,8 @@ from xent_numba.backends.cpu.fallback import (
     reference_gradient,
 )
 from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, STREAM_BYTES, plan
-from xent_numba.backends.cpu.regimes import entry, labels, softmax, split
+from xent_numba.backends.cpu.regimes import entry, labels, softmax
+from xent_numba.backends.cpu.regimes.long import split
 from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime import threads
 from xent_numba.backends.protocol import LabelScan

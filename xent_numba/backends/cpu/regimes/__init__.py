@@ -10,11 +10,7 @@ The files in reading order:
 
 entry            the kernel of each regime of losses; how work items are shared among threads
 work_items       which rows a work item is
-long             one row after the other
-long_stats       its statistics in one pass
-long_gradient    its gradient, written while the next row is read
-long_epilogue    from statistics to losses and gradient scalars
-split            the kernels for one very long row
+long/            rows that are computed one at a time, or one by all threads
 lanes            a vector of rows, one in each lane
 tile_load        tiles: rows transposed into lanes, and back
 lanes_tile       statistics and gradient of a tile
@@ -24,7 +20,6 @@ packed_load      their copies in a tile, and prefetching
 packed_row       the statistics and gradient of one of them
 staging          full cache lines for non-temporal stores
 softmax          softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
-softmax_long     their long rows
 labels           one pass over the labels, before any of these
 
 A regime of losses is a function compute_rows(operands, start, stop, group, partials), described in `entry`.  To add

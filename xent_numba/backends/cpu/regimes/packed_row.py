@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.lanes_tile import exp_of_tile
-from xent_numba.backends.cpu.regimes.long_gradient import insert_target, subtract_dense_target_n
+from xent_numba.backends.cpu.regimes.long.gradient import insert_target, subtract_dense_target_n
 from xent_numba.backends.cpu.row.target import dense_target_n, exclude_target, product_or_zero, quarter_gap, unquarter
 from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote

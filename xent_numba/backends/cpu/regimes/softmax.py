@@ -19,7 +19,7 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
     tile_exponentials,
     tile_statistics,
 )
-from xent_numba.backends.cpu.regimes.softmax_long import softmax_long_rows
+from xent_numba.backends.cpu.regimes.long.softmax import softmax_long_rows
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
 from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
 from xent_numba.backends.cpu.regimes.work_items import row_group

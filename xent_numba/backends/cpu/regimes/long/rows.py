@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
-from xent_numba.backends.cpu.regimes.long_epilogue import (
+from xent_numba.backends.cpu.regimes.long.epilogue import (
     RowTerms,
     buffer_row,
     buffered_losses,
@@ -21,7 +21,7 @@ from xent_numba.backends.cpu.regimes.long_epilogue import (
     loss_buffer,
     one_lane_or_none,
 )
-from xent_numba.backends.cpu.regimes.long_gradient import (
+from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientCoefficients,
     GradientScalars,
     PendingGradient,
@@ -32,7 +32,7 @@ from xent_numba.backends.cpu.regimes.long_gradient import (
     store_element,
     write_pending,
 )
-from xent_numba.backends.cpu.regimes.long_stats import statistics
+from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import row_group
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, inverse_from_lse, target_exp

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
-from xent_numba.backends.cpu.regimes.long_gradient import GradientScalars
+from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, log_sum, row_loss, target_exp
 from xent_numba.backends.cpu.row.operands import apply_weight
 from xent_numba.backends.cpu.row.transform import chain_rule, scale_or_one

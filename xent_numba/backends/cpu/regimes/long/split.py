@@ -12,20 +12,20 @@ from typing import Any
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
-from xent_numba.backends.cpu.regimes.long_epilogue import (
+from xent_numba.backends.cpu.regimes.long.epilogue import (
     RowTerms,
     buffer_row,
     buffered_losses,
     gradient_scalars,
     loss_buffer,
 )
-from xent_numba.backends.cpu.regimes.long_gradient import (
+from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     RowOutput,
     gradient_coefficients,
     write_gradient,
 )
-from xent_numba.backends.cpu.regimes.long_stats import merge, segment
+from xent_numba.backends.cpu.regimes.long.statistics import merge, segment
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import row_group
 from xent_numba.backends.cpu.row.epilogue import RowStatistics

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.regimes.long_gradient import (
+from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     RowOutput,
     gradient_coefficients,
     write_gradient,
 )
-from xent_numba.backends.cpu.regimes.long_stats import statistics
+from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import row_group
 from xent_numba.backends.cpu.row.epilogue import log_of_sum

@@ -19,7 +19,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
-from xent_numba.backends.cpu.regimes.long_gradient import write_pending
+from xent_numba.backends.cpu.regimes.long.gradient import write_pending
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.target import (
     dense_target,

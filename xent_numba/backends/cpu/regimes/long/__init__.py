@@ -1,0 +1,9 @@
+"""Long rows whose classes lie side by side: each is computed along its classes, a vector of them at a time.
+
+rows         one row after the other: the loss, and the gradient that is written while the next row is read
+statistics   the statistics of a row in one pass
+gradient     its gradient, each element written once
+epilogue     from statistics to losses and gradient scalars
+split        the kernels for one very long row, its segments in parallel
+softmax      softmax, log_softmax and logsumexp of a row
+"""
