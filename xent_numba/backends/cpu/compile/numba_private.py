@@ -64,43 +64,6 @@ from numba.core.untyped_passes import (  # since 0.46, ReconstructSSA since 0.49
 # For `threads`: the state of the threading layer, wrapped below.
 from numba.np.ufunc import parallel as _parallel
 
-__all__ = [
-    "VERSIONS",
-    "AnnotateTypes",
-    "CPUDispatcher",
-    "CompileResultCacheImpl",
-    "CompilerBase",
-    "DeadBranchPrune",
-    "FixupArgs",
-    "GenericRewrites",
-    "IRProcessing",
-    "JITCodeLibrary",
-    "NativeLowering",
-    "NoPythonBackend",
-    "NopythonTypeInference",
-    "NumbaCache",
-    "PassManager",
-    "PreLowerStripPhis",
-    "ReconstructSSA",
-    "RewriteSemanticConstants",
-    "TranslateByteCode",
-    "alloca_once_value",
-    "current_thread_count",
-    "dumps",
-    "for_range",
-    "get_or_insert_function",
-    "global_compiler_lock",
-    "host_cpu_features",
-    "host_cpu_name",
-    "ir",
-    "normalize_ir_text",
-    "normalize_signature",
-    "parse_assembly",
-    "thread_start_lock",
-    "threading_layer",
-    "threads_started",
-]
-
 VERSIONS = {"numba": numba.__version__, "llvmlite": llvmlite.__version__}
 thread_start_lock = _parallel._backend_init_thread_lock  # held while the threads are started; since 0.40
 host_cpu_name = llvmlite.binding.get_host_cpu_name  # public
