@@ -107,8 +107,8 @@ def _exponential(scale_bits32: int, scale_bits64: int) -> Any:
             biased = fma(d, splat(log2e, d), shift)
             r = fma(shift - biased, splat(ln2_high, d), d)
             one = splat(1.0, d)
-            power = bitcast_to_float(shift_left(bitcast_to_int(biased), mantissa_bits), d)
-            return fma(fma(_exp_polynomial32(r), r, one), r, one) * power
+            p = fma(fma(_exp_polynomial32(r), r, one), r, one)
+            return p * bitcast_to_float(shift_left(bitcast_to_int(biased), mantissa_bits), d)
 
         def in_float64(d: Any, correction: Any) -> Any:
             floor = splat(lowest, d)
@@ -118,8 +118,8 @@ def _exponential(scale_bits32: int, scale_bits64: int) -> Any:
             minus_n = shift - biased
             r = fma(minus_n, splat(ln2_low, d), fma(minus_n, splat(ln2_high, d), d) + correction)
             one = splat(1.0, d)
-            power = bitcast_to_float(shift_left(bitcast_to_int(biased), mantissa_bits), d)
-            return fma(fma(_exp_polynomial64(r), r, one), r, one) * power
+            p = fma(fma(_exp_polynomial64(r), r, one), r, one)
+            return p * bitcast_to_float(shift_left(bitcast_to_int(biased), mantissa_bits), d)
 
         return in_float32 if float32 else in_float64
 
