@@ -119,11 +119,12 @@ def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, 
         others = (labels, q, *per_class_or_row)  # what kernels read besides the logits
         grad = empty_like(x) if out is None else check_out(out, wanted.out_name, x.shape, x.dtype, x, *others)
     rows_shape = row_shape(x.shape, checked.axis)
-    checked, d1, d2 = _denominators(backend, options, checked, count(rows_shape))
+    n_rows = count(rows_shape)
+    checked, d1, d2 = _denominators(backend, options, checked, n_rows)
     dtype = loss_dtype(x.dtype)
     rows = np.empty(rows_shape, dtype) if wanted.rows and options.reduction == "none" else None
     slabs: Iterable[Slab] = ()
-    if d1 != 0.0 and count(rows_shape):
+    if d1 != 0.0 and n_rows:
         slabs = _slabs(options, checked, grad, rows, (d1, d2))
     elif grad is not None:
         grad.fill(0)
@@ -142,9 +143,9 @@ def _check(options: Options, inputs: Inputs) -> _Checked:
     scale, upstream = as_grad_output(grad_output, options.reduction, rows_shape)
     if is_distribution:
         check_ignore_index(options)
-        return _Checked(x, axis, target, None, (), target, w, s, saved, upstream, scale)
+        return _make(_Checked, (x, axis, target, None, (), target, w, s, saved, upstream, scale))
     labels, ignore = as_labels(target, options.ignore, options.ignore_beyond)
-    return _Checked(x, axis, target, labels, ignore, None, w, s, saved, upstream, scale)
+    return _make(_Checked, (x, axis, target, labels, ignore, None, w, s, saved, upstream, scale))
 
 
 def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows: int) -> tuple[_Checked, float, float]:
@@ -156,7 +157,7 @@ def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows:
     labels, w, s, mean = checked.labels, checked.weight, checked.sample_weight, options.reduction == "mean"
     if n_rows == 0:
         return checked, 0.0 if mean else 1.0, 1.0
-    if mean:
+    if mean and not (w is None and s is None):
         s = None if s is None else without_extremes(s)
         w = w if w is None or labels is None else without_extremes(w)
         checked = checked._replace(weight=w, sample_weight=s)
@@ -182,21 +183,10 @@ def _slabs(
     x, axis, _, labels, ignore, q, w, s, saved, upstream, scale = checked
     d1, d2 = denominators
     problem = Problem(
-        logits=x,
-        labels=None,
-        distribution=None,
-        weight=w,
-        sample_weight=None,
-        ignore=ignore,
-        label_smoothing=options.label_smoothing,
-        logit_scale=options.logit_scale,
-        softcap=options.softcap,
-        z_coefficient=options.z_loss * (d1 / d2),
-        denominator=d1,
-        grad_scale=scale / d1,
-        n_threads=options.n_threads,
-        is_plain=options.is_plain and labels is not None and w is None and s is None,
-    )
+        x, None, None, w, None, ignore, options.label_smoothing, options.logit_scale, options.softcap,
+        options.z_loss * (d1 / d2), d1, scale / d1, options.n_threads,
+        options.is_plain and labels is not None and w is None and s is None,
+    )  # fmt: skip
     layout = canonical(axis, x, q, grad)
     per_row = [
         None if array is None else array.reshape(-1, layout.a, layout.b) for array in (labels, s, rows, saved, upstream)

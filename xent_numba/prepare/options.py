@@ -101,14 +101,14 @@ def _build(
     if threads is not None and threads < 1:
         raise ValueError(f"n_threads = {n_threads!r} must be at least 1, or None for all threads")
     ignore = tuple(value for value in distinct if -(2**63) <= value < 2**63)
-    cap = _softcap(softcap)
+    class_axis, how, cap = _integer("axis", axis), _reduction(reduction), _softcap(softcap)
     return Options(
-        axis=_integer("axis", axis),
+        axis=class_axis,
         ignore_index=ignored,
         ignore=ignore,
         ignore_beyond=tuple(value for value in distinct if 2**63 <= value < 2**64),
         label_smoothing=epsilon,
-        reduction=_reduction(reduction),
+        reduction=how,
         logit_scale=scale,
         softcap=cap,
         z_loss=z,

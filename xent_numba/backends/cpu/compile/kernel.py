@@ -75,8 +75,10 @@ def kernel(function: Any = None, **options: Any) -> Any:
 
 def signature_key(value: Any) -> Any:
     """A hashable key for the type of an argument, or for the types in a tuple of arguments."""
-    if isinstance(value, tuple):
-        return type(value), *(signature_key(part) for part in value)
+    if type(value) is tuple:
+        return tuple([signature_key(part) for part in value])
+    if isinstance(value, tuple):  # a named tuple of numbers, of which the class is enough
+        return type(value)
     if isinstance(value, np.ndarray):
         return value.dtype.char, value.ndim, value.ndim == 3 or value.flags.c_contiguous
     return type(value)
