@@ -160,7 +160,8 @@ def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows:
     if mean and not (w is None and s is None):
         s = None if s is None else without_extremes(s)
         w = w if w is None or labels is None else without_extremes(w)
-        checked = checked._replace(weight=w, sample_weight=s)
+        if w is not checked.weight or s is not checked.sample_weight:
+            checked = checked._replace(weight=w, sample_weight=s)
     if labels is None:
         if not mean:
             return checked, 1.0, 1.0
@@ -182,10 +183,9 @@ def _slabs(
     """The call as (A, B, C) views, several where one cannot describe the layout; misaligned arrays are copied."""
     x, axis, _, labels, ignore, q, w, s, saved, upstream, scale = checked
     d1, d2 = denominators
-    problem = Problem(
-        x, None, None, w, None, ignore, options.label_smoothing, options.logit_scale, options.softcap,
-        options.z_loss * (d1 / d2), d1, scale / d1, options.n_threads,
-        options.is_plain and labels is not None and w is None and s is None,
+    shared = (
+        ignore, options.label_smoothing, options.logit_scale, options.softcap, options.z_loss * (d1 / d2), d1,
+        scale / d1, options.n_threads, options.is_plain and labels is not None and w is None and s is None,
     )  # fmt: skip
     layout = canonical(axis, x, q, grad)
     per_row = [
@@ -194,7 +194,7 @@ def _slabs(
     slabs = []
     for i, (x_view, q_view, grad_view) in enumerate(layout.slabs()):
         labels_i, s_i, rows_i, lse_i, upstream_i = (None if array is None else array[i] for array in per_row)
-        part = problem._replace(logits=x_view, labels=labels_i, distribution=q_view, sample_weight=s_i)
+        part: Problem = _make(Problem, (x_view, labels_i, q_view, w, s_i, *shared))
         slabs.append(Slab(part, rows_i, grad_view, lse_i, upstream_i))
     return slabs if is_aligned(x, q, grad) else aligned_slabs(slabs)
 
