@@ -8,6 +8,7 @@
 - `project/`: the README, the docstrings, the packaging, what an import costs.
 - `notebooks/`: the notebooks as files, and how much of a wrong library escapes them.
 - `support/`: what tests of several folders share; no tests.
+- `tools/`: programs for those who change the code; no tests.
 - `conftest.py`: the fixtures `backend` and `rng`.
 
 `notebooks/` of the checkout is run as tests by nbval; `benchmarks/` has its own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from xent_numba._version import __version__
 from xent_numba.backends.registry import IMPLEMENTATIONS, available_backends, get_backend, select
 from xent_numba.prepare.inputs import as_logits
 from xent_numba.prepare.layout import canonical
+from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,22 +62,27 @@ def explain_plan(
     """How each backend would compute a loss of C-contiguous logits of this shape, and why, or why it cannot run.
 
     With `grad`, the loss and its gradient; with `distribution`, for a target in the shape and dtype of the logits
-    instead of class indices.  No memory is allocated for the logits.  Errors in shape, dtype and axis are those of a
-    loss.
+    instead of class indices.  Other options have their defaults.  No memory is allocated for the logits.  Errors in
+    shape, dtype and axis are those of a loss.
 
     >>> explain_plan((4096, 50257))["numpy"]["regime"]
     'blocks'
     """
+    axis = make_options(axis).axis  # checked as that of a loss
+    try:
+        shape = tuple(operator.index(size) for size in shape)
+    except TypeError as error:
+        raise TypeError(f"shape = {shape!r} must be a sequence of integers") from error
     if any(size < 0 for size in shape):
-        raise ValueError(f"shape {tuple(shape)} has a negative size")
+        raise ValueError(f"shape {shape} has a negative size")
     element, _ = as_logits(np.zeros(1, dtype), 0)  # converted here, so that nothing reads the view below
     strides = [element.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape))]
     # NumPy would not notice here that a shape is too large for an array, and sizes in bytes would overflow.
     if math.prod(max(size, 1) for size in shape) * element.itemsize >= 2**63:
-        raise ValueError(f"shape {tuple(shape)} is larger than any array can be")
-    logits, axis = as_logits(np.lib.stride_tricks.as_strided(element, tuple(shape), strides), axis)
+        raise ValueError(f"shape {shape} is larger than any array can be")
+    logits, axis = as_logits(np.lib.stride_tricks.as_strided(element, shape, strides), axis)
     if logits.size == 0:
-        raise ValueError(f"shape {tuple(shape)} has no rows, so there is nothing to compute")
+        raise ValueError(f"shape {shape} has no rows, so there is nothing to compute")
     views = canonical(axis, logits, logits if distribution else None, logits if grad else None)
     x, q, gradient = next(views.slabs())
     return {

@@ -118,6 +118,30 @@ def test_plans_of_other_dtypes() -> None:
             explain_plan((10**7, 10**5), dtype)
 
 
+def test_axis_of_a_plan_is_checked_as_that_of_a_loss() -> None:
+    for axis in (True, 1.0, "1", None):
+        with pytest.raises(TypeError) as plan:
+            explain_plan((4, 5), axis=axis)  # type: ignore[arg-type]
+        with pytest.raises(TypeError) as loss:
+            xn.cross_entropy(np.ones((4, 5)), [0] * 4, axis=axis)  # type: ignore[arg-type]
+        assert str(plan.value) == str(loss.value)
+    assert explain_plan((4, 5), axis=np.int64(0)) == explain_plan((4, 5), axis=0)
+
+
+@pytest.mark.parametrize("shape", ["45", 45, (4.0, 5), (4, "5"), None])
+def test_a_plan_needs_a_sequence_of_integers(shape: object) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"shape = {shape!r} must be a sequence of integers")):
+        explain_plan(shape)  # type: ignore[arg-type]
+
+
+def test_one_thread_does_not_share_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = pytest.importorskip("xent_numba.backends.cpu.runtime.threads")
+    for count, regime in ((1, "long"), (2, "split")):
+        monkeypatch.setattr(threads, "available", lambda count=count: count)
+        found = explain_plan((2, 1_000_000))["cpu"]
+        assert (found["regime"], found["threads"]) == (regime, count)
+
+
 CPU_REGIMES = [
     ("--shape 4096 50257", "long"),
     ("--shape 50257", "long"),
@@ -133,9 +157,12 @@ CPU_REGIMES = [
 
 
 @pytest.mark.parametrize(("line", "regime"), CPU_REGIMES)
-def test_info_names_the_regime_of_the_cpu(line: str, regime: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_names_the_regime_of_the_cpu(
+    line: str, regime: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not xn.available_backends()["cpu"]:
         pytest.skip(str(xn.available_backends()["cpu"]))
+    monkeypatch.setattr("xent_numba.backends.cpu.runtime.threads.available", lambda: 2)  # one never splits a row
     assert info(line, capsys)["cpu"]["regime"] == regime
 
 

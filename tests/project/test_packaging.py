@@ -17,6 +17,7 @@ import xent_numba as xn
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
@@ -107,17 +108,42 @@ def test_modules_named_in_the_readme_exist() -> None:
     named = re.findall(r"`((?!xent_numba/)[\w/]+(?:\.py|/))`", README)
     assert named
     for path in named:
-        assert (ROOT / "xent_numba" / path).exists(), path
+        folder = ROOT if path.startswith("tests/") else ROOT / "xent_numba"
+        assert (folder / path).exists(), path
+
+
+def meant(name: str) -> list[Path]:
+    """The files or folders that CONTRIBUTING.md can mean by a path, of which it may leave out the outer folders."""
+    package = ROOT / "xent_numba"
+    cpu, cuda = package / "backends" / "cpu", package / "backends" / "cuda"
+    places = (ROOT, package, package / "backends", cpu, cuda, cpu / "regimes", cpu / "row", cuda / "row")
+    return [place / name for place in places if (place / name).exists()]
 
 
 def test_files_named_in_contributing_exist() -> None:
     """Recipes that name files which have moved would lead nowhere."""
-    package = ROOT / "xent_numba"
-    places = (ROOT, package, package / "backends", package / "backends" / "cpu", package / "backends" / "cuda")
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`([\w./]+(?:\.py|\.md|/))`", text)) | set(re.findall(r"python ([\w/]+\.py)", text))
+    named = set(re.findall(r"`([\w./]+(?:\.py|\.md|/))`", CONTRIBUTING))
+    named |= set(re.findall(r"python ([\w/]+\.py)", CONTRIBUTING))
     assert len(named) > 40
-    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+    assert {name for name in named if not meant(name)} == set()
+
+
+def test_names_in_contributing_stand_in_the_files_that_it_names_for_them() -> None:
+    """Those in a table's row or an item of a list that begins with paths, and those written as `module.name`."""
+    claims = set()
+    for paths, text in re.findall(
+        r"^(?:\| |- )((?:`[\w./]+`,? ?)+)(?:\||:)((?:.|\n(?=  ))*)", CONTRIBUTING, re.MULTILINE
+    ):
+        for path in re.findall(r"`([^`]+)`", paths):
+            claims |= {(path, name) for name in re.findall(r"`(\w+)`", text)}
+    for module, name in re.findall(r"`(?:xent_numba\.)?([a-z_.]+)\.(?!py\b|md\b|toml\b)(\w+)`", CONTRIBUTING):
+        if module not in ("np", "xent_numba"):
+            claims.add((module.replace(".", "/") + ".py", name))
+    assert len(claims) > 40
+    for path, name in sorted(claims):
+        files = [file for place in meant(path) for file in ([place] if place.is_file() else place.glob("*.py"))]
+        words = {word for file in files for word in (file.stem, *re.findall(r"\w+", file.read_text(encoding="utf-8")))}
+        assert name in words, f"{name} in {path}"
 
 
 def test_links_in_the_readme_lead_somewhere() -> None:

@@ -16,7 +16,8 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 _INFO = """\
 Versions, backends and threads.  With --shape, instead: how each backend would compute the loss and gradient of
-C-contiguous logits of that shape, and why.
+C-contiguous logits of that shape, and why.  The plan is that of a loss with class indices (or a distribution, with
+--distribution) and without other options.
 """
 
 _LOSS = """\
@@ -90,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_info_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command `info`."""
-    parser.add_argument("--shape", type=int, nargs="+", metavar="N", help="the shape of the logits, as in 4096 50257")
+    parser.add_argument(
+        "--shape", type=int, nargs="+", metavar="N", help="how logits of this shape would be computed, as in 4096 50257"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="their dtype (default: float32)")
     parser.add_argument("--axis", type=int, help="the class axis (default: -1)")
     parser.add_argument("--no-grad", action="store_true", help="the loss without its gradient")

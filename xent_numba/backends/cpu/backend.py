@@ -63,9 +63,12 @@ class Cpu:
         """The plan of a call without further options."""
         float64 = "d" in {x.dtype.char for x in (logits, distribution) if x is not None}
         chosen = plan(logits.shape, _contiguous(logits, distribution, grad), float64, distribution is None)
+        regime, why = chosen.regime, chosen.why
+        if regime == "split" and threads.available() == 1:  # no other thread to share a row with: see `_run`
+            regime, why = "long", "one thread: one row at a time"
         found: dict[str, object] = {
-            "regime": chosen.regime,
-            "why": chosen.why,
+            "regime": regime,
+            "why": why,
             "work items": f"{chosen.work_items}, summed in groups of {chosen.group}",
             "threads": threads.available() if chosen.parallel else 1,
         }
