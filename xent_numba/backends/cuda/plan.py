@@ -3,10 +3,14 @@
     regime    rows                                                                 who shares a row
     tile      at most TILE_CLASSES packed classes                                  a thread, by way of shared memory
     columns   classes apart, neighbouring rows side by side                        a thread
-    warp      at most WARP_CLASSES classes                                         a warp, in registers
+    warp      at most WARP_CLASSES classes, in at most `most_vectors` vectors      a warp, in registers
     block     what the registers of a block hold                                   a block, in registers
     split     fewer rows than multiprocessors, of at least SPLIT_CLASSES classes   several blocks
     online    anything else                                                        a block, in two reads
+
+Whether a row fits the registers depends on its vectors too: a warp of 8 vectors per lane holds 1024 aligned float32
+classes but 512 of float64, and rows of more go to "block".  A larger WARP_CLASSES therefore has no effect on these
+unless `most_vectors` allows more vectors.
 
 The thresholds come from what the compiled kernels need (registers, shared memory; see benchmarks/cuda_codegen.py), not
 from timings: nothing has been measured on a GPU yet.

@@ -1,4 +1,8 @@
-"""Regime "warp": a warp per row, for 33 to 1024 classes.  No barrier, several rows per block."""
+"""Regime "warp": a warp per row, the row in its registers.  No barrier, several rows per block.
+
+For rows of at most `plan.WARP_CLASSES` classes that fit into `plan.most_vectors` vectors per lane: with 8 vectors up to
+1024 classes of aligned float32, but only 512 of float64.
+"""
 
 from __future__ import annotations
 
