@@ -18,7 +18,7 @@ def build(spec: Spec, threads: int, vectors: int) -> Any:
     compute_row = row_in_registers(spec, threads, vectors)
 
     def kernel(args: Any) -> None:
-        row = hw.i64(hw.block())
-        compute_row(args, row, hw.thread())
+        row = hw.i64(hw.block_index())
+        compute_row(args, row, hw.thread_index())
 
     return kernel

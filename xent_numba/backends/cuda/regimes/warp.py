@@ -23,8 +23,8 @@ def build(spec: Spec, threads: int, vectors: int) -> Any:
     warps = threads // WARP
 
     def kernel(args: Any) -> None:
-        row = hw.i64(hw.block()) * warps + hw.thread() // WARP
+        row = hw.i64(hw.block_index()) * warps + hw.thread_index() // WARP
         if row < args.n_rows:
-            compute_row(args, row, hw.thread() % WARP)
+            compute_row(args, row, hw.thread_index() % WARP)
 
     return kernel
