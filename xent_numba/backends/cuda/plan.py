@@ -41,7 +41,7 @@ SUM_ALONE = 16384  # up to so many numbers, one block sums alone
 
 
 class Plan(NamedTuple):
-    """One decision."""
+    """How a call is computed: its regime, why that was chosen, and the shape of its launch."""
 
     regime: str  # "tile", "columns", "warp", "block", "online" or "split"
     why: str
