@@ -107,8 +107,8 @@ def regimes() -> Iterator[set[str]]:
     seen: set[str] = set()
     original = launch.plan
 
-    def plan(*facts: Any) -> Any:
-        chosen = original(*facts)
+    def plan(*arguments: Any) -> Any:
+        chosen = original(*arguments)
         seen.add(chosen.regime)
         return chosen
 

@@ -52,7 +52,7 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     from xent_numba.backends.cuda.regimes import labels as regime_labels
     from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, signature
 
-    lanes = 16 // ITEMSIZE[dtype]
+    vector_width = 16 // ITEMSIZE[dtype]
     grad = Spec(dtype, labels="int64", ignore=1, output="grad", rows=True)
     forward = Spec(dtype, labels="int64", ignore=1, rows=True)
     ragged = Spec(dtype, labels="int64", ignore=1, output="grad", rows=True, aligned=False)
@@ -75,7 +75,7 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         built: str, suffix: str, spec: Any, threads: int, vectors: int = 0, *, extra: tuple[str, ...] = (),
         scalar: str = "", on: Any = ARCHITECTURES,
     ) -> Kernel:  # fmt: skip
-        name = f"{built} {threads}×{vectors * lanes}{suffix}" if built == "block" else built + suffix
+        name = f"{built} {threads}×{vectors * vector_width}{suffix}" if built == "block" else built + suffix
         build = partial(launch.build, built, spec, threads, vectors)
         return Kernel(name, dtype, build, lambda: signature(spec, extra), threads, scalar, on)
 
@@ -83,7 +83,7 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         if suffix != " ragged":
             yield kernel("tile", suffix, spec, plan.TILE_THREADS)
         threads = plan.WARP_THREADS
-        vectors = min(plan.most_vectors(spec, threads, (8, 0)), plan.WARP_CLASSES // (32 * lanes))
+        vectors = min(plan.most_vectors(spec, threads, (8, 0)), plan.WARP_CLASSES // (32 * vector_width))
         yield kernel("warp", suffix, spec, threads, vectors)
         yield kernel("block", suffix, spec, 512, plan.most_vectors(spec, 512, (8, 0)))
         vectors = plan.most_vectors(spec, 1024, (9, 0))

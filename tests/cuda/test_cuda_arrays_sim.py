@@ -262,7 +262,7 @@ def test_host_factors_are_copied_on_the_stream(on_gpu, monkeypatch, rng):
     streams = []
     original = memory.upload
     monkeypatch.setattr(memory, "upload", lambda array, stream=0: (streams.append(stream), original(array, stream))[1])
-    monkeypatch.setattr(inputs, "current_stream", lambda like: 7)
+    monkeypatch.setattr(inputs, "current_stream", lambda adopted: 7)
     monkeypatch.setattr(memory, "download", lambda there, array, stream=0: there.copy_to_host(array.view(np.uint8)))
     x, y = rng.normal(size=(4, 6)).astype(np.float32), np.array([0, 1, 2, 3])
     arrays.loss(make_options(ignore_index=(4, 5)), on_gpu(x), on_gpu(y), np.ones(6))
@@ -298,7 +298,7 @@ def test_torch_results_are_tensors(monkeypatch, rng):
     original = adopt.empty
     monkeypatch.setattr(adopt, "on_device", lambda value: True)
     monkeypatch.setattr(inputs, "on_device", lambda value: isinstance(value, torch.Tensor))
-    monkeypatch.setattr(inputs, "current_stream", lambda like: 0)
+    monkeypatch.setattr(inputs, "current_stream", lambda adopted: 0)
     for module in (adopt, arrays, inputs):
         monkeypatch.setattr(module, "empty", lambda *args: allowed(original(*args)))
     monkeypatch.setattr(device, "facts", lambda: device.DeviceFacts("simulator", (9, 0), 132))

@@ -69,7 +69,7 @@ else:
     @pytest.fixture(params=REGIMES)
     def regime(request, monkeypatch):
         classes, forced = REGIMES[request.param]
-        monkeypatch.setattr(launch, "plan", lambda *facts: forced)
+        monkeypatch.setattr(launch, "plan", lambda *arguments: forced)
         return request.param, classes
 
     def allowed(value, dtype, floor=0.0):

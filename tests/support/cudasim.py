@@ -219,19 +219,19 @@ cuda = _InKernel()
 f32, f64, i32, i64 = types.float32, types.float64, _Int32(), int
 
 
-def thread() -> int:
+def thread_index() -> int:
     return cuda.threadIdx.x
 
 
-def block() -> int:
+def block_index() -> int:
     return cuda.blockIdx.x
 
 
-def block_y() -> int:
+def block_index_y() -> int:
     return cuda.blockIdx.y
 
 
-def blocks() -> int:
+def grid_width() -> int:
     return cuda.gridDim.x
 
 
@@ -239,8 +239,8 @@ def barrier() -> None:
     cuda.syncthreads()
 
 
-def shfl_xor(value: Any, mask: int) -> Any:
-    return cuda.shfl_xor_sync(0xFFFFFFFF, value, mask)
+def shfl_xor(value: Any, lane_mask: int) -> Any:
+    return cuda.shfl_xor_sync(0xFFFFFFFF, value, lane_mask)
 
 
 def jit_kernel(kernel: Any, threads: int) -> Any:

@@ -3,10 +3,14 @@
     regime    rows                                                                 who shares a row
     tile      at most TILE_CLASSES packed classes                                  a thread, by way of shared memory
     columns   classes apart, neighbouring rows side by side                        a thread
-    warp      at most WARP_CLASSES classes                                         a warp, in registers
+    warp      at most WARP_CLASSES classes, in at most `most_vectors` vectors      a warp, in registers
     block     what the registers of a block hold                                   a block, in registers
     split     fewer rows than multiprocessors, of at least SPLIT_CLASSES classes   several blocks
     online    anything else                                                        a block, in two reads
+
+Whether a row fits the registers depends on its vectors too: a warp of 8 vectors per lane holds 1024 aligned float32
+classes but 512 of float64, and rows of more go to "block".  A larger WARP_CLASSES therefore has no effect on these
+unless `most_vectors` allows more vectors.
 
 The thresholds come from what the compiled kernels need (registers, shared memory; see benchmarks/cuda_codegen.py), not
 from timings: nothing has been measured on a GPU yet.
@@ -37,7 +41,7 @@ SUM_ALONE = 16384  # up to so many numbers, one block sums alone
 
 
 class Plan(NamedTuple):
-    """One decision."""
+    """How a call is computed: its regime, why that was chosen, and the shape of its launch."""
 
     regime: str  # "tile", "columns", "warp", "block", "online" or "split"
     why: str
@@ -47,29 +51,29 @@ class Plan(NamedTuple):
     segment_classes: int = 0
 
 
-def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, device: DeviceFacts) -> Plan:
+def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, facts: DeviceFacts) -> Plan:
     """Choose for `n_rows` rows in memory as `operands.row_layout` says, on a device."""
-    lanes = VECTOR_BYTES // ITEMSIZE[spec.dtype]
-    if layout == "columns" and n_rows >= device.multiprocessors * COLUMN_THREADS:
+    vector_width = VECTOR_BYTES // ITEMSIZE[spec.dtype]
+    if layout == "columns" and n_rows >= facts.multiprocessors * COLUMN_THREADS:
         return Plan("columns", "neighbouring rows lie side by side: a thread per row", COLUMN_THREADS)
     if not spec.unit_stride:
         return _online(n_classes, 1, "classes do not lie side by side")
     if n_classes <= TILE_CLASSES and layout == "packed":
         return Plan("tile", f"{n_classes} ≤ {TILE_CLASSES} packed classes: a thread per row", TILE_THREADS)
-    # A ragged row may begin in the last lane of its first vector.
-    room = n_classes if spec.aligned else n_classes + lanes - 1
-    vectors = _power_of_two(-(-room // (WARP * lanes)))
-    if n_classes <= WARP_CLASSES and vectors <= most_vectors(spec, WARP_THREADS, device.compute_capability):
+    # A ragged row may begin with the last element of its first vector.
+    room = n_classes if spec.aligned else n_classes + vector_width - 1
+    vectors = _power_of_two(-(-room // (WARP * vector_width)))
+    if n_classes <= WARP_CLASSES and vectors <= most_vectors(spec, WARP_THREADS, facts.compute_capability):
         return Plan("warp", f"{n_classes} ≤ {WARP_CLASSES} classes: a warp per row", WARP_THREADS, vectors)
-    if n_rows < device.multiprocessors and n_classes >= SPLIT_CLASSES and n_rows <= MAX_GRID_Y:
-        return _split(n_rows, n_classes, room, lanes, device.multiprocessors)
+    if n_rows < facts.multiprocessors and n_classes >= SPLIT_CLASSES and n_rows <= MAX_GRID_Y:
+        return _split(n_rows, n_classes, room, vector_width, facts.multiprocessors)
     for threads in BLOCK_THREADS:
-        vectors = _power_of_two(-(-room // (threads * lanes)))
-        most = most_vectors(spec, threads, device.compute_capability)
+        vectors = _power_of_two(-(-room // (threads * vector_width)))
+        most = most_vectors(spec, threads, facts.compute_capability)
         # Below 512 threads at most 4 vectors each: more threads keep more loads in flight.
         if vectors <= (most if threads >= 512 else min(most, 4)) and n_rows <= MAX_GRID_X:
             return Plan("block", f"the row fits the registers of {threads} threads", threads, vectors)
-    return _online(n_classes, lanes, f"{n_classes} classes exceed the registers of a block")
+    return _online(n_classes, vector_width, f"{n_classes} classes exceed the registers of a block")
 
 
 def most_vectors(spec: Spec, threads: int, compute_capability: tuple[int, int]) -> int:
@@ -97,17 +101,17 @@ def sum_sizes(n: int) -> list[int]:
     return sizes
 
 
-def _online(n_classes: int, lanes: int, why: str) -> Plan:
+def _online(n_classes: int, vector_width: int, why: str) -> Plan:
     """A block per row, of no more threads than have something to read."""
     threads = WARP
-    while threads < ONLINE_THREADS and threads * lanes * ONLINE_BATCH < n_classes:
+    while threads < ONLINE_THREADS and threads * vector_width * ONLINE_BATCH < n_classes:
         threads *= 2
     return Plan("online", f"{why}: running sums, two reads", threads)
 
 
-def _split(n_rows: int, n_classes: int, room: int, lanes: int, multiprocessors: int) -> Plan:
+def _split(n_rows: int, n_classes: int, room: int, vector_width: int, multiprocessors: int) -> Plan:
     """Segments for two blocks a multiprocessor, each a whole number of vectors for every thread."""
-    step = ONLINE_THREADS * lanes
+    step = ONLINE_THREADS * vector_width
     wanted = -(-2 * multiprocessors // n_rows)
     classes = step * max(1, -(-room // (wanted * step)))
     why = f"{n_rows} rows of {n_classes} classes would leave most of {multiprocessors} multiprocessors idle"

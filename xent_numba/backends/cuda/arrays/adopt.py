@@ -134,13 +134,13 @@ def on_its_device(value: Any) -> Iterator[None]:
             yield
 
 
-def current_stream(like: Adopted) -> Any:
+def current_stream(adopted: Adopted) -> Any:
     """The stream on which the caller's library works now, as Numba knows it (0 for the default stream)."""
-    if like.library == "torch":
-        return _external(sys.modules["torch"].cuda.current_stream(like.owner.device).cuda_stream)
-    if like.library == "cupy":
+    if adopted.library == "torch":
+        return _external(sys.modules["torch"].cuda.current_stream(adopted.owner.device).cuda_stream)
+    if adopted.library == "cupy":
         return _external(sys.modules["cupy"].cuda.get_current_stream().ptr)
-    interface = None if like.library else _interface(like.owner)
+    interface = None if adopted.library else _interface(adopted.owner)
     return _external((interface or {}).get("stream") or 0)
 
 
@@ -159,27 +159,27 @@ def _stream(number: int, pointer: int) -> Any:
     return named[pointer]() if pointer in named else cuda.external_stream(pointer)
 
 
-def empty(shape: tuple[int, ...], dtype: str, like: Adopted) -> Adopted:
-    """A new array of the caller's library, where `like` is."""
-    if like.library == "torch":
+def empty(shape: tuple[int, ...], dtype: str, prototype: Adopted) -> Adopted:
+    """A new array of the library and on the device of `prototype`."""
+    if prototype.library == "torch":
         torch = sys.modules["torch"]
-        return adopt(torch.empty(shape, dtype=getattr(torch, dtype), device=like.owner.device), "result")
-    if like.library == "cupy":
+        return adopt(torch.empty(shape, dtype=getattr(torch, dtype), device=prototype.owner.device), "result")
+    if prototype.library == "cupy":
         cupy = sys.modules["cupy"]
-        kind = like.owner.dtype if dtype == like.dtype else np.dtype(dtype)
+        kind = prototype.owner.dtype if dtype == prototype.dtype else np.dtype(dtype)
         return adopt(cupy.empty(shape, kind), "result")
-    if like.library == "jax":
+    if prototype.library == "jax":
         numpy = sys.modules["jax"].numpy
-        return adopt(numpy.empty(shape, dtype, device=like.owner.device).block_until_ready(), "result")
+        return adopt(numpy.empty(shape, dtype, device=prototype.owner.device).block_until_ready(), "result")
     # Numba has no bfloat16 array: its bits come back as uint16.
     made = numba_cuda().device_array(shape, np.dtype("uint16" if dtype == "bfloat16" else dtype))
     address = memory.address(made) if 0 not in shape else 0
     return _adopted(address, shape, None, dtype, False, made, "")
 
 
-def empty_like(like: Adopted) -> Adopted:
-    """A new array of the same shape and dtype, in C order."""
-    return empty(like.array.shape, like.dtype, like)
+def empty_like(prototype: Adopted) -> Adopted:
+    """A new array of the shape and dtype of `prototype`, of its library and on its device, in C order."""
+    return empty(prototype.array.shape, prototype.dtype, prototype)
 
 
 def release(result: Adopted, stream: Any) -> Any:

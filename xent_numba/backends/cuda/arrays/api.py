@@ -32,7 +32,7 @@ def loss(
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         grad = _read_grad(inputs, out, "grad_out") if want_grad else None
         result = empty(inputs.rows_shape, loss_dtype(inputs.logits), inputs.logits)
-        result = _run(inputs, result, grad, None, (1.0, None, 0))
+        result = _run(inputs, result, grad)
         return release(result, inputs.stream), None if grad is None else release(grad, inputs.stream)
 
 
@@ -51,9 +51,9 @@ def gradient(
     with on_its_device(logits):
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         saved_lse = inputs.factors(lse, "lse", inputs.rows_shape, PER_ROW)
-        upstream = inputs.grad_output(grad_output)
+        factor, per_row, row_stride = inputs.grad_output(grad_output)
         grad = _read_grad(inputs, out, "out")
-        _run(inputs, None, grad, saved_lse, upstream)
+        _run(inputs, None, grad, saved_lse, factor, per_row, row_stride)
         return release(grad, inputs.stream)
 
 
@@ -84,16 +84,20 @@ def _run(
     inputs: LossInputs,
     rows: Adopted | None,
     grad: Adopted | None,
-    saved_lse: Operand | None,
-    upstream: tuple[float, Operand | None, int],
+    saved_lse: Operand | None = None,
+    factor: float = 1.0,
+    grad_output: Operand | None = None,
+    grad_output_row: int = 0,
 ) -> Any:
-    """Check labels and weights, launch the kernels, and reduce the losses of the rows, where they are asked for."""
+    """Check labels and weights, launch the kernels, and reduce the losses of the rows, where they are asked for.
+
+    The last three arguments are the upstream gradient, as `LossInputs.grad_output` returns it.
+    """
     options, stream = inputs.options, inputs.stream
     n_rows = count(inputs.rows_shape)
     if n_rows == 0:  # 0 / 0 or 0 / 1
         return rows if rows is None else _reduced(inputs, rows, 0, 0.0 if options.reduction == "mean" else 1.0)
     found = denominators(inputs)
-    factor, grad_output, grad_output_row = upstream
     kind = "distribution" if inputs.is_distribution else "labels"
     arrays = {"logits": inputs.logits, kind: inputs.target, "out": grad}
     ignore_list = inputs.ignore_list()

@@ -54,7 +54,7 @@ class LossInputs:
 
     @property
     def classes(self) -> int:
-        """C."""
+        """Number of classes."""
         return self.logits.array.shape[self.axis]
 
     @property

@@ -17,14 +17,14 @@ class Access(NamedTuple):
     """The device functions for one storage dtype.  `registers` is a local array, `word` the index of a vector in it."""
 
     itemsize: int  # bytes of an element
-    lanes: int  # elements of a vector
+    vector_width: int  # its elements
     words: int  # registers of a vector
     word_type: Any  # their type
     load: Any  # (address) -> element
     store: Any  # (address, value) -> None
     load_vector: Any  # (address, registers, word) -> None
-    load_lanes: Any  # (address of lane 0, registers, word, first lane, end lane) -> None; reads only these lanes
-    element: Any  # (registers, word, lane) -> element
+    load_elements: Any  # (address of element 0, registers, word, first, end) -> None; reads only these elements
+    element: Any  # (registers, word, k) -> element k
     store_vector: Any  # (address, values) -> None
 
 
@@ -48,8 +48,8 @@ def access(dtype: str) -> Access:
     if dtype == "float64":
         return _float64()
     if dtype == "float16":
-        return _packed(hw.load_f16, hw.store_f16, hw.f16_low, hw.f16_high, hw.pack_f16)
-    return _packed(hw.load_bf16, hw.store_bf16, hw.bf16_low, hw.bf16_high, hw.pack_bf16)
+        return _half_pairs(hw.load_f16, hw.store_f16, hw.f16_low, hw.f16_high, hw.pack_f16)
+    return _half_pairs(hw.load_bf16, hw.store_bf16, hw.bf16_low, hw.bf16_high, hw.pack_bf16)
 
 
 @cache
@@ -71,72 +71,72 @@ def scalar_access(dtype: str) -> Access:
 
 
 @hw.device
-def _element(registers: Any, word: Any, lane: Any) -> Any:
-    """A lane of a vector that has one register for each."""
-    return registers[word + lane]
+def _element(registers: Any, word: Any, k: Any) -> Any:
+    """Element k of a vector that has a register for each."""
+    return registers[word + k]
 
 
 def _float32() -> Access:
-    """Four lanes, a register each."""
+    """Four elements, a register each."""
 
     @hw.device
     def load_vector(address: Any, registers: Any, word: Any) -> None:
         registers[word], registers[word + 1], registers[word + 2], registers[word + 3] = hw.load_f32x4(address)
 
     @hw.device
-    def load_lanes(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
-        for lane in range(4):
-            if first <= lane < end:
-                registers[word + lane] = hw.load_f32(address + 4 * lane)
+    def load_elements(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
+        for k in range(4):
+            if first <= k < end:
+                registers[word + k] = hw.load_f32(address + 4 * k)
 
     @hw.device
     def store_vector(address: Any, values: Any) -> None:
         hw.store_f32x4(address, (values[0], values[1], values[2], values[3]))
 
-    return Access(4, 4, 4, hw.f32, hw.load_f32, hw.store_f32, load_vector, load_lanes, _element, store_vector)
+    return Access(4, 4, 4, hw.f32, hw.load_f32, hw.store_f32, load_vector, load_elements, _element, store_vector)
 
 
 def _float64() -> Access:
-    """Two lanes, a register each."""
+    """Two elements, a register each."""
 
     @hw.device
     def load_vector(address: Any, registers: Any, word: Any) -> None:
         registers[word], registers[word + 1] = hw.load_f64x2(address)
 
     @hw.device
-    def load_lanes(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
-        for lane in range(2):
-            if first <= lane < end:
-                registers[word + lane] = hw.load_f64(address + 8 * lane)
+    def load_elements(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
+        for k in range(2):
+            if first <= k < end:
+                registers[word + k] = hw.load_f64(address + 8 * k)
 
     @hw.device
     def store_vector(address: Any, values: Any) -> None:
         hw.store_f64x2(address, (values[0], values[1]))
 
-    return Access(8, 2, 2, hw.f64, hw.load_f64, hw.store_f64, load_vector, load_lanes, _element, store_vector)
+    return Access(8, 2, 2, hw.f64, hw.load_f64, hw.store_f64, load_vector, load_elements, _element, store_vector)
 
 
-def _packed(load: Any, store: Any, low: Any, high: Any, pack: Any) -> Access:
-    """Eight lanes of 16 bits, two to a register; `low` and `high` unpack a word, `pack` makes one of two floats."""
+def _half_pairs(load: Any, store: Any, low: Any, high: Any, pack: Any) -> Access:
+    """Eight elements of 16 bits, two to a register; `low` and `high` unpack a word, `pack` makes one of two floats."""
 
     @hw.device
     def load_vector(address: Any, registers: Any, word: Any) -> None:
         registers[word], registers[word + 1], registers[word + 2], registers[word + 3] = hw.load_i32x4(address)
 
     @hw.device
-    def load_lanes(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
-        for k in range(4):
+    def load_elements(address: Any, registers: Any, word: Any, first: Any, end: Any) -> None:
+        for pair in range(4):
             bits = hw.i32(0)
-            if first <= 2 * k < end:
-                bits = hw.load_u16(address + 4 * k)
-            if first <= 2 * k + 1 < end:
-                bits = hw.i32(bits | (hw.load_u16(address + 4 * k + 2) << 16))
-            registers[word + k] = bits
+            if first <= 2 * pair < end:
+                bits = hw.load_u16(address + 4 * pair)
+            if first <= 2 * pair + 1 < end:
+                bits = hw.i32(bits | (hw.load_u16(address + 4 * pair + 2) << 16))
+            registers[word + pair] = bits
 
     @hw.device
-    def element(registers: Any, word: Any, lane: Any) -> Any:
-        bits = registers[word + (lane >> 1)]
-        return high(bits) if lane & 1 else low(bits)
+    def element(registers: Any, word: Any, k: Any) -> Any:
+        bits = registers[word + (k >> 1)]
+        return high(bits) if k & 1 else low(bits)
 
     @hw.device
     def store_vector(address: Any, values: Any) -> None:
@@ -150,4 +150,4 @@ def _packed(load: Any, store: Any, low: Any, high: Any, pack: Any) -> Access:
             ),
         )
 
-    return Access(2, 8, 4, hw.i32, load, store, load_vector, load_lanes, element, store_vector)
+    return Access(2, 8, 4, hw.i32, load, store, load_vector, load_elements, element, store_vector)

@@ -38,25 +38,25 @@ _GLOBAL = 1  # address space: makes ld.global of what would be a generic load
 
 
 @device
-def thread() -> Any:
+def thread_index() -> Any:
     """Index of the thread in its block."""
     return cuda.threadIdx.x
 
 
 @device
-def block() -> Any:
+def block_index() -> Any:
     """First index of the block in the grid."""
     return cuda.blockIdx.x
 
 
 @device
-def block_y() -> Any:
+def block_index_y() -> Any:
     """Second index of the block in the grid."""
     return cuda.blockIdx.y
 
 
 @device
-def blocks() -> Any:
+def grid_width() -> Any:
     """Number of blocks along the first axis of the grid."""
     return cuda.gridDim.x
 
@@ -68,9 +68,9 @@ def barrier() -> None:
 
 
 @device
-def shfl_xor(value: Any, mask: Any) -> Any:
-    """The value of the lane whose index differs in the bits of `mask`; all 32 lanes of a warp must call it."""
-    return cuda.shfl_xor_sync(0xFFFFFFFF, value, mask)
+def shfl_xor(value: Any, lane_mask: Any) -> Any:
+    """The value of the lane whose index differs in the bits of `lane_mask`; all 32 lanes of a warp must call it."""
+    return cuda.shfl_xor_sync(0xFFFFFFFF, value, lane_mask)
 
 
 def jit_kernel(kernel: Any, threads: int) -> Any:
@@ -98,7 +98,7 @@ def _pointer(builder: Any, address: Any, element: Any) -> Any:
 
 
 def _index(k: int) -> Any:
-    """A lane number as an LLVM constant."""
+    """An element number as an LLVM constant."""
     return ir.Constant(_I32, k)
 
 

@@ -23,14 +23,14 @@ def reductions(real: Any, threads: int, dense: bool) -> Reductions:
 
     @hw.device
     def warp_max(value: Any) -> Any:
-        for mask in (16, 8, 4, 2, 1):
-            value = hw.fmax(value, hw.shfl_xor(value, mask))
+        for lane_mask in (16, 8, 4, 2, 1):
+            value = hw.fmax(value, hw.shfl_xor(value, lane_mask))
         return value
 
     @hw.device
     def warp_add(value: Any) -> Any:
-        for mask in (16, 8, 4, 2, 1):
-            value += hw.shfl_xor(value, mask)
+        for lane_mask in (16, 8, 4, 2, 1):
+            value += hw.shfl_xor(value, lane_mask)
         return value
 
     @hw.device
@@ -49,25 +49,25 @@ def reductions(real: Any, threads: int, dense: bool) -> Reductions:
     def block_max(value: Any) -> Any:
         maxima = hw.cuda.shared.array(warps, real)
         value = warp_max(value)
-        if hw.thread() % WARP == 0:
-            maxima[hw.thread() // WARP] = value
+        if hw.thread_index() % WARP == 0:
+            maxima[hw.thread_index() // WARP] = value
         hw.barrier()
         # Every warp reduces the maxima of all warps itself, which saves a second barrier.  Where a warp has more lanes
         # than there are maxima it reads some of them twice, which does not change a maximum.
-        return warp_max(maxima[hw.thread() % warps])
+        return warp_max(maxima[hw.thread_index() % warps])
 
     @hw.device
     def block_add_all(a: Any, b: Any, c: Any) -> Any:
         sums = hw.cuda.shared.array(slots, real)
         a, b, c = warp_add_all(a, b, c)
-        if hw.thread() % WARP == 0:
-            warp = hw.thread() // WARP
+        if hw.thread_index() % WARP == 0:
+            warp = hw.thread_index() // WARP
             sums[warp] = a
             if dense:
                 sums[warps + warp] = b
                 sums[2 * warps + warp] = c
         hw.barrier()
-        lane = hw.thread() % WARP
+        lane = hw.thread_index() % WARP
         a = sums[lane] if lane < warps else zero
         if dense:
             b = sums[warps + lane] if lane < warps else zero

@@ -18,21 +18,23 @@ from xent_numba.backends.cuda.row.spec import Spec
 
 def build(spec: Spec, threads: int, batch: int) -> Any:
     """Kernel (args) of ceil(rows / threads) blocks; each thread has `batch` classes in flight."""
-    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, 1, batch)
-    label, label_logit, epilogue, store_row_result = math.label, math.label_logit, math.epilogue, math.store_row_result
-    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
+    maths, memory, passes = row_functions(spec), address_functions(spec), row_passes(spec, 1, batch)
+    kept_label, label_logit = maths.kept_label, maths.label_logit
+    epilogue, store_row_result = maths.epilogue, maths.store_row_result
+    logits_row, out_row = memory.logits_row, memory.out_row
+    elements_before, fill_row = memory.elements_before, memory.fill_row
     statistics, store_output = passes.statistics, passes.store_output
-    has_output, zero, lowest = bool(spec.output), math.real(0), math.lowest
+    has_output, zero, lowest = bool(spec.output), maths.real(0), maths.lowest
     needs_statistics = not spec.saved_lse or spec.dense
 
     def kernel(args: Any) -> None:
-        row = hw.i64(hw.block()) * threads + hw.thread()
+        row = hw.i64(hw.block_index()) * threads + hw.thread_index()
         if row < args.n_rows:
-            kept, y = label(args, row)
+            kept, y = kept_label(args, row)
             if kept:
                 x = logits_row(args, row)
                 z_y = label_logit(args, x, y)
-                begin = -lanes_before(x)  # 0 for the rows of this regime; any others would be slow, not wrong
+                begin = -elements_before(x)  # 0 for the rows of this regime; any others would be slow, not wrong
                 stats = RowStatistics(lowest, zero, zero, zero)
                 if needs_statistics:
                     stats = statistics(args, row, x, y, 0, begin, args.n_classes)

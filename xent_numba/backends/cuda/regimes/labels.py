@@ -31,7 +31,7 @@ def _block_reductions(threads: int) -> tuple[Any, Any]:
     @hw.device
     def minimum(value: Any) -> Any:
         values = hw.cuda.shared.array(threads, hw.i64)
-        thread = hw.thread()
+        thread = hw.thread_index()
         hw.barrier()  # a call before this one may still be reading
         values[thread] = value
         hw.barrier()
@@ -45,7 +45,7 @@ def _block_reductions(threads: int) -> tuple[Any, Any]:
     @hw.device
     def total(value: Any) -> Any:
         values = hw.cuda.shared.array(threads, hw.f64)
-        thread = hw.thread()
+        thread = hw.thread_index()
         hw.barrier()
         values[thread] = value
         hw.barrier()
@@ -62,13 +62,13 @@ def _block_reductions(threads: int) -> tuple[Any, Any]:
 def build_scan(spec: Spec, threads: int) -> Any:
     """Kernel (args, parts) of any number of blocks: each writes FIELDS numbers for its rows and weights."""
     minimum, total = _block_reductions(threads)
-    label, has_label = row_functions(spec).label, bool(spec.labels)
+    kept_label, has_label = row_functions(spec).kept_label, bool(spec.labels)
     class_weight, sample_weight = _number("weight", spec.weight), _number("sample_weight", spec.sample_weight)
     has_weight, has_sample = bool(spec.weight), bool(spec.sample_weight)
     inf, zero, none = hw.f64(np.inf), hw.f64(0), NONE
 
     def kernel(args: Any, parts: Any) -> None:
-        start, step = hw.i64(hw.block()) * threads + hw.thread(), hw.blocks() * threads
+        start, step = hw.i64(hw.block_index()) * threads + hw.thread_index(), hw.grid_width() * threads
         first_row, first_weight, first_sample = none, none, none
         kept_rows, weight_sum, sample_sum = zero, zero, zero
         if has_weight:
@@ -77,7 +77,7 @@ def build_scan(spec: Spec, threads: int) -> Any:
                 if not (w >= zero and w < inf):
                     first_weight = min(first_weight, j)
         for row in range(start, args.n_rows, step):
-            kept, y = label(args, row)
+            kept, y = kept_label(args, row)
             s = sample_weight(args, row)
             if has_sample and not (s >= zero and s < inf):
                 first_sample = min(first_sample, row)
@@ -88,10 +88,10 @@ def build_scan(spec: Spec, threads: int) -> Any:
                     kept_rows += 1.0
                     sample_sum += s
                     weight_sum += s * class_weight(args, y) if has_label else s
-        part = parts + hw.block() * (8 * FIELDS)
+        part = parts + hw.block_index() * (8 * FIELDS)
         first_row, first_weight, first_sample = minimum(first_row), minimum(first_weight), minimum(first_sample)
         kept_rows, weight_sum, sample_sum = total(kept_rows), total(weight_sum), total(sample_sum)
-        if hw.thread() == 0:
+        if hw.thread_index() == 0:
             hw.store_i64(part, first_row)
             hw.store_i64(part + 8, first_weight)
             hw.store_i64(part + 16, first_sample)
@@ -113,7 +113,7 @@ def build_scan_merge(threads: int) -> Any:
     def kernel(parts: Any, blocks: Any, result: Any, mean: Any) -> None:
         first_row, first_weight, first_sample = none, none, none
         kept_rows, weight_sum, sample_sum = zero, zero, zero
-        for i in range(hw.thread(), blocks, threads):
+        for i in range(hw.thread_index(), blocks, threads):
             part = parts + i * (8 * FIELDS)
             first_row = min(first_row, hw.load_i64(part))
             first_weight = min(first_weight, hw.load_i64(part + 8))
@@ -123,7 +123,7 @@ def build_scan_merge(threads: int) -> Any:
             sample_sum += hw.load_f64(part + 40)
         first_row, first_weight, first_sample = minimum(first_row), minimum(first_weight), minimum(first_sample)
         kept_rows, weight_sum, sample_sum = total(kept_rows), total(weight_sum), total(sample_sum)
-        if hw.thread() == 0:
+        if hw.thread_index() == 0:
             hw.store_i64(result, first_row if first_row < none else hw.i64(-1))
             hw.store_i64(result + 8, first_weight if first_weight < none else hw.i64(-1))
             hw.store_i64(result + 16, first_sample if first_sample < none else hw.i64(-1))
@@ -148,13 +148,13 @@ def build_sum(dtype: str, threads: int) -> Any:
     zero = hw.f64(0)
 
     def kernel(source: Any, n: Any, target: Any, group: Any) -> None:
-        begin = hw.i64(hw.block()) * group
+        begin = hw.i64(hw.block_index()) * group
         value = zero
-        for i in range(begin + hw.thread(), min(begin + group, n), threads):
+        for i in range(begin + hw.thread_index(), min(begin + group, n), threads):
             value += hw.f64(load(source + i * size))
         value = total(value)
-        if hw.thread() == 0:
-            hw.store_f64(target + 8 * hw.i64(hw.block()), value)
+        if hw.thread_index() == 0:
+            hw.store_f64(target + 8 * hw.i64(hw.block_index()), value)
 
     return kernel
 
@@ -171,10 +171,10 @@ def build_quotient(source: str, result: str, threads: int) -> Any:
 
     def kernel(parts: Any, n: Any, target: Any, scan: Any, denominator: Any) -> None:
         value = zero
-        for i in range(hw.thread(), n, threads):
+        for i in range(hw.thread_index(), n, threads):
             value += hw.f64(load(parts + size * i))
         value = total(value)
-        if hw.thread() == 0:
+        if hw.thread_index() == 0:
             if scan != 0:
                 denominator = hw.load_f64(scan + 8 * WEIGHT_SUM)
             store(target, real(value / denominator))
@@ -190,7 +190,7 @@ def build_peek(dtype: str) -> Any:
         load, store, wide = access(dtype).load, hw.store_f64, hw.f64
 
     def kernel(source: Any, target: Any) -> None:
-        if hw.thread() == 0:
+        if hw.thread_index() == 0:
             store(target, wide(load(source)))
 
     return kernel

@@ -38,21 +38,23 @@ def row_passes(spec: Spec, threads: int, batch: int) -> RowPasses:
 
 def build(spec: Spec, threads: int, batch: int) -> Any:
     """Kernel (args) of any number of blocks of `threads` threads; block b takes the rows b, b + blocks, ..."""
-    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
-    label, label_logit, epilogue, store_row_result = math.label, math.label_logit, math.epilogue, math.store_row_result
-    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
+    maths, memory, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    kept_label, label_logit = maths.kept_label, maths.label_logit
+    epilogue, store_row_result = maths.epilogue, maths.store_row_result
+    logits_row, out_row = memory.logits_row, memory.out_row
+    elements_before, fill_row = memory.elements_before, memory.fill_row
     statistics, merge, store_output = passes.statistics, passes.merge, passes.store_output
-    has_output, zero, lowest = bool(spec.output), math.real(0), math.lowest
+    has_output, zero, lowest = bool(spec.output), maths.real(0), maths.lowest
     needs_statistics = not spec.saved_lse or spec.dense
 
     def kernel(args: Any) -> None:
-        thread = hw.thread()
-        for row in range(hw.i64(hw.block()), args.n_rows, hw.blocks()):
-            kept, y = label(args, row)
+        thread = hw.thread_index()
+        for row in range(hw.i64(hw.block_index()), args.n_rows, hw.grid_width()):
+            kept, y = kept_label(args, row)
             if kept:
                 x = logits_row(args, row)
                 z_y = label_logit(args, x, y)
-                begin = -lanes_before(x)
+                begin = -elements_before(x)
                 stats = RowStatistics(lowest, zero, zero, zero)
                 if needs_statistics:
                     stats = merge(statistics(args, row, x, y, thread, begin, args.n_classes))
@@ -73,18 +75,18 @@ def build(spec: Spec, threads: int, batch: int) -> Any:
 
 def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     """The first pass: an online softmax over this thread's batches."""
-    math, mem = row_functions(spec), address_functions(spec)
-    access, q_access = mem.access, mem.distribution_access
-    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
-    q_element, q_word_type, q_words = q_access.element, q_access.word_type, mem.distribution_words
-    load_vector, logits_stride = mem.load_vector, mem.logits_stride
-    load_distribution, distribution_row = mem.load_distribution, mem.distribution_row
-    real, lowest, exp, exp_term = math.real, math.lowest, math.exp, math.exp_term
-    transform, dense_target = math.transform, math.dense_target
+    maths, memory = row_functions(spec), address_functions(spec)
+    access, q_access = memory.access, memory.distribution_access
+    vector_width, words, word_type, element = access.vector_width, access.words, access.word_type, access.element
+    q_element, q_word_type, q_words = q_access.element, q_access.word_type, memory.distribution_words
+    load_vector, logits_stride = memory.load_vector, memory.logits_stride
+    load_distribution, distribution_row = memory.load_distribution, memory.distribution_row
+    real, lowest, exp, exp_term = maths.real, maths.lowest, maths.exp, maths.exp_term
+    transform, dense_target = maths.transform, maths.dense_target
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
     sums_exp = not spec.saved_lse
-    step, total_words, zero, minus_inf = threads * lanes, batch * words, real(0), real(-np.inf)
+    step, total_words, zero, minus_inf = threads * vector_width, batch * words, real(0), real(-np.inf)
 
     @hw.device
     def statistics(args: Any, row: Any, x: Any, y: Any, thread: Any, begin: Any, end: Any) -> Any:
@@ -92,10 +94,10 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
         q_registers = hw.cuda.local.array(q_words, q_word_type)
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         row_max, total, compensation, target_gap, target_sum = lowest, zero, zero, zero, zero
-        for start in range(begin + thread * lanes, end, step * batch):
+        for start in range(begin + thread * vector_width, end, step * batch):
             # Relative to `start`: unrolled loops then compare constants with one 32-bit register each.
             limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
-            row_begin, row_end = hw.i32(min(-start, lanes)), hw.i32(min(args.n_classes - start, step * batch))
+            row_begin, row_end = hw.i32(min(-start, vector_width)), hw.i32(min(args.n_classes - start, step * batch))
             if sums_exp:
                 first_vector = x + start * logits_stride(args)
                 for i in range(batch):
@@ -105,9 +107,9 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
                 raised_max = row_max
                 for i in range(batch):
                     if i * step < limit:
-                        for lane in range(lanes):
-                            j = i * step + lane
-                            z = transform(args, real(element(registers, i * words, lane)))
+                        for k in range(vector_width):
+                            j = i * step + k
+                            z = transform(args, real(element(registers, i * words, k)))
                             if (ragged and (j < row_begin or j >= row_end)) or (sparse_label and j == label):
                                 z = minus_inf
                             raised_max = hw.fmax(raised_max, z)
@@ -123,17 +125,17 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
                 if i * step < limit:
                     if has_distribution:
                         load_distribution(args, q, start + i * step, q_registers)
-                    for lane in range(lanes):
-                        j = i * step + lane
+                    for k in range(vector_width):
+                        j = i * step + k
                         inside = not ragged or (j >= row_begin and j < row_end)
                         z = zero
                         if sums_exp:
-                            z = transform(args, real(element(registers, i * words, lane)))
+                            z = transform(args, real(element(registers, i * words, k)))
                             if not inside or (sparse_label and j == label):
                                 z = minus_inf
                             batch_total += exp_term(z, row_max)
                         if dense and inside:
-                            t_j = dense_target(args, q_element(q_registers, 0, lane), start + j, y)
+                            t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y)
                             batch_target += t_j
                             if t_j != zero:
                                 batch_gap += t_j * (row_max - z)
@@ -151,10 +153,10 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
 
 def _merge(spec: Spec, threads: int) -> Any:
     """Merge the statistics of all threads: the maximum first, each sum rescaled to it, then the sums."""
-    math = row_functions(spec)
-    reduce = reductions(math.real, max(threads, WARP), spec.dense)  # a single thread has nothing to merge
-    reduce_max, reduce_add, exp_term = reduce.reduce_max, reduce.reduce_add, math.exp_term
-    dense, zero = spec.dense, math.real(0)
+    maths = row_functions(spec)
+    reduce = reductions(maths.real, max(threads, WARP), spec.dense)  # a single thread has nothing to merge
+    reduce_max, reduce_add, exp_term = reduce.reduce_max, reduce.reduce_add, maths.exp_term
+    dense, zero = spec.dense, maths.real(0)
 
     @hw.device
     def merge(stats: Any) -> Any:
@@ -173,17 +175,17 @@ def _store_output(spec: Spec, threads: int, batch: int) -> Any:
     """The second pass: read the logits again and store the output."""
     if not spec.output:
         return None
-    math, mem = row_functions(spec), address_functions(spec)
-    access, q_access = mem.access, mem.distribution_access
-    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
-    q_element, q_word_type, q_words = q_access.element, q_access.word_type, mem.distribution_words
-    load_vector, store_vector, load_distribution = mem.load_vector, mem.store_vector, mem.load_distribution
-    out_row, distribution_row = mem.out_row, mem.distribution_row
-    logits_stride, out_stride = mem.logits_stride, mem.out_stride
-    real, stored, dense_target, output_element = math.real, math.stored, math.dense_target, math.output_element
+    maths, memory = row_functions(spec), address_functions(spec)
+    access, q_access = memory.access, memory.distribution_access
+    vector_width, words, word_type, element = access.vector_width, access.words, access.word_type, access.element
+    q_element, q_word_type, q_words = q_access.element, q_access.word_type, memory.distribution_words
+    load_vector, store_vector, load_distribution = memory.load_vector, memory.store_vector, memory.load_distribution
+    out_row, distribution_row = memory.out_row, memory.distribution_row
+    logits_stride, out_stride = memory.logits_stride, memory.out_stride
+    real, stored, dense_target, output_element = maths.real, maths.stored, maths.dense_target, maths.output_element
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
-    step, total_words, zero = threads * lanes, batch * words, real(0)
+    step, total_words, zero = threads * vector_width, batch * words, real(0)
 
     @hw.device
     def store_output(args: Any, row: Any, x: Any, y: Any, thread: Any, begin: Any, end: Any, factors: Any) -> None:
@@ -191,9 +193,9 @@ def _store_output(spec: Spec, threads: int, batch: int) -> Any:
         same_alignment = not ragged or ((out ^ x) & 15) == 0
         registers = hw.cuda.local.array(total_words, word_type)
         q_registers = hw.cuda.local.array(q_words, q_word_type)
-        values = hw.cuda.local.array(lanes, stored)
+        values = hw.cuda.local.array(vector_width, stored)
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
-        for start in range(begin + thread * lanes, end, step * batch):
+        for start in range(begin + thread * vector_width, end, step * batch):
             first_vector, first_out = x + start * logits_stride(args), out + start * out_stride(args)
             limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
             for i in range(batch):
@@ -204,11 +206,11 @@ def _store_output(spec: Spec, threads: int, batch: int) -> Any:
                 if i * step < limit:
                     if has_distribution:
                         load_distribution(args, q, start + i * step, q_registers)
-                    for lane in range(lanes):
-                        j = i * step + lane
-                        t_j = dense_target(args, q_element(q_registers, 0, lane), start + j, y) if dense else zero
-                        logit = real(element(registers, i * words, lane))
-                        values[lane] = output_element(args, logit, factors, t_j, sparse_label and j == label)
+                    for k in range(vector_width):
+                        j = i * step + k
+                        t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y) if dense else zero
+                        logit = real(element(registers, i * words, k))
+                        values[k] = output_element(args, logit, factors, t_j, sparse_label and j == label)
                     vector = first_out + i * step * out_stride(args)
                     store_vector(args, vector, start + i * step, values, same_alignment)
 

@@ -31,21 +31,21 @@ def build_statistics(spec: Spec, threads: int, batch: int) -> Any:
 
     `parts` has room for NUMBERS · segments · rows numbers; `segment_classes` is a whole number of vectors.
     """
-    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
-    label, logits_row, lanes_before = math.label, mem.logits_row, mem.lanes_before
+    maths, memory, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    kept_label, logits_row, elements_before = maths.kept_label, memory.logits_row, memory.elements_before
     statistics, merge = passes.statistics, passes.merge
     store, size = hw.store_f64 if spec.float64 else hw.store_f32, number_size(spec)
 
     def kernel(args: Any, parts: Any, segment_classes: Any) -> None:
-        row, thread = hw.i64(hw.block_y()), hw.thread()
-        kept, y = label(args, row)
+        row, thread = hw.i64(hw.block_index_y()), hw.thread_index()
+        kept, y = kept_label(args, row)
         if kept:
             x = logits_row(args, row)
-            begin = hw.block() * segment_classes - lanes_before(x)
+            begin = hw.block_index() * segment_classes - elements_before(x)
             end = min(begin + segment_classes, args.n_classes)
             row_max, total, target_gap, target_sum = merge(statistics(args, row, x, y, thread, begin, end))
             if thread == 0:
-                part = parts + (row * hw.blocks() + hw.block()) * NUMBERS * size
+                part = parts + (row * hw.grid_width() + hw.block_index()) * NUMBERS * size
                 store(part, row_max)
                 store(part + size, total)
                 store(part + 2 * size, target_gap)
@@ -59,9 +59,10 @@ def build_epilogue(spec: Spec) -> Any:
 
     `results` has room for the NUMBERS output factors of each row, in the type of the arithmetic.
     """
-    math, mem = row_functions(spec), address_functions(spec)
-    real, lowest, exp_term, label, label_logit = math.real, math.lowest, math.exp_term, math.label, math.label_logit
-    epilogue, store_row_result, logits_row = math.epilogue, math.store_row_result, mem.logits_row
+    maths, memory = row_functions(spec), address_functions(spec)
+    real, lowest, exp_term = maths.real, maths.lowest, maths.exp_term
+    kept_label, label_logit = maths.kept_label, maths.label_logit
+    epilogue, store_row_result, logits_row = maths.epilogue, maths.store_row_result, memory.logits_row
     reduce = reductions(real, WARP, spec.dense)
     reduce_max, reduce_add = reduce.reduce_max, reduce.reduce_add
     dense, zero = spec.dense, real(0)
@@ -69,8 +70,8 @@ def build_epilogue(spec: Spec) -> Any:
     size = number_size(spec)
 
     def kernel(args: Any, parts: Any, results: Any, segments: Any) -> None:
-        row, lane = hw.i64(hw.block()), hw.thread()
-        kept, y = label(args, row)
+        row, lane = hw.i64(hw.block_index()), hw.thread_index()
+        kept, y = kept_label(args, row)
         if kept:
             z_y = label_logit(args, logits_row(args, row), y)
             row_max = lowest
@@ -95,7 +96,7 @@ def build_epilogue(spec: Spec) -> Any:
                 store_row_result(args, row, loss, lse)
                 result = results + row * NUMBERS * size
                 store(result, factors.row_max)
-                store(result + size, factors.of_p)
+                store(result + size, factors.p_factor)
                 store(result + 2 * size, factors.at_target)
                 store(result + 3 * size, factors.scale)
         elif lane == 0:
@@ -109,18 +110,20 @@ def build_output(spec: Spec, threads: int, batch: int) -> Any:
 
     `results` has the factors that `build_epilogue` stored; they are not read where a saved log Σ exp replaces them.
     """
-    math, mem, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
-    label, label_logit, epilogue, store_output = math.label, math.label_logit, math.epilogue, passes.store_output
-    logits_row, out_row, lanes_before, fill_row = mem.logits_row, mem.out_row, mem.lanes_before, mem.fill_row
-    saved, zero, lowest = bool(spec.saved_lse) and not spec.dense, math.real(0), math.lowest
+    maths, memory, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
+    kept_label, label_logit = maths.kept_label, maths.label_logit
+    epilogue, store_output = maths.epilogue, passes.store_output
+    logits_row, out_row = memory.logits_row, memory.out_row
+    elements_before, fill_row = memory.elements_before, memory.fill_row
+    saved, zero, lowest = bool(spec.saved_lse) and not spec.dense, maths.real(0), maths.lowest
     load, size = hw.load_f64 if spec.float64 else hw.load_f32, number_size(spec)
 
     def kernel(args: Any, results: Any, segment_classes: Any) -> None:
-        row, thread = hw.i64(hw.block_y()), hw.thread()
-        kept, y = label(args, row)
+        row, thread = hw.i64(hw.block_index_y()), hw.thread_index()
+        kept, y = kept_label(args, row)
         if kept:
             x = logits_row(args, row)
-            begin = hw.block() * segment_classes - lanes_before(x)
+            begin = hw.block_index() * segment_classes - elements_before(x)
             end = min(begin + segment_classes, args.n_classes)
             if saved:
                 # In place, another block may have overwritten the label's logit by now.  But only the thread that has
@@ -134,6 +137,6 @@ def build_output(spec: Spec, threads: int, batch: int) -> Any:
                 )
             store_output(args, row, x, y, thread, begin, end, factors)
         else:
-            fill_row(args, out_row(args, row), zero, hw.block() * threads + thread, hw.blocks() * threads)
+            fill_row(args, out_row(args, row), zero, hw.block_index() * threads + thread, hw.grid_width() * threads)
 
     return kernel

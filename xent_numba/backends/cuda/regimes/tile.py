@@ -35,38 +35,38 @@ def build(spec: Spec, threads: int) -> Any:
 
     Rows are packed (row stride = classes) and arrays start on 16 bytes; `threads` is a multiple of 32.
     """
-    math, access = row_functions(spec), address_functions(spec).access
-    lanes, words, word_type, element = access.lanes, access.words, access.word_type, access.element
+    maths, access = row_functions(spec), address_functions(spec).access
+    vector_width, words, word_type, element = access.vector_width, access.words, access.word_type, access.element
     size = access.itemsize
     load, load_vector, store, store_vector = access.load, access.load_vector, access.store, access.store_vector
-    real, stored, has_output = math.real, math.stored, bool(spec.output)
+    real, stored, has_output = maths.real, maths.stored, bool(spec.output)
     compute_row = _row_in_tile(spec)
 
     def kernel(args: Any) -> None:
         tile = hw.cuda.shared.array(0, real)
-        first_row = hw.i64(hw.block()) * threads
+        first_row = hw.i64(hw.block_index()) * threads
         count = min(args.n_rows - first_row, threads) * args.n_classes
         begin = first_row * args.n_classes * size
         registers = hw.cuda.local.array(words, word_type)
-        values = hw.cuda.local.array(lanes, stored)
-        for e in range(hw.thread() * lanes, count, threads * lanes):
-            if e + lanes <= count:
+        values = hw.cuda.local.array(vector_width, stored)
+        for e in range(hw.thread_index() * vector_width, count, threads * vector_width):
+            if e + vector_width <= count:
                 load_vector(args.logits + begin + e * size, registers, 0)
-                for lane in range(lanes):
-                    tile[_slot(e + lane)] = real(element(registers, 0, lane))
+                for k in range(vector_width):
+                    tile[_slot(e + k)] = real(element(registers, 0, k))
             else:
                 for k in range(e, count):
                     tile[_slot(k)] = real(load(args.logits + begin + k * size))
         hw.barrier()
-        row = first_row + hw.thread()
+        row = first_row + hw.thread_index()
         if row < args.n_rows:
-            compute_row(args, row, tile, hw.thread() * args.n_classes)
+            compute_row(args, row, tile, hw.thread_index() * args.n_classes)
         if has_output:
             hw.barrier()
-            for e in range(hw.thread() * lanes, count, threads * lanes):
-                if e + lanes <= count:
-                    for lane in range(lanes):
-                        values[lane] = tile[_slot(e + lane)]
+            for e in range(hw.thread_index() * vector_width, count, threads * vector_width):
+                if e + vector_width <= count:
+                    for k in range(vector_width):
+                        values[k] = tile[_slot(e + k)]
                     store_vector(args.out + begin + e * size, values)
                 else:
                     for k in range(e, count):
@@ -77,12 +77,12 @@ def build(spec: Spec, threads: int) -> Any:
 
 def _row_in_tile(spec: Spec) -> Any:
     """A device function (args, row, tile, element of the tile where the row begins): the row's output replaces it."""
-    math, mem = row_functions(spec), address_functions(spec)
-    distribution_row, q_load = mem.distribution_row, mem.distribution_access.load
-    q_size = mem.distribution_access.itemsize
-    real, lowest, exp_term, transform = math.real, math.lowest, math.exp_term, math.transform
-    label, dense_target, epilogue = math.label, math.dense_target, math.epilogue
-    output_element, store_row_result = math.output_element, math.store_row_result
+    maths, memory = row_functions(spec), address_functions(spec)
+    distribution_row, q_load = memory.distribution_row, memory.distribution_access.load
+    q_size = memory.distribution_access.itemsize
+    real, lowest, exp_term, transform = maths.real, maths.lowest, maths.exp_term, maths.transform
+    kept_label, dense_target, epilogue = maths.kept_label, maths.dense_target, maths.epilogue
+    output_element, store_row_result = maths.output_element, maths.store_row_result
     dense, has_output, has_label = spec.dense, bool(spec.output), bool(spec.labels)
     has_distribution = bool(spec.distribution)
     sparse_label = has_label and not dense
@@ -91,7 +91,7 @@ def _row_in_tile(spec: Spec) -> Any:
 
     @hw.device
     def compute_row(args: Any, row: Any, tile: Any, first: Any) -> None:
-        kept, y = label(args, row)
+        kept, y = kept_label(args, row)
         if not kept:
             if has_output:
                 for j in range(args.n_classes):

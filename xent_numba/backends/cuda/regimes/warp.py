@@ -1,4 +1,8 @@
-"""Regime "warp": a warp per row, for 33 to 1024 classes.  No barrier, several rows per block."""
+"""Regime "warp": a warp per row, the row in its registers.  No barrier, several rows per block.
+
+For rows of at most `plan.WARP_CLASSES` classes that fit into `plan.most_vectors` vectors per lane: with 8 vectors up to
+1024 classes of aligned float32, but only 512 of float64.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ def build(spec: Spec, threads: int, vectors: int) -> Any:
     warps = threads // WARP
 
     def kernel(args: Any) -> None:
-        row = hw.i64(hw.block()) * warps + hw.thread() // WARP
+        row = hw.i64(hw.block_index()) * warps + hw.thread_index() // WARP
         if row < args.n_rows:
-            compute_row(args, row, hw.thread() % WARP)
+            compute_row(args, row, hw.thread_index() % WARP)
 
     return kernel

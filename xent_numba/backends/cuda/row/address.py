@@ -1,8 +1,9 @@
 """Where the rows of one spec lie in memory, and how vectors of them are loaded and stored.
 
-A thread holds vectors of `lanes` consecutive classes.  Aligned rows (they start on 16 bytes and are a multiple of 16
-bytes long) consist of whole vectors.  The vectors of other rows start on 16 bytes too: the first one may begin before
-class 0 and the last one may end after the last class, and exactly these two are loaded and stored lane by lane.
+A thread holds vectors of `vector_width` consecutive classes.  Aligned rows (they start on 16 bytes and are a multiple
+of 16 bytes long) consist of whole vectors.  The vectors of other rows start on 16 bytes too: the first one may begin
+before class 0 and the last one may end after the last class, and exactly these two are loaded and stored element by
+element.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class AddressFunctions(NamedTuple):
     """The memory of one spec as device functions.
 
     `args` is the named tuple of the kernel's arguments.  Rows, classes and addresses are integers, strides are in
-    bytes, and `first` is the class in lane 0 of a vector, which may be negative.
+    bytes, and `first` is the class of element 0 of a vector, which may be negative.
     """
 
     access: Access  # of the logits and of the output
@@ -28,13 +29,13 @@ class AddressFunctions(NamedTuple):
     logits_row: Any  # (args, row) -> address of class 0
     out_row: Any  # likewise, of the output
     distribution_row: Any  # likewise, of the distribution
-    label: Any  # (args, row) -> class index
-    lanes_before: Any  # (address of class 0) -> lanes of the row's first vector that lie before class 0
+    read_label: Any  # (args, row) -> class index
+    elements_before: Any  # (address of class 0) -> elements of the row's first vector that lie before class 0
     logits_stride: Any  # (args) -> bytes from class to class, a constant where it can be
     out_stride: Any  # likewise, of the output
-    load_vector: Any  # (args, address of lane 0, first, registers, word) -> None; only lanes that are in the row
-    load_distribution: Any  # (args, address of class 0, first, registers) -> None; as many lanes as `access` has
-    store_vector: Any  # (args, address of lane 0, first, values, whether it is aligned as the logits are) -> None
+    load_vector: Any  # (args, address of element 0, first, registers, word) -> None; only what is in the row
+    load_distribution: Any  # (args, address of class 0, first, registers) -> None; as many classes as a vector has
+    store_vector: Any  # (args, address of element 0, first, values, whether it is aligned as the logits are) -> None
     fill_row: Any  # (args, address of class 0, value, first class, step) -> None: this thread's share of the row
 
 
@@ -50,16 +51,16 @@ def address_functions(spec: Spec) -> AddressFunctions:
     return AddressFunctions(
         access=own,
         distribution_access=distribution,
-        distribution_words=own.words if by_vectors else own.lanes,
+        distribution_words=own.words if by_vectors else own.vector_width,
         logits_row=hw.device(_ROW["logits", two]),
         out_row=hw.device(_ROW["out", two]) if has_out else None,
         distribution_row=hw.device(_ROW["distribution", two]) if has_distribution else None,
-        label=_label(spec) if spec.labels else None,
-        lanes_before=_lanes_before(own, spec.ragged),
+        read_label=_read_label(spec) if spec.labels else None,
+        elements_before=_elements_before(own, spec.ragged),
         logits_stride=logits_stride,
         out_stride=out_stride,
         load_vector=_load_vector(own, spec.ragged),
-        load_distribution=_load_distribution(spec, own.lanes, distribution, distribution_stride),
+        load_distribution=_load_distribution(spec, own.vector_width, distribution, distribution_stride),
         store_vector=_store_vector(own, spec.ragged, out_stride) if has_out else None,
         fill_row=_fill_row(own, out_stride) if has_out else None,
     )
@@ -102,15 +103,15 @@ _ROW: dict[tuple[str, bool], Any] = {
 }
 
 
-def _label(spec: Spec) -> Any:
+def _read_label(spec: Spec) -> Any:
     """(args, row) -> the label of a row as int64."""
     load, address = LOAD_LABEL[spec.labels], hw.device(_ROW["labels", spec.two_row_strides])
     return hw.device(lambda args, row: hw.i64(load(address(args, row))))
 
 
-def _lanes_before(own: Access, ragged: bool) -> Any:
+def _elements_before(own: Access, ragged: bool) -> Any:
     """(address of class 0) -> elements between the 16-byte boundary at or before it and itself."""
-    size, mask = own.itemsize, own.lanes - 1
+    size, mask = own.itemsize, own.vector_width - 1
     if not ragged:
         return hw.device(lambda address: 0)
     return hw.device(lambda address: (address // size) & mask)
@@ -118,7 +119,7 @@ def _lanes_before(own: Access, ragged: bool) -> Any:
 
 def _load_vector(own: Access, ragged: bool) -> Any:
     """Load a vector of logits; of a ragged row's first and last vector only what lies in the row."""
-    lanes, load_vector, load_lanes = own.lanes, own.load_vector, own.load_lanes
+    vector_width, load_vector, load_elements = own.vector_width, own.load_vector, own.load_elements
 
     @hw.device
     def load_whole(args: Any, address: Any, first: Any, registers: Any, word: Any) -> None:
@@ -126,15 +127,15 @@ def _load_vector(own: Access, ragged: bool) -> Any:
 
     @hw.device
     def load(args: Any, address: Any, first: Any, registers: Any, word: Any) -> None:
-        if first >= 0 and first + lanes <= args.n_classes:
+        if first >= 0 and first + vector_width <= args.n_classes:
             load_vector(address, registers, word)
         else:
-            load_lanes(address, registers, word, -first, args.n_classes - first)
+            load_elements(address, registers, word, -first, args.n_classes - first)
 
     return load if ragged else load_whole
 
 
-def _load_distribution(spec: Spec, lanes: int, own: Access, stride: Any) -> Any:
+def _load_distribution(spec: Spec, vector_width: int, own: Access, stride: Any) -> Any:
     """Load the classes of the distribution that stand beside a vector of logits."""
     if not spec.distribution:
         return None
@@ -145,17 +146,17 @@ def _load_distribution(spec: Spec, lanes: int, own: Access, stride: Any) -> Any:
         load_vector(row_address + first * stride(args), registers, 0)
 
     @hw.device
-    def load_elements(args: Any, row_address: Any, first: Any, registers: Any) -> None:
-        for lane in range(lanes):
-            if not ragged or 0 <= first + lane < args.n_classes:
-                registers[lane] = load_element(row_address + (first + lane) * stride(args))
+    def load_each(args: Any, row_address: Any, first: Any, registers: Any) -> None:
+        for k in range(vector_width):
+            if not ragged or 0 <= first + k < args.n_classes:
+                registers[k] = load_element(row_address + (first + k) * stride(args))
 
-    return load_whole if own.lanes == lanes else load_elements
+    return load_whole if own.vector_width == vector_width else load_each
 
 
 def _store_vector(own: Access, ragged: bool, stride: Any) -> Any:
-    """Store a vector of the output; lane by lane where it is not aligned as the logits are, or leaves the row."""
-    lanes, store_element, store_vector = own.lanes, own.store, own.store_vector
+    """Store a vector of the output; element by element where it is not aligned as the logits are, or leaves the row."""
+    vector_width, store_element, store_vector = own.vector_width, own.store, own.store_vector
 
     @hw.device
     def store_whole(args: Any, address: Any, first: Any, values: Any, same_alignment: Any) -> None:
@@ -163,12 +164,12 @@ def _store_vector(own: Access, ragged: bool, stride: Any) -> Any:
 
     @hw.device
     def store(args: Any, address: Any, first: Any, values: Any, same_alignment: Any) -> None:
-        if same_alignment and first >= 0 and first + lanes <= args.n_classes:
+        if same_alignment and first >= 0 and first + vector_width <= args.n_classes:
             store_vector(address, values)
         else:
-            for lane in range(lanes):
-                if 0 <= first + lane < args.n_classes:
-                    store_element(address + lane * stride(args), values[lane])
+            for k in range(vector_width):
+                if 0 <= first + k < args.n_classes:
+                    store_element(address + k * stride(args), values[k])
 
     return store if ragged else store_whole
 

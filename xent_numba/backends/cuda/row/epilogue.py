@@ -32,13 +32,13 @@ class RowStatistics(NamedTuple):
 class OutputFactors(NamedTuple):
     """What turns the logits of a row into its output, up to the derivative of the transform.
 
-    A gradient with a sparse target is of_p · exp(z_j − row_max), and at_target at the label; with a dense one it is
-    (of_p · exp(z_j − row_max) − t_j) · scale.  A softmax is of_p · exp(z_j − row_max); a log_softmax is
-    z_j − row_max − of_p.
+    A gradient with a sparse target is p_factor · exp(z_j − row_max), and at_target at the label; with a dense one it is
+    (p_factor · exp(z_j − row_max) − t_j) · scale.  A softmax is p_factor · exp(z_j − row_max); a log_softmax is
+    z_j − row_max − p_factor.
     """
 
     row_max: Any
-    of_p: Any
+    p_factor: Any
     at_target: Any
     scale: Any
 
@@ -111,11 +111,11 @@ def _of_sparse_target(spec: Spec, real: Any, exp: Any, row_factors: Any) -> Any:
         if z_loss:
             slope = two * z_coefficient * lse
             loss += z_coefficient * lse * lse
-            of_p, at_target = (w + slope) * inverse, (slope * e_y - w * sum_exp_others) * inverse
+            p_factor, at_target = (w + slope) * inverse, (slope * e_y - w * sum_exp_others) * inverse
         else:
-            of_p, at_target = w * inverse, -(w * sum_exp_others) * inverse
+            p_factor, at_target = w * inverse, -(w * sum_exp_others) * inverse
         loss = sample_weight * loss if sample_weight > zero else zero * lse
-        return loss, lse, OutputFactors(row_max, of_p, at_target, scale)
+        return loss, lse, OutputFactors(row_max, p_factor, at_target, scale)
 
     return epilogue
 
@@ -155,8 +155,8 @@ def _of_no_target(spec: Spec, real: Any) -> Any:
             return zero, lse, OutputFactors(row_max, zero, zero, one)
         total = sum_exp if sum_exp > zero and row_max < inf else nan
         log_total = hw.log(total)
-        of_p = log_total if logarithm else one / total
-        return zero, row_max + log_total, OutputFactors(row_max, of_p, zero, one)
+        p_factor = log_total if logarithm else one / total
+        return zero, row_max + log_total, OutputFactors(row_max, p_factor, zero, one)
 
     return epilogue
 

@@ -14,7 +14,7 @@ from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.row.epilogue import epilogue_function
 from xent_numba.backends.cuda.row.output import output_element, store_row_result
 from xent_numba.backends.cuda.row.spec import Spec
-from xent_numba.backends.cuda.row.target import dense_target, label_function, label_logit
+from xent_numba.backends.cuda.row.target import dense_target, kept_label, label_logit
 from xent_numba.backends.cuda.row.transform import exp_function, exp_term, transform_functions
 
 
@@ -27,7 +27,7 @@ class RowFunctions(NamedTuple):
     exp: Any  # (d) -> e^d for d ≤ 0
     exp_term: Any  # (z, row_max) -> e^(z − row_max), the summand of a class
     transform: Any  # (args, x) -> z
-    label: Any  # (args, row) -> (whether the row is not ignored, y); y = −1 where the target has no label
+    kept_label: Any  # (args, row) -> (whether the row is not ignored, y); y = −1 where the target has no label
     label_logit: Any  # (args, address of class 0, y) -> z_y, NaN for a label out of range
     dense_target: Any  # (args, q_j, j, y) -> t_j
     epilogue: Any  # (args, row, y, RowStatistics, z_y) -> (loss, log-sum-exp, OutputFactors)
@@ -48,7 +48,7 @@ def row_functions(spec: Spec) -> RowFunctions:
         exp=exp,
         exp_term=exp_term(spec, real, exp),
         transform=transform,
-        label=label_function(spec),
+        kept_label=kept_label(spec),
         label_logit=label_logit(spec, real, transform),
         dense_target=dense_target(spec, real),
         epilogue=epilogue_function(spec, real, exp),

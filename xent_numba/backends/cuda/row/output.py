@@ -10,21 +10,28 @@ from xent_numba.backends.cuda.row.spec import Spec
 
 def output_element(spec: Spec, real: Any, exp: Any, transform: Any, derivative: Any) -> Any:
     """(args, x, OutputFactors, t_j, whether j is the label of a sparse target) -> the element of a class."""
-    if spec.output == "softmax":
-        return hw.device(lambda args, x, f, t, is_label: exp(transform(args, x) - f.row_max) * f.of_p)
-    if spec.output == "log_softmax":
-        return hw.device(lambda args, x, f, t, is_label: (transform(args, x) - f.row_max) - f.of_p)
-    if spec.dense:
-        return hw.device(
-            lambda args, x, f, t, is_label: (
-                (exp(transform(args, x) - f.row_max) * f.of_p - t) * f.scale * derivative(args, x)
-            )
-        )
-    return hw.device(
-        lambda args, x, f, t, is_label: (
-            (f.at_target if is_label else exp(transform(args, x) - f.row_max) * f.of_p) * derivative(args, x)
-        )
-    )
+
+    @hw.device
+    def softmax(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:
+        return exp(transform(args, x) - factors.row_max) * factors.p_factor
+
+    @hw.device
+    def log_softmax(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:
+        return (transform(args, x) - factors.row_max) - factors.p_factor
+
+    @hw.device
+    def dense_gradient(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:
+        p = exp(transform(args, x) - factors.row_max) * factors.p_factor
+        return (p - t_j) * factors.scale * derivative(args, x)
+
+    @hw.device
+    def sparse_gradient(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:
+        slope = factors.at_target if is_label else exp(transform(args, x) - factors.row_max) * factors.p_factor
+        return slope * derivative(args, x)
+
+    if spec.output in ("softmax", "log_softmax"):
+        return softmax if spec.output == "softmax" else log_softmax
+    return dense_gradient if spec.dense else sparse_gradient
 
 
 def store_row_result(spec: Spec) -> Any:

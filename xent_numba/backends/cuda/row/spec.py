@@ -49,7 +49,7 @@ class Spec:
 
     @property
     def ragged(self) -> bool:
-        """Whether the first and the last vector of a row may hold lanes that lie outside of it."""
+        """Whether the first and the last vector of a row may hold elements that lie outside of it."""
         return self.unit_stride and not self.aligned
 
 

@@ -16,25 +16,25 @@ from xent_numba.backends.cuda.row.address import address_functions
 from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec
 
 
-def label_function(spec: Spec) -> Any:
+def kept_label(spec: Spec) -> Any:
     """(args, row) -> (whether the row is not ignored, its label); the label is −1 where the target has none."""
     if not spec.labels:
         return hw.device(lambda args, row: (True, hw.i64(-1)))
-    read = address_functions(spec).label
+    read_label = address_functions(spec).read_label
     if spec.ignore == 0:
-        return hw.device(lambda args, row: (True, read(args, row)))
+        return hw.device(lambda args, row: (True, read_label(args, row)))
     if spec.ignore == 1:
 
         @hw.device
         def unless_equal(args: Any, row: Any) -> Any:
-            y = read(args, row)
+            y = read_label(args, row)
             return y != args.ignore, y
 
         return unless_equal
 
     @hw.device
     def unless_listed(args: Any, row: Any) -> Any:
-        y = read(args, row)
+        y = read_label(args, row)
         kept = True
         for k in range(args.n_ignore):
             kept = kept and y != hw.load_i64(args.ignore_list + 8 * k)
