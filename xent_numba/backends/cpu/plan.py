@@ -1,13 +1,22 @@
-"""Which regime computes a call, how its rows are shared among threads, and why.  All thresholds of the backend.
+"""Which regime computes a call, how its rows are shared among threads, and why.
+
+Every threshold that chooses a kernel is here, with the sizes that several modules share.  The module is at the bottom
+of the backend: it only computes with numbers and imports nothing of the package, so every folder may import it.
 
     regime   rows                                                       kernel
-    long     more than TILE_CLASSES side by side                        one row at a time, along its classes
-    split    fewer than SPLIT_ROWS long rows of several segments        the segments of one row, in parallel
-    packed   PACKED_CLASSES to TILE_CLASSES side by side, float32       a vector of rows, each along its classes
+    long     more than TILE_CLASSES classes side by side                one row at a time, along its classes
+    split    fewer than SPLIT_ROWS rows of more than SEGMENT_CLASSES    the segments of one row, in parallel
+             classes side by side
+    packed   PACKED_CLASSES to TILE_CLASSES classes side by side,       a vector of rows, each along its classes
+             labels, float32 arithmetic
     lanes    few classes, or classes that are apart in memory           a vector of rows, one row in each lane
 
 A work item is one row in `long` and `split`, and a vector of rows in `packed` and `lanes`.  The losses of the work
 items are summed in groups of a fixed size, so the bits of a result do not depend on the number of threads.
+
+TILE_CLASSES is at once the capacity of a tile, the upper bound of `packed` and the lower bound of `long`.  To move the
+bound between `packed` and `long` downwards, give it a constant of its own and use that in `plan`; to move it upwards,
+enlarge TILE_CLASSES, since `packed` copies whole rows into a tile.
 """
 
 from __future__ import annotations

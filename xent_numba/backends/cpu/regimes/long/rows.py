@@ -1,7 +1,7 @@
 """Long rows, whose classes lie side by side: one row at a time, along its classes.
 
-The statistics of a row are computed in one pass (`long_stats`), during which the gradient of the row before it is
-written (`long_gradient`).  The losses of a vector of rows are computed together (`long_epilogue`).
+The statistics of a row are computed in one pass (`statistics`), during which the gradient of the row before it is
+written (`gradient`).  The losses of a vector of rows are computed together (`epilogue`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One row of very many classes at a time, its segments in parallel: for calls with too few rows for all threads.
 
-The segments and the order in which they are merged are those of `long_stats.statistics`, so the bits are those that one
+The segments and the order in which they are merged are those of `statistics.statistics`, so the bits are those that one
 thread would compute.  Python calls three kernels for each row (`backend`): the statistics of the segments, the loss and
 what the gradient is made of, and the gradient of the segments.
 """
