@@ -50,9 +50,9 @@ class Plan(NamedTuple):
 _LONG = f"more than {TILE_CLASSES} classes side by side: one row at a time"
 _SPLIT = f"fewer than {SPLIT_ROWS} rows of more than {SEGMENT_CLASSES} classes: the threads share each row"
 _PACKED = f"{PACKED_CLASSES} to {TILE_CLASSES} classes side by side: a vector of rows, each along its classes"
-_SHORT = f"fewer than {PACKED_CLASSES} classes: a vector of rows, one row in each lane"
-_APART = "the classes of a row are apart in memory: a vector of rows, one row in each lane"
-_EXACT = f"{PACKED_CLASSES} to {TILE_CLASSES} classes summed without crossing lanes: one row in each lane"
+_LANES_SHORT = f"fewer than {PACKED_CLASSES} classes: a vector of rows, one row in each lane"
+_LANES_APART = "the classes of a row are apart in memory: a vector of rows, one row in each lane"
+_LANES_EXACT = f"{PACKED_CLASSES} to {TILE_CLASSES} classes summed without crossing lanes: one row in each lane"
 
 
 @lru_cache(maxsize=256)  # a small call spends a quarter of its time here otherwise
@@ -76,9 +76,9 @@ def plan(
     work_items, group = a * -(-b // lanes), GROUP_LOGITS // (classes * lanes) or 1
     parallel = large and work_items > group
     if not contiguous:
-        return Plan("lanes", _APART, work_items, group, 1, parallel)
+        return Plan("lanes", _LANES_APART, work_items, group, 1, parallel)
     if classes < PACKED_CLASSES:
-        return Plan("lanes", _SHORT, work_items, group, 1, parallel)
+        return Plan("lanes", _LANES_SHORT, work_items, group, 1, parallel)
     if may_pack and not float64:
         return Plan("packed", _PACKED, work_items, group, 1, parallel)
-    return Plan("lanes", _EXACT, work_items, group, 1, parallel)
+    return Plan("lanes", _LANES_EXACT, work_items, group, 1, parallel)

@@ -22,7 +22,7 @@ packed_load      copies of the rows of `packed` in a tile, and prefetching
 packed_row       the statistics and the gradient of one row of `packed`
 staging          full cache lines for non-temporal stores
 softmax          softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
-labels           one pass over the labels, before any of these
+label_scan       one pass over the labels, before any of these
 
 A regime of losses is a function compute_rows(operands, start, stop, group, partials), described in `entry`.  To add
 one: write that function, make its kernel in `entry`, name the kernel in `backend._KERNELS`, and let `plan` choose it.

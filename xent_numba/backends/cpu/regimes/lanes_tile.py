@@ -120,8 +120,8 @@ def _tile_max(tile: Any, transform: Any, saved_shift: Any, vtype: Any) -> Any:
     if saved_shift is not None:
         return saved_shift
     lanes = lanes_of(vtype)
-    lowest = splat(-math.inf, vtype)
-    even, odd = lowest, lowest
+    minus_inf = splat(-math.inf, vtype)
+    even, odd = minus_inf, minus_inf
     j = 0
     while j + 2 <= tile.classes:
         even = maximum(apply_transform(load(tile.logits, j * lanes, vtype), transform), even)

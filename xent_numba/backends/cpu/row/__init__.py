@@ -2,10 +2,10 @@
 
 Every option is one effective target t and one transform of the logits x_j:
 
-    z_j = s · f(x_j)                                   transform
-    t_j = label_weight · [j = y] + u_j,  T = Σ t_j     target
-    loss = T · lse(z) − Σ t_j z_j + z_loss · lse(z)²   epilogue
-    ∂loss/∂z_j = (T + 2 z_loss · lse) p_j − t_j        epilogue;  p = softmax(z)
+    z_j = s · f(x_j)                                          transform
+    t_j = label_weight · [j = y] + u_j,  T = Σ t_j            target
+    loss = T · lse(z) − Σ t_j z_j + z_coefficient · lse(z)²   epilogue
+    ∂loss/∂z_j = (T + 2 z_coefficient · lse) p_j − t_j        epilogue;  p = softmax(z)
 
 operands     the arguments of a kernel, and what they mean for one row
 transform    f, of logit_scale and softcap, and its derivative

@@ -90,9 +90,9 @@ def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
     buffer = loss_buffer(promote(vtype))
     buffer_row(buffer, 0, terms)
     loss = extract_lane(buffered_losses(buffer, operands, vtype), 0)
-    store_loss(operands.rows, i, loss)
-    factor = sample_weight * value_or_one(operands.upstream, i) * operands.grad_scale
-    found = gradient_scalars(row, terms, factor, operands.z_loss, vtype)
+    store_loss(operands.row_losses, i, loss)
+    factor = sample_weight * value_or_one(operands.grad_output, i) * operands.grad_scale
+    found = gradient_scalars(row, terms, factor, operands.z_coefficient, vtype)
     scalars[0], scalars[1], scalars[2], scalars[3] = found.centre, found.p_factor, found.u_factor, found.at_target
     return loss
 
