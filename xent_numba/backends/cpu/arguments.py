@@ -29,7 +29,7 @@ _NO_LABELS = np.empty(0, np.int64)
 
 
 def native(array: Array) -> Array:
-    """The same memory in a dtype that Numba has: uint16 stands for float16, int16 for bfloat16."""
+    """A view of the same memory in a dtype that Numba has: uint16 stands for float16, int16 for bfloat16."""
     char = array.dtype.char
     if char in _NATIVE:
         return array
@@ -42,7 +42,7 @@ def flat(array: Array | None) -> Array:
 
 
 def plain_arguments(problem: Problem, row_losses: Array | None, grad: Array | None) -> Arguments:
-    """The same as `kernel_arguments` for a problem that `is_ordinary`, at a fraction of the cost."""
+    """What `kernel_arguments` returns for a problem that `is_ordinary`, at a fraction of the cost."""
     logits, labels = problem.logits, problem.labels
     key = logits.dtype, labels.dtype, grad is None  # type: ignore[union-attr]
     return key, (

@@ -106,7 +106,7 @@ def exp_of_tile(x: Any, shift: Any, saved_shift: Any, scale: Any) -> Any:
 
 @inline
 def tile_rescale(shift: Any, saved_shift: Any, scale: Any) -> Any:
-    """What those exponentials must be multiplied by to be exp(scale · (x − centre)), in float64."""
+    """The factor, in float64, that turns the result of `exp_of_tile` into exp(scale · (x − centre))."""
     if saved_shift is not None:
         return splat(1.0, promote(shift.centre))
     rescale = rescale_to_max(shift.nearby, shift.centre, scale)

@@ -149,7 +149,7 @@ def _store_dense_sums(pointers: Any, i: int, dense_sums: Any, dense: Any) -> Non
 
 @inline
 def _reduce_dense_sums(pointers: Any, dense: Any, vtype64: Any) -> Any:
-    """Those sums for each row; anything without a dense target."""
+    """(Σ u (centre − x), Σ u) of every row, one row in each lane; arbitrary values without a dense target."""
     if dense is None:
         return vtype64, vtype64
     return reduce_add_each(pointers[0], vtype64), reduce_add_each(pointers[1], vtype64)

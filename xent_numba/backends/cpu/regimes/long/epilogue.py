@@ -146,7 +146,7 @@ def _gradient_at_target(row: Any, at_target: float, factor: float, vtype: Any) -
 
 @inline
 def chain_rule_at_target(row: Any, x_y: Any, at_target: float, factor: float, vtype: Any) -> Any:
-    """The same where there is a label, with its logit as given in the first lane of x_y."""
+    """The gradient at the label's class, which exists; its logit as given is in the first lane of x_y."""
     g = splat((at_target - _label_dense_target(row.dense, row.y)) * factor, vtype)
     return np.float64(extract_lane(chain_rule(g, x_y, row.transform), 0))
 

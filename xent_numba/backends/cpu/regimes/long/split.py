@@ -60,7 +60,7 @@ def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
 
 @inline
 def _segment_statistics(fields: Any, i: int, parts: Any, k: int) -> None:
-    """Segment k."""
+    """Store the `RowStatistics` of segment k of row i in parts[k]."""
     operands = Operands(*fields)
     row = _row(operands, i)
     start, stop = k * SEGMENT_CLASSES, min(row.classes, (k + 1) * SEGMENT_CLASSES)
@@ -77,7 +77,7 @@ def split_outcome(fields: Any, i: int, parts: Any, scalars: Any) -> Any:
 
 @inline
 def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
-    """`split_outcome` with named operands."""
+    """The loss of row i from the statistics of its segments; its `GradientScalars` are stored in scalars, (4,)."""
     vtype = vtype_of(operands)
     row = _row(operands, i)
     stats = RowStatistics(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
@@ -105,7 +105,7 @@ def split_gradient(fields: Any, i: int, scalars: Any, segments: int, loop: int) 
 
 @inline
 def _segment_gradient(fields: Any, i: int, scalars: Any, segments: int, k: int) -> None:
-    """Segment segments − 1 − k."""
+    """Write the gradient of one segment of row i: the last for k = 0, the first for k = segments − 1."""
     operands = Operands(*fields)
     vtype = vtype_of(operands)
     where = row_group(operands.logits.shape, i, 1)

@@ -171,7 +171,7 @@ def _rescale(sum_exp: Any, old: Any, new: Any, scale: Any) -> Any:
 
 @inline
 def _rescale_one(sum_exp: float, old: float, new: float, scale: Any, vtype: Any) -> Any:
-    """`_rescale` of float64 scalars."""
+    """A sum of exp(s (x_j − old)) as one of exp(s (x_j − new)), all of them float64 scalars."""
     vtype64 = promote(vtype)
     return extract_lane(_rescale(one_lane(sum_exp, vtype64), one_lane(old, vtype64), one_lane(new, vtype64), scale), 0)
 
@@ -272,7 +272,10 @@ def merge(a: Any, b: Any, scale: Any, vtype: Any) -> Any:
 
 @inline
 def statistics(row: Any, pending: Any, vtype: Any) -> Any:
-    """The `RowStatistics` of a whole row, a `RowInput`; `pending` as for `segment`."""
+    """The `RowStatistics` of a whole row, a `RowInput`.
+
+    `pending` is the gradient of the row before, which is written meanwhile; or None.
+    """
     stats = RowStatistics(-math.inf, 0.0, 0.0, 0.0)
     for start in range(0, row.classes, SEGMENT_CLASSES):
         part = segment(row, start, min(row.classes, start + SEGMENT_CLASSES), pending, vtype)
