@@ -172,7 +172,7 @@ CPU = (
     compiled("sign of a distribution in the gradient", (COLUMNS, "return g - k * dense", "return g + k * dense")),
     compiled("no subtraction of the maximum", (COLUMNS, "return maximum(even, odd)", "return splat(0.0, even)")),
     compiled("no log1p", (FINISH, "others = select(x_y == stats.row_max, stats.sum_exp_others, others)", "pass")),
-    compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z_loss, lse)", "splat(z_loss, lse)")),
+    compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z_coefficient, lse)", "splat(z_coefficient, lse)")),
     compiled("loss × 1.001", (FINISH, "return loss + splat(z", "return splat(1.001, loss) * loss + splat(z")),
     compiled("gradient × 1.001", (FINISH, "(label_weight + dense_factor) * inverse",
                                   "splat(1.001, inverse) * (label_weight + dense_factor) * inverse")),
@@ -182,7 +182,7 @@ CPU = (
                                      "vtype) - row_max) - splat(1.001, log_sum) * log_sum)")),
     compiled("logsumexp × 1.001", (ROWWISE, "top + extract_lane(log_sum, r)",
                                     "1.001 * (top + extract_lane(log_sum, r))")),
-    compiled("gradient without 1/N", (GROUP, "upstream * splat(operands.grad_scale, upstream)", "upstream")),
+    compiled("gradient without 1/N", (GROUP, "grad_output * splat(operands.grad_scale, grad_output)", "grad_output")),
     compiled("float32: no subtraction of the maximum",
              (SHIFTED, "Shift(select(inside, zero, c), select(inside, exponent, zero))", "Shift(zero, zero)"),
              first="02"),
@@ -194,7 +194,7 @@ CPU = (
              (GRADIENT, "return g - splat(u_factor, g) * dense_target(dense",
               "return g + splat(u_factor, g) * dense_target(dense"), first="04"),
     compiled("long rows: gradient without 1/N",
-             (LONG, "(operands.upstream, i) * operands.grad_scale", "(operands.upstream, i)"), first="04"),
+             (LONG, "(operands.grad_output, i) * operands.grad_scale", "(operands.grad_output, i)"), first="04"),
     compiled("long rows: softmax × 1.001",
              (LONG_ROWWISE, "1.0 / stats.sum_exp_others", "1.001 / stats.sum_exp_others"), first="04"),
     compiled("long rows: log_softmax × 1.001",
@@ -214,7 +214,7 @@ CPU = (
              (STATISTICS, "_rescale_one(a.sum_exp_others, a.row_max, b.row_max, scale, vtype) + b.sum_exp_others",
               "a.sum_exp_others + b.sum_exp_others"), first="04"),
     compiled("segments: gradient without 1/N",
-             (SPLIT, "(operands.upstream, i) * operands.grad_scale", "(operands.upstream, i)"), first="04"),
+             (SPLIT, "(operands.grad_output, i) * operands.grad_scale", "(operands.grad_output, i)"), first="04"),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cuda backend, simulated

@@ -29,7 +29,7 @@ _NO_LABELS = np.empty(0, np.int64)
 
 
 def native(array: Array) -> Array:
-    """The same memory in a dtype that Numba has: uint16 stands for float16, int16 for bfloat16."""
+    """A view of the same memory in a dtype that Numba has: uint16 stands for float16, int16 for bfloat16."""
     char = array.dtype.char
     if char in _NATIVE:
         return array
@@ -41,13 +41,13 @@ def flat(array: Array | None) -> Array:
     return _EMPTY if array is None else array.ravel()
 
 
-def plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) -> Arguments:
-    """The same as `kernel_arguments` for a problem that `is_ordinary`, at a fraction of the cost."""
+def plain_arguments(problem: Problem, row_losses: Array | None, grad: Array | None) -> Arguments:
+    """What `kernel_arguments` returns for a problem that `is_ordinary`, at a fraction of the cost."""
     logits, labels = problem.logits, problem.labels
     key = logits.dtype, labels.dtype, grad is None  # type: ignore[union-attr]
     return key, (
         native(logits), flat(labels), None, None, _EMPTY, _EMPTY, _EMPTY, None,
-        _NO_ROWS[loss_dtype(logits.dtype)] if rows is None else rows.reshape(-1),
+        _NO_ROWS[loss_dtype(logits.dtype)] if row_losses is None else row_losses.reshape(-1),
         None if grad is None else native(grad), _NO_LABELS, 1.0, None, None, None,
         problem.z_coefficient, problem.grad_scale, grad is not None and grad.nbytes >= STREAM_BYTES,
     )  # fmt: skip
@@ -55,10 +55,10 @@ def plain_arguments(problem: Problem, rows: Array | None, grad: Array | None) ->
 
 def kernel_arguments(
     problem: Problem,
-    rows: Array | None,
+    row_losses: Array | None,
     grad: Array | None,
-    lse: Array | None = None,
-    upstream: Float64s | None = None,
+    saved_lse: Array | None = None,
+    grad_output: Float64s | None = None,
 ) -> Arguments:
     """The signature key of a call, and the fields of its `Operands`.
 
@@ -75,9 +75,9 @@ def kernel_arguments(
         dense_weight,
         _EMPTY if problem.labels is None else flat(problem.weight),
         flat(problem.sample_weight),
-        flat(upstream),
-        None if lse is None else flat(lse),
-        _NO_ROWS[loss_dtype(problem.logits.dtype)] if rows is None else rows.reshape(-1),
+        flat(grad_output),
+        None if saved_lse is None else flat(saved_lse),
+        _NO_ROWS[loss_dtype(problem.logits.dtype)] if row_losses is None else row_losses.reshape(-1),
         None if grad is None else native(grad),
         np.array(ignored_classes, np.int64) if ignored_classes else _NO_LABELS,
         confidence,

@@ -17,7 +17,7 @@ from xent_numba.backends.cpu.fallback import (
     reference_gradient,
 )
 from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, STREAM_BYTES, plan
-from xent_numba.backends.cpu.regimes import entry, labels, softmax
+from xent_numba.backends.cpu.regimes import entry, label_scan, softmax
 from xent_numba.backends.cpu.regimes.long import split
 from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime import threads
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
 
-ROWS = Operands._fields.index("rows")
+_ROW_LOSSES = Operands._fields.index("row_losses")
 _KERNELS = {"long": entry.run_long, "split": entry.run_long, "packed": entry.run_packed, "lanes": entry.run_lanes}
 _ROWWISE_KERNELS = {"long": softmax.softmax_long, "lanes": softmax.softmax_lanes}
 
@@ -80,7 +80,7 @@ class Cpu:
 
     def scan_labels(
         self,
-        labels_: Array,
+        labels: Array,
         n_classes: int,
         ignore: tuple[int, ...],
         weight: Float64s | None,
@@ -88,12 +88,12 @@ class Cpu:
         n_threads: int | None,
     ) -> LabelScan:
         """First bad label and denominators."""
-        y = flat(labels_)
+        y = flat(labels)
         if weight is None and sample_weight is None and len(ignore) == 1 and y.size <= LABEL_GROUP:
             if y.size <= FEW_LABELS:
-                count = labels.count_few_labels.py_func(y.tolist(), n_classes, ignore[0])
+                count = label_scan.count_few_labels.py_func(y.tolist(), n_classes, ignore[0])
             else:
-                count = labels.count_few_labels(y.dtype, y, n_classes, ignore[0])
+                count = label_scan.count_few_labels(y.dtype, y, n_classes, ignore[0])
             if count >= 0:
                 kept = float(count)
                 found: LabelScan = tuple.__new__(LabelScan, (-1, count, kept, kept))  # half the cost of LabelScan(...)
@@ -101,7 +101,7 @@ class Cpu:
         groups = -(-y.size // LABEL_GROUP)
         counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         args = (y, n_classes, np.array(ignore, np.int64), flat(weight), flat(sample_weight), counts, sums)
-        labels.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > 4))
+        label_scan.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > 4))
         if counts.min() < 0:
             return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
@@ -114,10 +114,10 @@ class Cpu:
             return partials if rows is None else None
         if not options_in_range(problem):
             return REFERENCE.cross_entropy(problem, rows, grad)
-        exceptions = None if grad is None else reference_gradient(problem)
+        by_reference = None if grad is None else reference_gradient(problem)
         partials = _run(problem, kernel_arguments(problem, rows, grad), grad)
-        if grad is not None and exceptions is not None:
-            grad[exceptions.rows] = exceptions.grad
+        if grad is not None and by_reference is not None:
+            grad[by_reference.rows] = by_reference.grad
         return partials if rows is None else None
 
     def cross_entropy_grad(
@@ -130,10 +130,10 @@ class Cpu:
         if not options_in_range(problem):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
             return
-        exceptions = reference_gradient(problem, lse, grad_output)  # first, as `grad` may overwrite the logits
+        by_reference = reference_gradient(problem, lse, grad_output)  # first, as `grad` may overwrite the logits
         _run(problem, kernel_arguments(problem, None, grad, lse, grad_output), grad, may_split=lse is None)
-        if exceptions is not None:
-            grad[exceptions.rows] = exceptions.grad
+        if by_reference is not None:
+            grad[by_reference.rows] = by_reference.grad
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
@@ -153,10 +153,10 @@ class Cpu:
             out[...] = side_by_side.reshape(out.shape)
 
 
-def _first_bad(labels_: Array, group: int, n_classes: int, ignore: tuple[int, ...]) -> int:
+def _first_bad(labels: Array, group: int, n_classes: int, ignore: tuple[int, ...]) -> int:
     """The index of the first label of a group that is neither a class nor ignored; there is one."""
     start = group * LABEL_GROUP
-    y = labels_[start : start + LABEL_GROUP]
+    y = labels[start : start + LABEL_GROUP]
     bad = ((y < 0) | (y >= n_classes)) & ~np.isin(y, ignore)
     return start + int(np.argmax(bad))
 
@@ -195,12 +195,12 @@ def _run(problem: Problem, arguments: Arguments, grad: Array | None, *, may_spli
 def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, grad: Array | None, loop: int) -> float:
     """Compute row i, its segments in parallel; return its loss."""
     key, fields = arguments
-    labels_ = problem.labels
-    if labels_ is not None:
-        y = int(labels_.reshape(-1)[i])
+    labels = problem.labels
+    if labels is not None:
+        y = int(labels.reshape(-1)[i])
         if y in problem.ignore or not 0 <= y < problem.logits.shape[2]:
-            if fields[ROWS].size:
-                fields[ROWS][i] = 0.0
+            if fields[_ROW_LOSSES].size:
+                fields[_ROW_LOSSES][i] = 0.0
             if grad is not None:
                 grad[divmod(i, grad.shape[1])] = 0
             return 0.0

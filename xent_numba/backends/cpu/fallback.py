@@ -27,7 +27,7 @@ class Limits(NamedTuple):
     logit_scale: tuple[float, float]  # |logit_scale|; of logit_scale / softcap in float64, which a softcap implies
     weight: tuple[float, float]  # class weights other than 0
     gradient: tuple[float, float]  # what multiplies the gradient of a row: the product of all scales and weights
-    lse: float  # |lse| as saved, next to a logit_scale; beyond this, its last digit is worth more than 1 / 8
+    saved_lse: float  # |lse| as saved, next to a logit_scale; beyond this, its last digit is worth more than 1 / 8
 
 
 FLOAT32 = Limits(
@@ -69,15 +69,15 @@ def options_in_range(problem: Problem) -> bool:
 
 
 def reference_gradient(
-    problem: Problem, lse: Array | None = None, upstream: Array | None = None
+    problem: Problem, saved_lse: Array | None = None, grad_output: Array | None = None
 ) -> ReferenceGradient | None:
     """The gradient of the rows that are out of range, by the reference; None where there are none, nearly always."""
-    rows = _rows_out_of_range(problem, lse, upstream)
+    rows = _rows_out_of_range(problem, saved_lse, grad_output)
     if rows is None:
         return None
     part = _select(problem, rows)
     grad = np.empty_like(part.logits)
-    REFERENCE.cross_entropy_grad(part, grad, _rows_of(lse, rows), _rows_of(upstream, rows))
+    REFERENCE.cross_entropy_grad(part, grad, _rows_of(saved_lse, rows), _rows_of(grad_output, rows))
     return ReferenceGradient(rows, grad[0])
 
 
@@ -88,19 +88,21 @@ def _weight_range(weight: Array | None) -> tuple[float, float]:
     return float(weight.min(where=weight > 0.0, initial=1.0)), float(weight.max())
 
 
-def _rows_out_of_range(problem: Problem, lse: Array | None, upstream: Array | None) -> tuple[Array, ...] | None:
+def _rows_out_of_range(
+    problem: Problem, saved_lse: Array | None, grad_output: Array | None
+) -> tuple[Array, ...] | None:
     """The indices of the rows whose gradient has a factor, or whose saved lse is, out of range; None for none."""
     scale, limits = abs(problem.logit_scale), FLOAT64 if computes_in_float64(problem) else FLOAT32
     least, most = limits.gradient
     smallest_weight, largest_weight = _weight_range(problem.weight)
     factors = nonzero = np.full((1, 1), scale * abs(problem.grad_scale))
-    per_row = [values for values in (problem.sample_weight, upstream) if values is not None]
+    per_row = [values for values in (problem.sample_weight, grad_output) if values is not None]
     with np.errstate(all="ignore"):
         ranges = [(float(values.min()), float(values.max())) for values in per_row]
         smallest, largest = (math.prod((ends[k] for ends in ranges), start=factors[0, 0]) for k in (0, 1))
         all_positive = all(ends[0] > 0.0 for ends in ranges)
         in_range = all_positive and smallest * smallest_weight >= least and largest * largest_weight <= most
-        if in_range and (lse is None or (scale == 1.0 and problem.z_coefficient == 0.0)):
+        if in_range and (saved_lse is None or (scale == 1.0 and problem.z_coefficient == 0.0)):
             return None
         for values in per_row:
             factors, nonzero = (
@@ -108,10 +110,10 @@ def _rows_out_of_range(problem: Problem, lse: Array | None, upstream: Array | No
                 (nonzero != 0.0) & (values != 0.0),
             )  # by value, not by underflow
         rows = ((factors * smallest_weight < least) | (factors * largest_weight > most)) & (nonzero != 0.0)
-        if lse is not None and problem.z_coefficient != 0.0:
-            rows = rows | (np.isfinite(lse) & (factors * np.abs(2.0 * problem.z_coefficient * lse) > most))
-        if lse is not None and scale != 1.0:
-            rows = rows | (np.isfinite(lse) & (np.abs(lse) > limits.lse))
+        if saved_lse is not None and problem.z_coefficient != 0.0:
+            rows = rows | (np.isfinite(saved_lse) & (factors * np.abs(2.0 * problem.z_coefficient * saved_lse) > most))
+        if saved_lse is not None and scale != 1.0:
+            rows = rows | (np.isfinite(saved_lse) & (np.abs(saved_lse) > limits.saved_lse))
     if not rows.any():
         return None
     return np.nonzero(np.broadcast_to(rows, problem.logits.shape[:2]))

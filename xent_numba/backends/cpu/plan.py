@@ -1,13 +1,22 @@
-"""Which regime computes a call, how its rows are shared among threads, and why.  All thresholds of the backend.
+"""Which regime computes a call, how its rows are shared among threads, and why.
+
+Every threshold that chooses a kernel is here, with the sizes that several modules share.  The module is at the bottom
+of the backend: it only computes with numbers and imports nothing of the package, so every folder may import it.
 
     regime   rows                                                       kernel
-    long     more than TILE_CLASSES side by side                        one row at a time, along its classes
-    split    fewer than SPLIT_ROWS long rows of several segments        the segments of one row, in parallel
-    packed   PACKED_CLASSES to TILE_CLASSES side by side, float32       a vector of rows, each along its classes
+    long     more than TILE_CLASSES classes side by side                one row at a time, along its classes
+    split    fewer than SPLIT_ROWS rows of more than SEGMENT_CLASSES    the segments of one row, in parallel
+             classes side by side
+    packed   PACKED_CLASSES to TILE_CLASSES classes side by side,       a vector of rows, each along its classes
+             labels, float32 arithmetic
     lanes    few classes, or classes that are apart in memory           a vector of rows, one row in each lane
 
 A work item is one row in `long` and `split`, and a vector of rows in `packed` and `lanes`.  The losses of the work
 items are summed in groups of a fixed size, so the bits of a result do not depend on the number of threads.
+
+TILE_CLASSES is at once the capacity of a tile, the upper bound of `packed` and the lower bound of `long`.  To move the
+bound between `packed` and `long` downwards, give it a constant of its own and use that in `plan`; to move it upwards,
+enlarge TILE_CLASSES, since `packed` copies whole rows into a tile.
 """
 
 from __future__ import annotations
@@ -41,9 +50,9 @@ class Plan(NamedTuple):
 _LONG = f"more than {TILE_CLASSES} classes side by side: one row at a time"
 _SPLIT = f"fewer than {SPLIT_ROWS} rows of more than {SEGMENT_CLASSES} classes: the threads share each row"
 _PACKED = f"{PACKED_CLASSES} to {TILE_CLASSES} classes side by side: a vector of rows, each along its classes"
-_SHORT = f"fewer than {PACKED_CLASSES} classes: a vector of rows, one row in each lane"
-_APART = "the classes of a row are apart in memory: a vector of rows, one row in each lane"
-_EXACT = f"{PACKED_CLASSES} to {TILE_CLASSES} classes summed without crossing lanes: one row in each lane"
+_LANES_SHORT = f"fewer than {PACKED_CLASSES} classes: a vector of rows, one row in each lane"
+_LANES_APART = "the classes of a row are apart in memory: a vector of rows, one row in each lane"
+_LANES_EXACT = f"{PACKED_CLASSES} to {TILE_CLASSES} classes summed without crossing lanes: one row in each lane"
 
 
 @lru_cache(maxsize=256)  # a small call spends a quarter of its time here otherwise
@@ -67,9 +76,9 @@ def plan(
     work_items, group = a * -(-b // lanes), GROUP_LOGITS // (classes * lanes) or 1
     parallel = large and work_items > group
     if not contiguous:
-        return Plan("lanes", _APART, work_items, group, 1, parallel)
+        return Plan("lanes", _LANES_APART, work_items, group, 1, parallel)
     if classes < PACKED_CLASSES:
-        return Plan("lanes", _SHORT, work_items, group, 1, parallel)
+        return Plan("lanes", _LANES_SHORT, work_items, group, 1, parallel)
     if may_pack and not float64:
         return Plan("packed", _PACKED, work_items, group, 1, parallel)
-    return Plan("lanes", _EXACT, work_items, group, 1, parallel)
+    return Plan("lanes", _LANES_EXACT, work_items, group, 1, parallel)

@@ -140,7 +140,7 @@ class InlineFunction(CPUDispatcher):
         self.overloads[tuple(cres.signature.args)] = cres
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
-        """As Numba's, but the same overload for all literals of a type: LLVM propagates the constants anyway."""
+        """Numba's call template, with one overload for all literals of a type: LLVM propagates the constants anyway."""
         plain = tuple(types.unliteral(arg) for arg in args)
         return super().get_call_template(plain, {name: types.unliteral(arg) for name, arg in kws.items()})
 
@@ -183,11 +183,11 @@ class _Specialized(InlineFunction):
         return self._chosen[key]
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
-        """That of the function chosen."""
+        """The call template of the function that `choose` returns for these argument types."""
         return self._function_for(args).get_call_template(args, kws)
 
     def get_overload(self, sig: Any) -> Any:
-        """That of the function chosen."""
+        """The overload of the function that `choose` returns for the argument types of this signature."""
         return self._function_for(normalize_signature(sig)[0]).get_overload(sig)
 
 

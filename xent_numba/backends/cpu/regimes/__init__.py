@@ -1,9 +1,11 @@
 """The regimes: the loops over rows, one for each kind of shape.  `cpu.plan` chooses among them.
 
     regime   rows that it computes                                        work item
-    long     more than 256 classes side by side                           one row, along its classes
-    split    the same, very long and too few for the threads              one row, its segments in parallel
-    packed   32 to 256 classes side by side, labels, float32              a vector of rows, each along its classes
+    long     more than TILE_CLASSES classes side by side                  one row, along its classes
+    split    fewer than SPLIT_ROWS rows of more than SEGMENT_CLASSES      one row, its segments in parallel
+             classes side by side
+    packed   PACKED_CLASSES to TILE_CLASSES classes side by side,         a vector of rows, each along its classes
+             labels, float32 arithmetic
     lanes    all others: few classes, or classes apart in memory          a vector of rows, one row in each lane
 
 The files in reading order:
@@ -16,11 +18,11 @@ tile_load        tiles: rows transposed into lanes, and back
 lanes_tile       statistics and gradient of a tile
 group_epilogue   from the statistics of a vector of rows to losses and gradient factors; packed uses it too
 packed           a vector of rows, each along its classes
-packed_load      their copies in a tile, and prefetching
-packed_row       the statistics and gradient of one of them
+packed_load      copies of the rows of `packed` in a tile, and prefetching
+packed_row       the statistics and the gradient of one row of `packed`
 staging          full cache lines for non-temporal stores
 softmax          softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
-labels           one pass over the labels, before any of these
+label_scan       one pass over the labels, before any of these
 
 A regime of losses is a function compute_rows(operands, start, stop, group, partials), described in `entry`.  To add
 one: write that function, make its kernel in `entry`, name the kernel in `backend._KERNELS`, and let `plan` choose it.

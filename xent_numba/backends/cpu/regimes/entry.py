@@ -27,7 +27,7 @@ def _kernel_of(name: str, compute_rows: Any) -> Any:
 
     @inline
     def compute_chunk(fields: Any, group: int, work_items: int, partials: Any, chunk: int, k: int) -> None:
-        """Chunk k: its groups are k * chunk … (k + 1) * chunk."""
+        """Compute chunk k of the work items: the groups k * chunk … (k + 1) * chunk."""
         step = chunk * group
         compute_rows(Operands(*fields), k * step, min(work_items, (k + 1) * step), group, partials)
 

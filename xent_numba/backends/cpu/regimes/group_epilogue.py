@@ -28,7 +28,7 @@ from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, select, sp
 
 # ------------------------------------------------------------------------------------------------ operands of the rows
 @optional
-def labels_of(labels: Any, item: Any, classes: int, ignored: Any, vtype: Any) -> Any:
+def labels_of(labels: Any, item: Any, classes: int, ignored_classes: Any, vtype: Any) -> Any:
     """The class of each row, −1 where the row is ignored or the lane has none; None where there are no labels.
 
     The scan of the labels has made sure that those out of range are ignored ones.
@@ -38,7 +38,7 @@ def labels_of(labels: Any, item: Any, classes: int, ignored: Any, vtype: Any) ->
         y = load(pointer(labels), item.first_row, nothing)
     else:
         y = load_n(pointer(labels), item.first_row, item.rows, nothing)
-    for value in ignored:
+    for value in ignored_classes:
         y = select(y == splat(value, y), nothing, y)
     y = select(y < splat(classes, y), y, nothing)
     return truncate_integers(select(y < splat(0, y), nothing, y), vtype)
@@ -67,9 +67,9 @@ def label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
 
 
 @optional
-def saved_shift_of(lse: Any, item: Any, scale: Any, vtype: Any) -> Any:
+def saved_shift_of(saved_lse: Any, item: Any, scale: Any, vtype: Any) -> Any:
     """Saved log-sum-exps divided by the scale, which take the place of the maxima; None where none are given."""
-    saved = row_values(lse, item, promote(vtype))
+    saved = row_values(saved_lse, item, promote(vtype))
     return demote(saved / splat(scale_or_one(scale), saved), vtype)
 
 
@@ -116,7 +116,7 @@ def group_losses(operands: Any, epilogue: Any, y: Any, rows: int) -> Any:
         epilogue.target_logit,
         epilogue.log_sum,
         operands.scale,
-        operands.z_loss,
+        operands.z_coefficient,
     )
     return _mask_losses(apply_weight(loss, epilogue.sample_weight), y, rows)
 
@@ -132,34 +132,34 @@ def store_losses(out: Any, item: Any, losses: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------ gradient
 @inline
-def _inverse_sum(lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
+def _inverse_sum(saved_lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
     """1 / S, from a saved log-sum-exp where there is one."""
     sum_exp = epilogue.sum_exp
-    if lse is None:
+    if saved_lse is None:
         return divide(splat(1.0, sum_exp), sum_exp)
-    return inverse_from_lse(epilogue.row, row_values(lse, item, sum_exp), scale)
+    return inverse_from_lse(epilogue.row, row_values(saved_lse, item, sum_exp), scale)
 
 
 @inline
-def _lse(lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
+def _lse(saved_lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
     """The log-sum-exps: the saved ones where there are any."""
-    if lse is None:
+    if saved_lse is None:
         return apply_scale(epilogue.row.row_max, scale) + epilogue.log_sum
-    return row_values(lse, item, epilogue.log_sum)
+    return row_values(saved_lse, item, epilogue.log_sum)
 
 
 @inline
-def scaled_factors(operands: Any, lse: Any, epilogue: Any, item: Any, vtype: Any) -> Any:
+def scaled_factors(operands: Any, saved_lse: Any, epilogue: Any, item: Any, vtype: Any) -> Any:
     """The `ScaledFactors` of exp(scale · (x − row_max)), p_factor in float64: with sample weights and all else."""
-    inverse = _inverse_sum(lse, epilogue, item, operands.scale)
+    inverse = _inverse_sum(saved_lse, epilogue, item, operands.scale)
     factors = gradient_factors(
         epilogue.row,
         epilogue.label_weight,
         epilogue.target_exp,
         inverse,
-        _lse(lse, epilogue, item, operands.scale),
-        operands.z_loss,
+        _lse(saved_lse, epilogue, item, operands.scale),
+        operands.z_coefficient,
     )
-    upstream = row_values(operands.upstream, item, inverse)
-    scale = epilogue.sample_weight * upstream * splat(operands.grad_scale, upstream)
+    grad_output = row_values(operands.grad_output, item, inverse)
+    scale = epilogue.sample_weight * grad_output * splat(operands.grad_scale, grad_output)
     return ScaledFactors(factors.p_factor * scale, demote(scale, vtype), demote(factors.at_target * scale, vtype))

@@ -92,17 +92,18 @@ def _target_logits(operands: Any, item: Any, tile: Any, y: Any, vtype: Any) -> A
 
 # ------------------------------------------------------------------------------------------------ work items
 @inline
-def _compute_item(operands: Any, lse: Any, grad: Any, item: Any, staging: Any, vtype: Any) -> Any:
+def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: Any, vtype: Any) -> Any:
     """The losses of a work item, whose gradient is written, and the staging buffer after it.
 
-    `lse` and `grad` are those of `operands`: as arguments, so that what depends on one that is None is not compiled.
+    `saved_lse` and `grad` are those of `operands`; they are arguments so that what depends on one that is None is not
+    compiled.
     """
     classes = operands.logits.shape[2]
     buffers = Tile(
         stack_buffer(vtype, TILE_CLASSES), tile_buffer(grad, vtype), tile_buffer(operands.distribution, vtype), 0, 0
     )
-    y = labels_of(operands.labels, item, classes, operands.ignored, vtype)
-    saved_shift = saved_shift_of(lse, item, operands.scale, vtype)
+    y = labels_of(operands.labels, item, classes, operands.ignored_classes, vtype)
+    saved_shift = saved_shift_of(saved_lse, item, operands.scale, vtype)
     dense = dense_target_of(operands.dense, buffers.distribution, operands.dense_weight)
     inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
 
@@ -119,7 +120,7 @@ def _compute_item(operands: Any, lse: Any, grad: Any, item: Any, staging: Any, v
     target_logit = _target_logits(operands, item, buffers, y, vtype)
     epilogue = group_epilogue(operands, row, target_logit, y, item, vtype)
     if grad is not None:
-        factors = scaled_factors(operands, lse, epilogue, item, vtype)
+        factors = scaled_factors(operands, saved_lse, epilogue, item, vtype)
         for first in range(0, classes, TILE_CLASSES):
             tile = tile_at(buffers, first, classes)
             if classes > TILE_CLASSES:
@@ -143,8 +144,8 @@ def lanes_rows(operands: Any, start: int, stop: int, group: int, partials: Any) 
         sum_of_losses = 0.0
         for index in range(first, min(stop, first + group)):
             item = row_group(operands.logits.shape, index, lanes)
-            losses, staging = _compute_item(operands, operands.lse, operands.grad, item, staging, vtype)
+            losses, staging = _compute_item(operands, operands.saved_lse, operands.grad, item, staging, vtype)
             staging = flush_carry(staging, operands.grad, item, index + 1 == stop, vtype)
-            store_losses(operands.rows, item, losses)
+            store_losses(operands.row_losses, item, losses)
             sum_of_losses += reduce_add(losses)
         partials[first // group] = sum_of_losses

@@ -106,7 +106,7 @@ def exp_of_tile(x: Any, shift: Any, saved_shift: Any, scale: Any) -> Any:
 
 @inline
 def tile_rescale(shift: Any, saved_shift: Any, scale: Any) -> Any:
-    """What those exponentials must be multiplied by to be exp(scale · (x − centre)), in float64."""
+    """The factor, in float64, that turns the result of `exp_of_tile` into exp(scale · (x − centre))."""
     if saved_shift is not None:
         return splat(1.0, promote(shift.centre))
     rescale = rescale_to_max(shift.nearby, shift.centre, scale)
@@ -120,8 +120,8 @@ def _tile_max(tile: Any, transform: Any, saved_shift: Any, vtype: Any) -> Any:
     if saved_shift is not None:
         return saved_shift
     lanes = lanes_of(vtype)
-    lowest = splat(-math.inf, vtype)
-    even, odd = lowest, lowest
+    minus_inf = splat(-math.inf, vtype)
+    even, odd = minus_inf, minus_inf
     j = 0
     while j + 2 <= tile.classes:
         even = maximum(apply_transform(load(tile.logits, j * lanes, vtype), transform), even)

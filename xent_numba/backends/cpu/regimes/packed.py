@@ -149,7 +149,7 @@ def _store_dense_sums(pointers: Any, i: int, dense_sums: Any, dense: Any) -> Non
 
 @inline
 def _reduce_dense_sums(pointers: Any, dense: Any, vtype64: Any) -> Any:
-    """Those sums for each row; anything without a dense target."""
+    """(Σ u (centre − x), Σ u) of every row, one row in each lane; arbitrary values without a dense target."""
     if dense is None:
         return vtype64, vtype64
     return reduce_add_each(pointers[0], vtype64), reduce_add_each(pointers[1], vtype64)
@@ -240,20 +240,23 @@ def _write_gradient(grad: Any, inputs: Any, current: Any, factors: Any, staging:
 
 # ------------------------------------------------------------------------------------------------ work items
 @inline
-def _compute_item(operands: Any, lse: Any, grad: Any, current: Any, following: Any, staging: Any, vtype: Any) -> Any:
+def _compute_item(
+    operands: Any, saved_lse: Any, grad: Any, current: Any, following: Any, staging: Any, vtype: Any
+) -> Any:
     """The losses of the current work item, whose gradient is written, and the staging buffer after it.
 
-    `lse` and `grad` are those of `operands`: as arguments, so that what depends on one that is None is not compiled.
+    `saved_lse` and `grad` are those of `operands`; they are arguments so that what depends on one that is None is not
+    compiled.
     """
     item = current.item
-    y = labels_of(operands.labels, item, operands.logits.shape[2], operands.ignored, vtype)
+    y = labels_of(operands.labels, item, operands.logits.shape[2], operands.ignored_classes, vtype)
     dense = dense_target_of(operands.dense, None, operands.dense_weight)
-    saved_shift = saved_shift_of(lse, item, operands.scale, vtype)
+    saved_shift = saved_shift_of(saved_lse, item, operands.scale, vtype)
     inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
     row, rescale, target_logits = _statistics(operands, grad, inputs, current, following, vtype)
     epilogue = group_epilogue(operands, row, target_logits, y, item, vtype)
     if grad is not None:
-        factors = rescaled(scaled_factors(operands, lse, epilogue, item, vtype), rescale, vtype)
+        factors = rescaled(scaled_factors(operands, saved_lse, epilogue, item, vtype), rescale, vtype)
         staging = _write_gradient(grad, inputs, current, _store_factors(factors, vtype), staging, vtype)
     return group_losses(operands, epilogue, y, item.rows), staging
 
@@ -269,8 +272,8 @@ def packed_rows(operands: Any, start: int, stop: int, group: int, partials: Any)
         load_row(operands, current, r, vtype)
     for index in range(start, stop):
         following = packed_item(operands.logits, index + 1, stop, buffers, (index + 1 - start) % 2, vtype)
-        losses, staging = _compute_item(operands, operands.lse, operands.grad, current, following, staging, vtype)
+        losses, staging = _compute_item(operands, operands.saved_lse, operands.grad, current, following, staging, vtype)
         staging = flush_carry(staging, operands.grad, current.item, index + 1 == stop, vtype)
-        store_losses(operands.rows, current.item, losses)
+        store_losses(operands.row_losses, current.item, losses)
         partials[index // group] += reduce_add(losses)
         current = following

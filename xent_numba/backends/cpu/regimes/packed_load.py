@@ -51,24 +51,24 @@ def packed_item(logits: Any, index: int, stop: int, buffers: Any, parity: int, v
 
 
 @inline
-def copy_row(p: Any, row: Any, classes: int, transform: Any, lowest: Any) -> Any:
-    """Copy a row, after the transform, and return the maximum of each lane, `lowest` = −inf at least.
+def copy_row(p: Any, row: Any, classes: int, transform: Any, minus_inf: Any) -> Any:
+    """Copy a row, after the transform, and return the maximum of each lane, at least −inf.
 
     The last vector is filled up with −inf, whose exponential is 0.
     """
-    step = lanes_of(lowest)
-    max0, max1 = lowest, lowest
+    step = lanes_of(minus_inf)
+    max0, max1 = minus_inf, minus_inf
     i = 0
     while i + 2 * step <= classes:
-        x0 = apply_transform(load(p, i, lowest), transform)
-        x1 = apply_transform(load(p, i + step, lowest), transform)
+        x0 = apply_transform(load(p, i, minus_inf), transform)
+        x1 = apply_transform(load(p, i + step, minus_inf), transform)
         store(row, i, x0)
         store(row, i + step, x1)
         max0, max1 = maximum(x0, max0), maximum(x1, max1)
         i += 2 * step
     while i < classes:
         count = min(step, classes - i)
-        x0 = load_logits_n(p, i, count, transform, lowest)
+        x0 = load_logits_n(p, i, count, transform, minus_inf)
         store(row, i, x0)
         max0 = maximum(x0, max0)
         i += step

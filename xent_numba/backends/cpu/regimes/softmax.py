@@ -45,7 +45,7 @@ class SoftmaxOperands(NamedTuple):
 # ------------------------------------------------------------------------------------------------ long rows
 @inline
 def _long(fields: Any, group: int, work_items: int, k: int) -> None:
-    """Group k of the long rows, one row at a time."""
+    """Compute group k of the long rows, one row at a time."""
     softmax_long_rows(SoftmaxOperands(*fields), k * group, min(work_items, (k + 1) * group))
 
 
@@ -200,7 +200,7 @@ def _output(softmax: Any, log_softmax: Any) -> Any:
 
 @inline
 def _lanes(fields: Any, group: int, work_items: int, k: int) -> None:
-    """Group k of the work items, in order."""
+    """Compute group k of the work items, each a vector of rows, in order."""
     operands = SoftmaxOperands(*fields)
     out = _output(operands.softmax, operands.log_softmax)
     vtype = zero_vector(pointer(operands.logits))

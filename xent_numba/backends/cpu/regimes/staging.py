@@ -90,7 +90,7 @@ def staging_of(out: Any, streaming: bool, vtype: Any) -> Any:
 
 @inline
 def with_carry(staging: Any, carry: Any) -> Any:
-    """The same staging buffer with another carry."""
+    """A `Staging` with this carry, otherwise equal to `staging`."""
     return Staging(staging.buffer, carry, staging.streaming, staging.assembles)
 
 

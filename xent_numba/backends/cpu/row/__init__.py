@@ -2,10 +2,24 @@
 
 Every option is one effective target t and one transform of the logits x_j:
 
-    z_j = s · f(x_j)                                   transform
-    t_j = label_weight · [j = y] + u_j,  T = Σ t_j     target
-    loss = T · lse(z) − Σ t_j z_j + z_loss · lse(z)²   epilogue
-    ∂loss/∂z_j = (T + 2 z_loss · lse) p_j − t_j        epilogue;  p = softmax(z)
+    z_j = s · f(x_j)                                          transform
+    t_j = label_weight · [j = y] + u_j,  T = Σ t_j            target
+    loss = T · lse(z) − Σ t_j z_j + z_coefficient · lse(z)²   epilogue
+    ∂loss/∂z_j = (T + 2 z_coefficient · lse) p_j − t_j        epilogue;  p = softmax(z)
+
+The symbols, here and in all regimes:
+
+    x_j, z_j         a logit as given, and after scale and softcap.  In the statistics x_j is the logit after f
+    s                |logit_scale|, `scale`; f contains its sign.  With a softcap f contains all of it, and s is 1
+    y                the class of the label; −1 for an ignored row, or without labels
+    ε, w_j           label_smoothing, and the class weights
+    label_weight     (1 − ε) w_y, the part of the target that only the label's class has
+    u_j              the dense part of the target, which all classes have: w_j (α q_j + β), q a distribution
+    t_j, T           the effective target, which need not add up to 1, and its sum T
+    row_max          m = max x_j over all classes of the row, the label's included
+    sum_exp_others   Σ exp(s (x_j − m)) over all classes but the label's, relative to that same m
+    target_gap       Σ u_j (m − x_j); target_sum is Σ u_j, without the label_weight
+    lse              log Σ exp(z_j) = s m + log S, with S = Σ exp(s (x_j − m)) over all classes
 
 operands     the arguments of a kernel, and what they mean for one row
 transform    f, of logit_scale and softcap, and its derivative

@@ -76,8 +76,8 @@ def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
 
 
 @inline
-def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_loss: float) -> Any:
-    """T lse − Σ t_j z_j + z_loss · lse², where log_s is log S."""
+def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_coefficient: float) -> Any:
+    """T lse − Σ t_j z_j + z_coefficient · lse², where log_s is log S."""
     loss = stats.target_sum * log_s + apply_scale(stats.target_gap, scale)
     if label_weight is not None:
         zero = splat(0.0, log_s)
@@ -85,16 +85,17 @@ def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_
         # a weight of 0 gives 0 for an infinite loss too, but NaN for NaN
         loss = loss + select(label_weight == zero, zero * log_s, label_loss)
     lse = apply_scale(stats.row_max, scale) + log_s
-    return loss + splat(z_loss, lse) * lse * lse  # in this order, because lse² may overflow where z_loss is 0
+    # in this order, because lse² may overflow where z_coefficient is 0
+    return loss + splat(z_coefficient, lse) * lse * lse
 
 
 @inline
-def gradient_factors(stats: Any, label_weight: Any, e_y: Any, inverse: Any, lse: Any, z_loss: float) -> Any:
+def gradient_factors(stats: Any, label_weight: Any, e_y: Any, inverse: Any, lse: Any, z_coefficient: float) -> Any:
     """The `GradientFactors`, from inverse = 1 / S.
 
-    Where z_loss is 0, `lse` may be any number that is finite for a finite row.
+    Where z_coefficient is 0, `lse` may be any number that is finite for a finite row.
     """
-    dense_factor = stats.target_sum + splat(2.0 * z_loss, lse) * lse
+    dense_factor = stats.target_sum + splat(2.0 * z_coefficient, lse) * lse
     if label_weight is None:
         return GradientFactors(dense_factor * inverse, dense_factor)
     return GradientFactors(

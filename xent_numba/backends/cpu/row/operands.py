@@ -32,16 +32,16 @@ class Operands(NamedTuple):
     dense_weight: Any  # (C,) class weights for a dense target, in the arithmetic of the logits; or None
     weight: Any  # (C,) float64, for the class of the label; or (0,)
     sample_weight: Any  # (N,) float64, or (0,)
-    upstream: Any  # (N,) float64, the gradient of what follows with respect to each loss; or (0,)
-    lse: Any  # (N,) float64, the saved log-sum-exp; or None
-    rows: Any  # (N,) where the loss of each row is written; or (0,)
+    grad_output: Any  # (N,) float64, the gradient of what follows with respect to each loss; or (0,)
+    saved_lse: Any  # (N,) float64, the log-sum-exp of each row, saved by an earlier call; or None
+    row_losses: Any  # (N,) where the loss of each row is written; or (0,)
     grad: Any  # (A, B, C) where the gradient is written, or None
-    ignored: Any  # (K,) int64, the classes that are ignored
+    ignored_classes: Any  # (K,) int64, the classes that are ignored
     confidence: Any  # 1 − label_smoothing, or None for a distribution
     dense: Any  # `DenseCoefficients`, or None without a dense target
     transform: Any  # `Sign`, `Softcap` or None
     scale: Any  # |logit_scale|, or None where it is 1 or part of the softcap
-    z_loss: float  # the coefficient of lse²
+    z_coefficient: float  # the coefficient of lse²
     grad_scale: float  # what multiplies every gradient, including logit_scale where there is no softcap
     streaming: bool  # whether the gradient is written past the caches
 
@@ -64,7 +64,7 @@ def row_input(operands: Any, a: int, b: int) -> Any:
     return RowInput(
         row_pointer(operands.logits, a, b),
         classes,
-        label(operands.labels, a * rows_per_a + b, classes, operands.ignored),
+        label(operands.labels, a * rows_per_a + b, classes, operands.ignored_classes),
         dense_target_of(operands.dense, row_pointer(operands.distribution, a, b), operands.dense_weight),
         operands.transform,
         operands.scale,
@@ -108,7 +108,7 @@ def is_among(few: Any, y: int) -> bool:
 
 
 @inline
-def label(labels: Any, i: int, classes: int, ignored: Any) -> Any:
+def label(labels: Any, i: int, classes: int, ignored_classes: Any) -> Any:
     """The class of row i; −1 where the row is ignored, or the call has no labels.
 
     Labels out of range are ignored ones: the scan of the labels has raised an error for all others.
@@ -116,7 +116,7 @@ def label(labels: Any, i: int, classes: int, ignored: Any) -> Any:
     if labels is None:
         return np.int64(-1)
     y = np.int64(labels[i])
-    if y < 0 or y >= classes or is_among(ignored, y):
+    if y < 0 or y >= classes or is_among(ignored_classes, y):
         return np.int64(-1)
     return y
 
@@ -136,10 +136,10 @@ def label_weight_of(confidence: Any, weight: Any, y: int) -> Any:
 
 
 @inline
-def store_loss(rows: Any, i: int, value: float) -> None:
-    """rows[i] = value, if the losses of the rows are asked for."""
-    if rows.size:
-        rows[i] = value
+def store_loss(row_losses: Any, i: int, value: float) -> None:
+    """row_losses[i] = value, if the losses of the rows are asked for."""
+    if row_losses.size:
+        row_losses[i] = value
 
 
 @inline

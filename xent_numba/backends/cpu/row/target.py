@@ -92,7 +92,7 @@ def quarter_gap(c: Any, x: Any) -> Any:
 
 @inline
 def unquarter(total: Any) -> Any:
-    """A sum of such terms, times 4, in float64."""
+    """A sum of products with `quarter_gap`, times 4, in float64."""
     promoted = promote(total)
     return promoted * splat(4.0, promoted)
 

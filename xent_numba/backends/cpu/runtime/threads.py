@@ -67,7 +67,7 @@ def layer() -> str:
 
 
 def _numba_thread_count() -> int:
-    """As numba.get_num_threads(), which starts the threads, but without its locks: Ctrl-C could leave them locked."""
+    """numba.get_num_threads(), which starts the threads, without its locks, which Ctrl-C could leave locked."""
     if not threads_started():
         with uninterrupted():
             numba.get_num_threads()

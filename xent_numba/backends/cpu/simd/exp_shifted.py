@@ -147,7 +147,7 @@ def has_residual(shift: Any, s: Any) -> Any:
 
 @specialize
 def drop_residual(shift: Any, s: Any) -> Any:
-    """The same shift, given that it has no residual, as nearly all have none; that saves the subtraction of 0."""
+    """The shift without its residual, which must be 0, as it nearly always is; that saves the subtraction of 0."""
     residual = shift[0]
     if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
         return lambda shift, s: shift

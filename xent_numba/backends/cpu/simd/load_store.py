@@ -87,7 +87,7 @@ def stack_buffer(typingctx: Any, vtype: Any, vectors: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ scalars
 @intrinsic
 def load_scalar(typingctx: Any, p: Any, i: Any) -> Any:
-    """The element p[i]."""
+    """The element p[i], only for arrays in a dtype that Numba has: not for float16 and bfloat16."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.load(element_pointer(context, builder, sig, args))
@@ -97,7 +97,7 @@ def load_scalar(typingctx: Any, p: Any, i: Any) -> Any:
 
 @intrinsic
 def store_scalar(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
-    """p[i] = value."""
+    """p[i] = value, only for arrays in a dtype that Numba has: not for float16 and bfloat16."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         where = element_pointer(context, builder, sig, args)
@@ -121,7 +121,7 @@ def load(typingctx: Any, p: Any, i: Any, vtype: Any) -> Any:
 
 @intrinsic
 def load_n(typingctx: Any, p: Any, i: Any, count: Any, fill: Any) -> Any:
-    """As `load`, but only the first `count` lanes; the others are those of `fill`, and their memory is not touched."""
+    """Load `count` elements from p[i] on; the other lanes are those of `fill`, and their memory is not touched."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         mask = first_n_mask(builder, context.cast(builder, args[2], sig.args[2], types.int64), fill)
@@ -175,7 +175,7 @@ def store(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
 
 @intrinsic
 def store_n(typingctx: Any, p: Any, i: Any, count: Any, value: Any) -> Any:
-    """As `store`, but only the first `count` lanes; no other memory is touched."""
+    """Write the first `count` lanes to p[i], p[i + 1], … in the dtype of `p`; no other memory is touched."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         mask = first_n_mask(builder, context.cast(builder, args[2], sig.args[2], types.int64), value)

@@ -91,7 +91,7 @@ def buffered_losses(buffer: Any, operands: Any, vtype: Any) -> Any:
     x_y, label_weight = load(buffer.x_y, 0, vtype64), _buffered_label_weights(operands.confidence, buffer, vtype64)
     total = stats.sum_exp_others + target_exp(stats, label_weight, x_y, operands.scale, vtype)
     log_s = log_sum(stats, label_weight, x_y, total)
-    loss = row_loss(stats, label_weight, x_y, log_s, operands.scale, operands.z_loss)
+    loss = row_loss(stats, label_weight, x_y, log_s, operands.scale, operands.z_coefficient)
     return apply_weight(loss, load(buffer.sample_weight, 0, vtype64))
 
 
@@ -103,7 +103,7 @@ def one_lane_or_none(value: Any, vtype64: Any) -> Any:
 
 
 @inline
-def _row_gradient_factors(terms: Any, scale: Any, z_loss: float, vtype: Any) -> Any:
+def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: Any) -> Any:
     """The `GradientFactors` of one row, in one lane.  Its log-sum-exp is computed only where a z-loss needs it."""
     vtype64 = promote(vtype)
     stats = RowStatistics(
@@ -116,16 +116,16 @@ def _row_gradient_factors(terms: Any, scale: Any, z_loss: float, vtype: Any) -> 
     e_y = target_exp(stats, label_weight, x_y, scale, vtype)
     total = stats.sum_exp_others + e_y
     lse = total
-    if z_loss != 0.0:
+    if z_coefficient != 0.0:
         z_max = one_lane(terms.stats.row_max * scale_or_one(scale), vtype64)
         lse = z_max + log_sum(stats, label_weight, x_y, total)
-    return gradient_factors(stats, label_weight, e_y, one_lane(1.0, vtype64) / total, lse, z_loss)
+    return gradient_factors(stats, label_weight, e_y, one_lane(1.0, vtype64) / total, lse, z_coefficient)
 
 
 @inline
-def gradient_scalars(row: Any, terms: Any, factor: float, z_loss: float, vtype: Any) -> Any:
+def gradient_scalars(row: Any, terms: Any, factor: float, z_coefficient: float, vtype: Any) -> Any:
     """The `GradientScalars` of a row; `factor` multiplies its whole gradient."""
-    factors = _row_gradient_factors(terms, row.scale, z_loss, vtype)
+    factors = _row_gradient_factors(terms, row.scale, z_coefficient, vtype)
     row_max = terms.stats.row_max
     return GradientScalars(
         row_max if row_max > -np.inf else 0.0,
@@ -146,7 +146,7 @@ def _gradient_at_target(row: Any, at_target: float, factor: float, vtype: Any) -
 
 @inline
 def chain_rule_at_target(row: Any, x_y: Any, at_target: float, factor: float, vtype: Any) -> Any:
-    """The same where there is a label, with its logit as given in the first lane of x_y."""
+    """The gradient at the label's class, which exists; its logit as given is in the first lane of x_y."""
     g = splat((at_target - _label_dense_target(row.dense, row.y)) * factor, vtype)
     return np.float64(extract_lane(chain_rule(g, x_y, row.transform), 0))
 

@@ -41,7 +41,7 @@ class GradientScalars(NamedTuple):
 
 
 class GradientCoefficients(NamedTuple):
-    """The same, made ready for vectors: p_factor · exp(s (x_j − shift)) − u_factor · u_j, times f'."""
+    """`GradientScalars` made ready for vectors: p_factor · exp(s (x_j − shift)) − u_factor · u_j, times f'."""
 
     shift: Any  # a `Shift` in all lanes
     p_factor: Any
@@ -90,7 +90,7 @@ def subtract_dense_target(g: Any, u_factor: Any, dense: Any, i: Any) -> Any:
 
 @inline
 def subtract_dense_target_n(g: Any, u_factor: Any, dense: Any, i: Any, count: Any) -> Any:
-    """The same for the `count` classes from i on; the other lanes are those of `g`."""
+    """g_j − u_factor · u_j, for the `count` classes from i on; the other lanes are those of `g`."""
     if dense is None:
         return g
     return g - splat(u_factor, g) * dense_target_n(dense, i, count, g)
@@ -115,7 +115,7 @@ def _gradient(row: Any, i: int, shift: Any, coefficients: Any, vtype: Any) -> An
 
 @inline
 def _gradient_n(row: Any, i: int, count: int, coefficients: Any, vtype: Any) -> Any:
-    """The same for the `count` classes from i on."""
+    """The gradient of the `count` classes from i on, all of them as if they were not the target."""
     x = load_n(row.logits, i, count, splat(0.0, vtype))
     e = exp_shifted(apply_transform(x, row.transform), coefficients.shift, row.scale)
     g = subtract_dense_target_n(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i, count)
@@ -255,7 +255,7 @@ def dense_target_sum(dense: Any, classes: int, known: float, vtype: Any) -> Any:
 
 @inline
 def _distribution_sum(dense: Any, q: Any, classes: int, known: float, vtype: Any) -> Any:
-    """`dense_target_sum` where there is a dense target; q is its pointer to a distribution, or None."""
+    """Σ u_j of a row with a dense target, which is `known` unless q points to a distribution."""
     if q is None:
         return known
     lanes = lanes_of(vtype)

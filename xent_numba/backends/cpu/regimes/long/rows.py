@@ -1,7 +1,7 @@
 """Long rows, whose classes lie side by side: one row at a time, along its classes.
 
-The statistics of a row are computed in one pass (`long_stats`), during which the gradient of the row before it is
-written (`long_gradient`).  The losses of a vector of rows are computed together (`long_epilogue`).
+The statistics of a row are computed in one pass (`statistics`), during which the gradient of the row before it is
+written (`gradient`).  The losses of a vector of rows are computed together (`epilogue`).
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, one_lane, 
 
 # ------------------------------------------------------------------------------------------------ pending gradients
 @specialize
-def _no_gradient(lse: Any, operands: Any, vtype: Any) -> Any:
+def _no_gradient(saved_lse: Any, operands: Any, vtype: Any) -> Any:
     """A `PendingGradient` with nothing to write; None where no gradient is asked for, or it needs no statistics."""
-    if isinstance(lse, types.NoneType):
-        return lambda lse, operands, vtype: _empty_gradient(operands.grad, operands, vtype)
-    return lambda lse, operands, vtype: None
+    if isinstance(saved_lse, types.NoneType):
+        return lambda saved_lse, operands, vtype: _empty_gradient(operands.grad, operands, vtype)
+    return lambda saved_lse, operands, vtype: None
 
 
 @optional
@@ -78,11 +78,13 @@ def _empty_gradient(grad: Any, operands: Any, vtype: Any) -> Any:
 
 
 @inline
-def _next_gradient(pending: Any, row: Any, terms: Any, out: Any, factor: float, z_loss: float, vtype: Any) -> Any:
+def _next_gradient(
+    pending: Any, row: Any, terms: Any, out: Any, factor: float, z_coefficient: float, vtype: Any
+) -> Any:
     """The `PendingGradient` of a row, once that of the row before is complete."""
     if pending is None:
         return None
-    coefficients = gradient_coefficients(gradient_scalars(row, terms, factor, z_loss, vtype), row.scale, vtype)
+    coefficients = gradient_coefficients(gradient_scalars(row, terms, factor, z_coefficient, vtype), row.scale, vtype)
     store_scalar(pending.progress, 0, 0)
     output = RowOutput(out, pending.output.staging, pending.output.streaming)
     return PendingGradient(row, output, coefficients, pending.progress)
@@ -103,24 +105,25 @@ def _complete_gradient(pending: Any, row_stride: int, last: bool, vtype: Any) ->
 # ------------------------------------------------------------------------------------------------ other gradients
 @inline
 def _gradient_from_saved(
-    row: Any, output: Any, lse: float, label_weight: Any, factor: float, operands: Any, vtype: Any
+    row: Any, output: Any, saved_lse: float, label_weight: Any, factor: float, operands: Any, vtype: Any
 ) -> None:
     """Write the gradient of a row whose log-sum-exp is known; `factor` multiplies all of it."""
     vtype64 = promote(vtype)
-    scale, z_loss = row.scale, operands.z_loss
-    reference = np.float64(extract_lane(splat(lse / scale_or_one(scale), vtype), 0))  # it stands in for the maximum
+    scale, z_coefficient = row.scale, operands.z_coefficient
+    # The shift that stands in for the maximum: lse / s, rounded to the arithmetic of the logits.
+    saved_shift = np.float64(extract_lane(splat(saved_lse / scale_or_one(scale), vtype), 0))
     x_y = one_lane(load_logit(row.logits, max(row.y, 0), row.transform, vtype), vtype64)
-    weight, lse_, zero = one_lane_or_none(label_weight, vtype64), one_lane(lse, vtype64), one_lane(0.0, vtype64)
+    weight, lse, zero = one_lane_or_none(label_weight, vtype64), one_lane(saved_lse, vtype64), one_lane(0.0, vtype64)
     target_sum = dense_target_sum(row.dense, row.classes, known_target_sum(operands.dense), vtype)
-    stats = RowStatistics(one_lane(reference, vtype64), zero, zero, one_lane(target_sum, vtype64))
-    e_y, inverse = target_exp(stats, weight, x_y, scale, vtype), inverse_from_lse(stats, lse_, scale)
-    p_factor = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse_, z_loss).p_factor, 0) * factor
+    stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64))
+    e_y, inverse = target_exp(stats, weight, x_y, scale, vtype), inverse_from_lse(stats, lse, scale)
+    p_factor = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).p_factor, 0) * factor
     x = load_n(row.logits, max(row.y, 0), 1, splat(0.0, vtype))  # now, as the gradient may overwrite it
-    shift = Shift(splat(reference, vtype), splat(0.0, vtype))
+    shift = Shift(splat(saved_shift, vtype), splat(0.0, vtype))
     sum_exp_others = gradient_from_lse(row, output, GradientCoefficients(shift, p_factor, factor, 0.0, True), vtype)
     if row.y >= 0:
         stats = RowStatistics(stats.row_max, one_lane(sum_exp_others, vtype64), zero, stats.target_sum)
-        at_target = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse_, z_loss).at_target, 0)
+        at_target = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).at_target, 0)
         store_element(output.p, row.y, chain_rule_at_target(row, x, at_target, factor, vtype), vtype)
 
 
@@ -134,11 +137,11 @@ def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------ rows
 @inline
-def _compute_row(operands: Any, lse: Any, i: int, k: int, buffer: Any, pending: Any, vtype: Any) -> Any:
+def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pending: Any, vtype: Any) -> Any:
     """Compute row i: put what its loss is made of at lane k of the buffer, and return its gradient as pending.
 
-    The pending gradient of the row before is completed.  With a saved log-sum-exp, `lse`, the gradient is written at
-    once, and there is no loss.
+    The pending gradient of the row before is completed.  With a `saved_lse` the gradient is written at once, and
+    there is no loss.
     """
     a, b, _, _ = row_group(operands.logits.shape, i, 1)
     row, out = row_input(operands, a, b), row_pointer(operands.grad, a, b)
@@ -149,17 +152,17 @@ def _compute_row(operands: Any, lse: Any, i: int, k: int, buffer: Any, pending: 
         buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0), 0.0, label_weight, 0.0))  # a loss of 0
         return pending
     sample_weight = value_or_one(operands.sample_weight, i)
-    factor = sample_weight * value_or_one(operands.upstream, i) * operands.grad_scale
-    if lse is not None:
+    factor = sample_weight * value_or_one(operands.grad_output, i) * operands.grad_scale
+    if saved_lse is not None:
         output = RowOutput(out, None, operands.streaming)
-        _gradient_from_saved(row, output, lse[i], label_weight, factor, operands, vtype)
+        _gradient_from_saved(row, output, saved_lse[i], label_weight, factor, operands, vtype)
         return pending
     stats = statistics(row, pending, vtype)
     x_y = load_logit(row.logits, max(row.y, 0), row.transform, vtype)
     terms = RowTerms(stats, x_y, label_weight, sample_weight)
     buffer_row(buffer, k, terms)
     _complete_gradient(pending, _row_stride(operands.grad), b == 0, vtype)
-    return _next_gradient(pending, row, terms, out, factor, operands.z_loss, vtype)
+    return _next_gradient(pending, row, terms, out, factor, operands.z_coefficient, vtype)
 
 
 @optional
@@ -170,14 +173,14 @@ def _row_stride(grad: Any) -> Any:
 
 @inline
 def _store_losses(
-    lse: Any, operands: Any, buffer: Any, first: int, count: int, group: int, partials: Any, vtype: Any
+    saved_lse: Any, operands: Any, buffer: Any, first: int, count: int, group: int, partials: Any, vtype: Any
 ) -> None:
     """Compute and store the losses of `count` buffered rows; with a saved log-sum-exp there are none."""
-    if lse is None:
+    if saved_lse is None:
         losses = buffered_losses(buffer, operands, vtype)
         for k in range(count):
             loss = extract_lane(losses, k)
-            store_loss(operands.rows, first + k, loss)
+            store_loss(operands.row_losses, first + k, loss)
             partials[(first + k) // group] += loss
 
 
@@ -187,10 +190,10 @@ def long_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -
     vtype = vtype_of(operands)
     lanes = lanes_of(vtype)
     buffer = loss_buffer(promote(vtype))
-    pending = _no_gradient(operands.lse, operands, vtype)
+    pending = _no_gradient(operands.saved_lse, operands, vtype)
     for first in range(start, stop, lanes):
         count = min(lanes, stop - first)
         for k in range(count):
-            pending = _compute_row(operands, operands.lse, first + k, k, buffer, pending, vtype)
-        _store_losses(operands.lse, operands, buffer, first, count, group, partials, vtype)
+            pending = _compute_row(operands, operands.saved_lse, first + k, k, buffer, pending, vtype)
+        _store_losses(operands.saved_lse, operands, buffer, first, count, group, partials, vtype)
     _complete_gradient(pending, 0, True, vtype)

@@ -1,6 +1,6 @@
 """One row of very many classes at a time, its segments in parallel: for calls with too few rows for all threads.
 
-The segments and the order in which they are merged are those of `long_stats.statistics`, so the bits are those that one
+The segments and the order in which they are merged are those of `statistics.statistics`, so the bits are those that one
 thread would compute.  Python calls three kernels for each row (`backend`): the statistics of the segments, the loss and
 what the gradient is made of, and the gradient of the segments.
 """
@@ -60,7 +60,7 @@ def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
 
 @inline
 def _segment_statistics(fields: Any, i: int, parts: Any, k: int) -> None:
-    """Segment k."""
+    """Store the `RowStatistics` of segment k of row i in parts[k]."""
     operands = Operands(*fields)
     row = _row(operands, i)
     start, stop = k * SEGMENT_CLASSES, min(row.classes, (k + 1) * SEGMENT_CLASSES)
@@ -77,7 +77,7 @@ def split_outcome(fields: Any, i: int, parts: Any, scalars: Any) -> Any:
 
 @inline
 def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
-    """`split_outcome` with named operands."""
+    """The loss of row i from the statistics of its segments; its `GradientScalars` are stored in scalars, (4,)."""
     vtype = vtype_of(operands)
     row = _row(operands, i)
     stats = RowStatistics(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
@@ -90,9 +90,9 @@ def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
     buffer = loss_buffer(promote(vtype))
     buffer_row(buffer, 0, terms)
     loss = extract_lane(buffered_losses(buffer, operands, vtype), 0)
-    store_loss(operands.rows, i, loss)
-    factor = sample_weight * value_or_one(operands.upstream, i) * operands.grad_scale
-    found = gradient_scalars(row, terms, factor, operands.z_loss, vtype)
+    store_loss(operands.row_losses, i, loss)
+    factor = sample_weight * value_or_one(operands.grad_output, i) * operands.grad_scale
+    found = gradient_scalars(row, terms, factor, operands.z_coefficient, vtype)
     scalars[0], scalars[1], scalars[2], scalars[3] = found.centre, found.p_factor, found.u_factor, found.at_target
     return loss
 
@@ -105,7 +105,7 @@ def split_gradient(fields: Any, i: int, scalars: Any, segments: int, loop: int) 
 
 @inline
 def _segment_gradient(fields: Any, i: int, scalars: Any, segments: int, k: int) -> None:
-    """Segment segments − 1 − k."""
+    """Write the gradient of one segment of row i: the last for k = 0, the first for k = segments − 1."""
     operands = Operands(*fields)
     vtype = vtype_of(operands)
     where = row_group(operands.logits.shape, i, 1)

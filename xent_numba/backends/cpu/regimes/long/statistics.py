@@ -45,26 +45,26 @@ from xent_numba.backends.cpu.simd.math import compensated_add, has_guard_digits,
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, one_lane, opaque, select, splat
 
-BLOCK = 16  # vectors
+BLOCK_VECTORS = 16
 HEADROOM = 8.0  # how far above the shift a float32 logit may be: an error of 2e-9 per power of 2 is still small there
 
 
 # ------------------------------------------------------------------------------------------------ one block
 @inline
-def _block_max(row: Any, i: int, vectors: int, lowest: Any) -> Any:
+def _block_max(row: Any, i: int, vectors: int, minus_inf: Any) -> Any:
     """The maximum of some vectors of logits from class i on, per lane."""
-    lanes = lanes_of(lowest)
-    a, b, c, d = lowest, lowest, lowest, lowest
+    lanes = lanes_of(minus_inf)
+    a, b, c, d = minus_inf, minus_inf, minus_inf, minus_inf
     k = 0
     while k + 4 <= vectors:
         j = i + k * lanes
-        a = maximum(load_logits(row.logits, j, row.transform, lowest), a)
-        b = maximum(load_logits(row.logits, j + lanes, row.transform, lowest), b)
-        c = maximum(load_logits(row.logits, j + 2 * lanes, row.transform, lowest), c)
-        d = maximum(load_logits(row.logits, j + 3 * lanes, row.transform, lowest), d)
+        a = maximum(load_logits(row.logits, j, row.transform, minus_inf), a)
+        b = maximum(load_logits(row.logits, j + lanes, row.transform, minus_inf), b)
+        c = maximum(load_logits(row.logits, j + 2 * lanes, row.transform, minus_inf), c)
+        d = maximum(load_logits(row.logits, j + 3 * lanes, row.transform, minus_inf), d)
         k += 4
     while k < vectors:
-        a = maximum(load_logits(row.logits, i + k * lanes, row.transform, lowest), a)
+        a = maximum(load_logits(row.logits, i + k * lanes, row.transform, minus_inf), a)
         k += 1
     return maximum(maximum(a, b), maximum(c, d))
 
@@ -78,15 +78,15 @@ def _exp_term(row: Any, i: int, shift: Any, y: Any, largest: Any) -> Any:
 
 
 @inline
-def _block_sum(row: Any, i: int, vectors: int, shift: Any, y: Any, lowest: Any) -> Any:
+def _block_sum(row: Any, i: int, vectors: int, shift: Any, y: Any, minus_inf: Any) -> Any:
     """Σ exp over some vectors from class i on, its rounding error, and the maximum: per lane, the first two in float64.
 
     Class y is left out of the sum; y is None where it is not in the block.
     """
-    lanes = lanes_of(lowest)
-    zero = splat(0.0, lowest)
+    lanes = lanes_of(minus_inf)
+    zero = splat(0.0, minus_inf)
     a0, a1, a2, a3 = zero, zero, zero, zero
-    m0, m1, m2, m3 = lowest, lowest, lowest, lowest
+    m0, m1, m2, m3 = minus_inf, minus_inf, minus_inf, minus_inf
     total, error = promote(zero), promote(zero)
     k = 0
     while k + 4 <= vectors:
@@ -144,12 +144,12 @@ def _centre_and_ceiling(row_max: Any, scale: Any) -> Any:
 
     Where all lanes are −inf, these are 0 and −inf.
     """
-    lowest = splat(-math.inf, row_max)
+    minus_inf = splat(-math.inf, row_max)
     centre = splat(reduce_max(row_max), row_max)
-    above_lowest = centre > lowest
+    above_minus_inf = centre > minus_inf
     headroom = HEADROOM / scale_or_one(scale) if has_guard_digits(row_max) else 0.0
-    ceiling = select(above_lowest, centre + splat(headroom, centre), lowest)
-    return select(above_lowest, centre, splat(0.0, centre)), ceiling
+    ceiling = select(above_minus_inf, centre + splat(headroom, centre), minus_inf)
+    return select(above_minus_inf, centre, splat(0.0, centre)), ceiling
 
 
 @inline
@@ -171,7 +171,7 @@ def _rescale(sum_exp: Any, old: Any, new: Any, scale: Any) -> Any:
 
 @inline
 def _rescale_one(sum_exp: float, old: float, new: float, scale: Any, vtype: Any) -> Any:
-    """`_rescale` of float64 scalars."""
+    """A sum of exp(s (x_j − old)) as one of exp(s (x_j − new)), all of them float64 scalars."""
     vtype64 = promote(vtype)
     return extract_lane(_rescale(one_lane(sum_exp, vtype64), one_lane(old, vtype64), one_lane(new, vtype64), scale), 0)
 
@@ -184,34 +184,34 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
     `pending` is the gradient of the row before, some of which is written after each block; or None.
     """
     lanes, scale, y = lanes_of(vtype), row.scale, row.y
-    zero, lowest = splat(0.0, vtype), splat(-math.inf, vtype)
+    zero, minus_inf = splat(0.0, vtype), splat(-math.inf, vtype)
     sum_exp, sum_error, target_gap, target_sum = promote(zero), promote(zero), promote(zero), promote(zero)
-    count = min(stop - start, BLOCK * lanes)
+    count = min(stop - start, BLOCK_VECTORS * lanes)
     tail = count % lanes
-    row_max = _block_max(row, start, count // lanes, lowest)
+    row_max = _block_max(row, start, count // lanes, minus_inf)
     if tail > 0:
-        row_max = maximum(load_logits_n(row.logits, start + count - tail, tail, row.transform, lowest), row_max)
+        row_max = maximum(load_logits_n(row.logits, start + count - tail, tail, row.transform, minus_inf), row_max)
     centre, ceiling = _centre_and_ceiling(row_max, scale)
     shift = shift_of(centre, scale)
     with_residual, without_residual = has_residual(shift, scale), drop_residual(shift, scale)
     i = start
     while i < stop:
-        count = min(stop - i, BLOCK * lanes)
+        count = min(stop - i, BLOCK_VECTORS * lanes)
         vectors = count // lanes
         tail = count - vectors * lanes
         if with_residual or i <= y < i + count:
-            block_sum, block_error, block_max = _block_sum(row, i, vectors, shift, y, lowest)
+            block_sum, block_error, block_max = _block_sum(row, i, vectors, shift, y, minus_inf)
         else:
-            block_sum, block_error, block_max = _block_sum(row, i, opaque(vectors), without_residual, None, lowest)
+            block_sum, block_error, block_max = _block_sum(row, i, opaque(vectors), without_residual, None, minus_inf)
         if tail > 0:
             j = i + vectors * lanes
-            x = load_logits_n(row.logits, j, tail, row.transform, lowest)
+            x = load_logits_n(row.logits, j, tail, row.transform, minus_inf)
             e = promote(exclude_target(first_n_or(exp_shifted_scaled(x, shift, scale), tail, zero), j, y))
             block_sum, block_error = compensated_add(block_sum, block_error, e)
             block_max = maximum(x, block_max)
         if any_true(block_max > ceiling):  # compute the block again, with its own maximum as the shift
             old_centre, old_shift = centre, shift_value(shift)
-            nothing_yet = not any_true(ceiling > lowest)
+            nothing_yet = not any_true(ceiling > minus_inf)
             centre, ceiling = _centre_and_ceiling(block_max, scale)
             shift = shift_of(centre, scale)
             with_residual, without_residual = has_residual(shift, scale), drop_residual(shift, scale)
@@ -221,7 +221,7 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
                 sum_exp = _rescale(sum_exp, old_shift, new_shift, scale)
                 sum_error = _rescale(sum_error, old_shift, new_shift, scale)
             continue
-        write_pending(pending, BLOCK, vtype)
+        write_pending(pending, BLOCK_VECTORS, vtype)
         block_gap, block_target = _dense_sums(row, row.dense, i, vectors, tail, centre)
         sum_exp, sum_error = compensated_add(sum_exp, sum_error, block_sum)
         sum_error = sum_error + block_error
@@ -229,7 +229,7 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
         row_max = maximum(block_max, row_max)
         i += count
     row_max = splat(reduce_max(row_max), vtype)
-    final_centre = select(row_max > lowest, row_max, zero)
+    final_centre = select(row_max > minus_inf, row_max, zero)
     target_gap = _rebase_gap(target_gap, target_sum, final_centre, centre, row.dense)
     total, term_of_max = reduce_add(sum_exp + sum_error), 0.0
     if y < 0 and extract_lane(row_max, 0) > -math.inf:  # the term of the maximum is 1, not what rounding made of it
@@ -272,7 +272,10 @@ def merge(a: Any, b: Any, scale: Any, vtype: Any) -> Any:
 
 @inline
 def statistics(row: Any, pending: Any, vtype: Any) -> Any:
-    """The `RowStatistics` of a whole row, a `RowInput`; `pending` as for `segment`."""
+    """The `RowStatistics` of a whole row, a `RowInput`.
+
+    `pending` is the gradient of the row before, which is written meanwhile; or None.
+    """
     stats = RowStatistics(-math.inf, 0.0, 0.0, 0.0)
     for start in range(0, row.classes, SEGMENT_CLASSES):
         part = segment(row, start, min(row.classes, start + SEGMENT_CLASSES), pending, vtype)

@@ -55,7 +55,7 @@ def _weight_sums(labels: Any, start: int, stop: int, ignore: Any, weight: Any, s
 def _scan_group(
     labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any, kept: Any, sums: Any, k: int
 ) -> None:
-    """Group k of the labels, into kept[k] and sums[k]."""
+    """Count and weigh group k of the labels; store the results in kept[k] and sums[k]."""
     start, stop = k * LABEL_GROUP, min((k + 1) * LABEL_GROUP, labels.size)
     kept[k] = _count(labels, start, stop, classes, ignore)
     if kept[k] >= 0:
