@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.target import (
+    add_dense_sums,
     dense_target_lanes,
     exclude_target_lanes,
     product_or_zero,
     quarter_gap,
-    unquarter,
 )
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
@@ -157,14 +157,6 @@ def _add_dense(sums: Any, x: Any, centre: Any, dense: Any, j: int, tile_j: int) 
 
 
 @inline
-def _add_dense_run(sums: Any, run: Any, dense: Any) -> Any:
-    """(Σ u (centre − x), Σ u) in float64 with the sums of a run added."""
-    if dense is None:
-        return sums
-    return sums[0] + unquarter(run[0]), sums[1] + promote(run[1])
-
-
-@inline
 def _sum_run(tile: Any, inputs: Any, shift: Any, start: int, count: int, cursor: Any) -> Any:
     """Σ exp over `count` classes of a tile without the labels' own, and the sums of `_add_dense`."""
     centre = shift.centre
@@ -199,7 +191,7 @@ def tile_statistics(tile: Any, inputs: Any, cursor: Any, vtype: Any) -> Any:
         else:
             run, dense_run = _sum_run(tile, inputs, shift, start, count, cursor)
         sum_exp, error = compensated_add(sum_exp, error, promote(run))
-        dense_sums = _add_dense_run(dense_sums, dense_run, inputs.dense)
+        dense_sums = add_dense_sums(dense_sums, dense_run, inputs.dense)
         start += _RUN
     rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
     sum_exp_others = _exact_maximum(

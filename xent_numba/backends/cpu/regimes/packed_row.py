@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.lanes_tile import exp_of_tile
 from xent_numba.backends.cpu.regimes.long.gradient import insert_target, subtract_dense_target_n
-from xent_numba.backends.cpu.row.target import dense_target_n, exclude_target, product_or_zero, quarter_gap, unquarter
+from xent_numba.backends.cpu.row.target import (
+    add_dense_sums,
+    dense_target_n,
+    exclude_target,
+    product_or_zero,
+    quarter_gap,
+)
 from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import load, store
@@ -45,14 +51,6 @@ def _add_dense(sums: Any, x: Any, i: int, classes: int, centre: Any, dense: Any)
 
 
 @inline
-def _add_dense_run(sums: Any, run: Any, dense: Any) -> Any:
-    """(Σ u (centre − x), Σ u) in float64 with the sums of a few vectors added."""
-    if dense is None:
-        return sums
-    return sums[0] + unquarter(run[0]), sums[1] + promote(run[1])
-
-
-@inline
 def _exp_term(row: Any, i: int, grad: Any, dense_sums: Any) -> Any:
     """The exponentials of the classes from i on, without the excluded class, and `dense_sums` with them added."""
     prefetch_l2(row.prefetch.l2, i)
@@ -82,14 +80,14 @@ def row_sums(row: Any, grad: Any) -> Any:
         e2, run = _exp_term(row, i + 2 * step, grad, run)
         e3, run = _exp_term(row, i + 3 * step, grad, run)
         sum0, sum1, sum2, sum3 = sum0 + e0, sum1 + e1, sum2 + e2, sum3 + e3
-        dense_sums = _add_dense_run(dense_sums, run, row.dense)
+        dense_sums = add_dense_sums(dense_sums, run, row.dense)
         i += 4 * step
     run = zero, zero
     while i < classes:
         e0, run = _exp_term(row, i, grad, run)
         sum0 = sum0 + e0
         i += step
-    dense_sums = _add_dense_run(dense_sums, run, row.dense)
+    dense_sums = add_dense_sums(dense_sums, run, row.dense)
     return promote((sum0 + sum1) + (sum2 + sum3)), dense_sums
 
 

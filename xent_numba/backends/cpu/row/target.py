@@ -98,6 +98,17 @@ def unquarter(total: Any) -> Any:
 
 
 @inline
+def add_dense_sums(sums: Any, part: Any, dense: Any) -> Any:
+    """(Σ u (centre − x), Σ u) in float64, with those of a few more vectors added.
+
+    `part` is a pair in the arithmetic of the logits, whose first sum is of `quarter_gap`.
+    """
+    if dense is None:
+        return sums
+    return sums[0] + unquarter(part[0]), sums[1] + promote(part[1])
+
+
+@inline
 def product_or_zero(u: Any, v: Any) -> Any:
     """u · v, and 0 where u is 0, even for an infinite or NaN v."""
     zero = splat(0.0, u)
