@@ -19,6 +19,7 @@ import numpy as np
 import xent_numba as xn
 
 PAGE = mmap.PAGESIZE
+SHORT = sys.argv[1] == "16 bits"
 mprotect = ctypes.CDLL(None, use_errno=True).mprotect
 kept = []
 
@@ -78,12 +79,17 @@ def check(shape, dtype, end, kind, axis, rng):
 
 rng = np.random.default_rng(0)
 lengths = [1, 7, 8, 9, 15, 16, 17, 33, 255, 256, 257, 258, 513, 1025, 4097]
-for dtype in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16):
+for dtype in (np.float16, ml_dtypes.bfloat16) if SHORT else (np.float32, np.float64):
     for end, c, rows in itertools.product((False, True), lengths, (1, 3, 17)):
         check((rows, c), dtype, end, "index", 1, rng)
     if dtype in (np.float32, ml_dtypes.bfloat16):
         for end, c in itertools.product((False, True), (1, 5, 17, 300)):
             check((c, 19), dtype, end, "index", 0, rng)
+if SHORT:
+    for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (17, 1030)):
+        check((19, c), np.float16, end, kind, 1, rng)
+    print("untouched")
+    sys.exit()
 for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (3, 16, 17, 257, 1030)):
     check((5, c), np.float32, end, kind, 1, rng)
 for kind, end, c in itertools.product(("smoothed", "scaled"), (False, True), (33, 100, 255)):
@@ -92,8 +98,6 @@ for end in (False, True):
     check((16_500, 255), np.float32, end, "index", 1, rng)  # streamed, from 16 MiB on
 for kind, end, c in itertools.product(("transformed", "scaled"), (False, True), (3, 17, 257)):
     check((19, c), np.float32, end, kind, 1, rng)
-for kind, end, c in itertools.product(("smoothed", "distribution"), (False, True), (17, 1030)):
-    check((19, c), np.float16, end, kind, 1, rng)
 for end in (False, True):
     check((2, 65540), np.float32, end, "distribution", 1, rng)
 for end, c in itertools.product((False, True), (65537, 131_090)):
@@ -104,8 +108,10 @@ print("untouched")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="mprotect is POSIX")
-def test_nothing_is_touched_outside_the_arrays():
+@pytest.mark.parametrize("logits", ["32 and 64 bits", pytest.param("16 bits", marks=pytest.mark.rare)])
+def test_nothing_is_touched_outside_the_arrays(logits):
     pytest.importorskip("numba")
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=900, check=False)
+    command = [sys.executable, "-c", PROGRAM, logits]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout == "untouched\n"

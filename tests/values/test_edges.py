@@ -79,8 +79,7 @@ def is_plain(edge):
 
 def in_dtype(edge, dtype):
     """Parameters of a test."""
-    common = is_plain(edge) and dtype is not bfloat16
-    return pytest.param(edge, dtype, marks=[] if common else rarely(dtype).marks)
+    return pytest.param(edge, dtype, marks=rarely(dtype).marks)
 
 
 def widened(edge, classes):
