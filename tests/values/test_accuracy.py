@@ -19,7 +19,7 @@ from tests.support.palette import DIGITS, distinct, exact_row, excess, pair, row
 bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
 DTYPES = [np.float32, np.float64, np.float16, bfloat16]
 # 16-bit logits are read, then treated as float32.
-COMMON_FIRST = [*DTYPES[:2], *(pytest.param(dtype, marks=pytest.mark.rare) for dtype in DTYPES[2:])]
+DTYPES_RARELY_16_BIT = [*DTYPES[:2], *(pytest.param(dtype, marks=pytest.mark.rare) for dtype in DTYPES[2:])]
 # Around the widths of vectors, the 16 vectors of a block, the tiles of short rows, and the segments of long ones.
 LENGTHS = [2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 4095, 4096, 4097]
 SEGMENTS = [65535, 65536, 65537, 100_000, 131_073]
@@ -110,7 +110,7 @@ def excess_of(rows, dtype, rng, axis=-1):
     return max(row_excess(x[i], y[i], losses[i], grad[i], known[i]) for i in range(y.size))
 
 
-@pytest.mark.parametrize("dtype", COMMON_FIRST, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("dtype", DTYPES_RARELY_16_BIT, ids=lambda dtype: np.dtype(dtype).name)
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_every_length(kind, dtype, backend, rng):
     if kind in FAR and dtype is np.float16:
@@ -163,7 +163,7 @@ def test_the_edge_of_the_range(dtype, backend):
     assert row_excess(x[0], 7, loss[0], grad[0]) < 1
 
 
-@pytest.mark.parametrize("dtype", COMMON_FIRST, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("dtype", DTYPES_RARELY_16_BIT, ids=lambda dtype: np.dtype(dtype).name)
 def test_softmax_and_its_logarithms(dtype, backend, rng):
     worst = {}
     for kind, make in KINDS.items():
