@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def uninterrupted() -> Iterator[None]:
     """Postpone Ctrl-C until the end of the block.
 
-    An interrupted import of Numba, or an interrupted start of its threads, cannot be repeated in the same process.
+    An import of a module of Numba that is interrupted cannot be repeated in the same process, nor can the start of its
+    threads.  Numba imports some of its modules only when it first compiles or loads a function.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

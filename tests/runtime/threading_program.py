@@ -7,6 +7,7 @@ Each step says its name before it starts, so that a hang or an abort can be told
 from __future__ import annotations
 
 import hashlib
+import importlib.abc
 import multiprocessing
 import os
 import signal
@@ -148,6 +149,15 @@ def interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without it
     x = np.zeros((1 << 16, 100), np.float32)
     y = np.zeros(1 << 16, np.int64)
+    step("Ctrl-C in an import that Numba puts off until it compiles")
+    late = InterruptedImport("numba.cpython.unicode")
+    sys.meta_path.insert(0, late)
+    try:
+        xn.cross_entropy(x[:10], y[:10], backend="cpu")
+    except KeyboardInterrupt:
+        assert late.interrupted
+    else:
+        raise AssertionError("not imported late: choose another module")
     step("interrupted first calls")
     first = 0
     for delay in (0.05, 0.1):
@@ -197,6 +207,19 @@ def nothing_stays_taken() -> None:
 def forever(x: np.ndarray, y: np.ndarray) -> None:
     while True:
         xn.cross_entropy_and_grad(x, y, backend="cpu", n_threads=2)
+
+
+class InterruptedImport(importlib.abc.MetaPathFinder):
+    """Finds no module, but presses Ctrl-C when a certain one is looked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.interrupted = False
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == self.name:
+            self.interrupted = True
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def interrupted(function, delay: float) -> bool:

@@ -18,6 +18,7 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.cache import Cache
 from xent_numba.backends.cpu.compile.numba_private import CPUDispatcher, global_compiler_lock
+from xent_numba.interrupts import uninterrupted
 
 # NumPy's error model: no division raises.  No reference counting: kernels own no memory, and atomic counting would cost
 # more than the arithmetic of a short row.
@@ -55,8 +56,9 @@ class Kernel(CPUDispatcher):
         """Compile with the garbage collector off, which would traverse all of Numba's objects over and over (15 %).
 
         It is off only while the compiler lock is held, and a fork waits for that lock, so no child inherits it off.
+        Ctrl-C waits until the end, since Numba imports some of its modules only now.
         """
-        with global_compiler_lock:
+        with uninterrupted(), global_compiler_lock:
             enabled = gc.isenabled()
             try:
                 gc.disable()
