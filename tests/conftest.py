@@ -27,6 +27,7 @@ LONG = [
     "test_inputs.py",
     "02_numerical_stability.ipynb",
     "05_inside_the_cuda_kernels.ipynb",
+    "06_training_on_digits.ipynb",
     "test_properties.py",
     "test_codegen_cpu.py",
 ]

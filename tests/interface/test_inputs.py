@@ -21,9 +21,11 @@ def close(dtype):
     ]
 
 
-# Each dtype with itself and with one other, integers with one.
-PAIRS = [(np.float32, np.float64), (np.float64, np.float16), (np.float16, bfloat16), (bfloat16, np.float32)]
-PAIRS += [(dtype, dtype) for dtype in DTYPES] + [(np.float32, np.int8), (np.float64, bool)]
+# Each dtype with itself and with one other, integers with one.  One pair with logits of 16 bits is not rare.
+PAIRS = [(np.float32, np.float64), (np.float64, np.float16), (np.float16, bfloat16)]
+PAIRS += [(np.float32, np.float32), (np.float64, np.float64), (np.float32, np.int8), (np.float64, bool)]
+RARE_PAIRS = [(bfloat16, np.float32), (np.float16, np.float16), (bfloat16, bfloat16)]
+PAIRS += [pytest.param(*pair, marks=pytest.mark.rare) for pair in RARE_PAIRS]
 
 
 @pytest.mark.parametrize(("dtype", "q_dtype"), PAIRS, ids=lambda dtype: np.dtype(dtype).name)
@@ -147,7 +149,8 @@ def test_no_layout_is_copied(layout, backend, rng):
         lambda: xn.softmax(x, axis=axis, out=x),
     ]
     for call in calls:
-        call()  # compiles
+        if backend != "numpy":
+            call()  # compiles
         tracemalloc.start()
         call()
         peak = tracemalloc.get_traced_memory()[1]

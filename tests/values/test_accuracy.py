@@ -142,7 +142,7 @@ def test_rows_of_several_segments(n, dtype, backend, rng):
     assert max(worst.values()) < 1, worst
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("dtype", DTYPES_RARELY_16_BIT, ids=lambda dtype: np.dtype(dtype).name)
 def test_rows_whose_classes_are_apart(dtype, backend, rng):
     worst = {}
     for kind, make in KINDS.items():
