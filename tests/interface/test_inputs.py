@@ -10,7 +10,6 @@ import pytest
 import xent_numba as xn
 
 bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
-DTYPES = [np.float32, np.float64, np.float16, bfloat16]
 LABELS = "bhilqBHILQ"
 
 
