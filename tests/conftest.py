@@ -54,5 +54,5 @@ def backend(request):
 
 @pytest.fixture
 def rng(request):
-    """Random numbers that are the same on every run, and different in every test."""
+    """Random numbers that are the same on every run, seeded by the name of the test."""
     return np.random.default_rng(sum(request.node.name.encode()))

@@ -1,5 +1,6 @@
 """The command line.
 
+- `conftest.py`: the files that the commands read.
 - `test_cli.py`: what it prints and writes.
 - `test_cli_failures.py`: one line, an exit status and no half-written file when something goes wrong.
 """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
-from tests.support.cli import command, environment, left_over, write_data
+from tests.support.cli import command, environment, left_over
 from xent_numba.cli import arguments, example, main, progress
 from xent_numba.config import explain_plan
 
@@ -23,12 +23,6 @@ WORKED_EXAMPLE = {
     "mean": "2.019",
     "gradient": [["0.330", "-0.379", "0.049"], ["-0.464", "0.243", "0.220"]],
 }
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
-    monkeypatch.chdir(tmp_path)
-    return write_data(tmp_path)
 
 
 # The program without a command

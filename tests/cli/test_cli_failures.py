@@ -13,16 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.cli import command, environment, left_over, write_data
+from tests.support.cli import command, environment, left_over
 from xent_numba.cli import files, main
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and limits")
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
-    monkeypatch.chdir(tmp_path)
-    return write_data(tmp_path)
 
 
 # loss: mistakes

@@ -128,14 +128,6 @@ def test_the_environment_sets_the_default():
     assert "backend = 'gpu' (from the environment variable XENT_NUMBA_BACKEND) is unknown" in done.stderr
 
 
-def test_the_import_brings_numpy_alone():
-    code = (
-        "import sys, numpy; before = set(sys.modules); import xent_numba; "
-        "print(sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
-    )
-    assert python(code).stdout == "['xent_numba']\n"
-
-
 def test_show_config_names_versions_and_backends(capsys):
     xn.show_config()
     shown = capsys.readouterr().out

@@ -39,7 +39,7 @@ class Mutant:
     name: str
     edits: Edits = ()
     appended: str = ""  # to xent_numba/__init__.py
-    backend: str = "numpy"  # the notebooks' default; "cuda" is what notebook 05 asks for by itself
+    backend: str = "numpy"  # XENT_NUMBA_BACKEND of the run; "auto" for "cuda", which notebook 05 asks for by itself
     first: str = "01"  # notebook to try first
 
 
@@ -84,13 +84,13 @@ SCALED = (
 )
 
 # ---------------------------------------------------------------- what any backend does
-PROBLEM, LEAN = "prepare/loss.py", "1.0 / denominator, options.n_threads"
+LOSS, FAST_PATH = "prepare/loss.py", "1.0 / denominator, options.n_threads"
 SHARED = (
-    Mutant("mean: gradient without 1/N", ((PROBLEM, LEAN, "1.0, options.n_threads"), (PROBLEM, "scale / d1", "scale"))),
+    Mutant("mean: gradient without 1/N", ((LOSS, FAST_PATH, "1.0, options.n_threads"), (LOSS, "scale / d1", "scale"))),
     Mutant("mean: loss without 1/N", (("reduction.py", "value / denominator if", "value if"),)),
-    Mutant("mean: by samples, not weights", ((PROBLEM, "found.weight_sum, found.s", "found.sample_sum, found.s"),)),
-    Mutant("mean: z-loss by weights", ((PROBLEM, "options.z_loss * (d1 / d2)", "options.z_loss"),)),
-    Mutant("upstream gradient ignored", ((PROBLEM, "scale / d1", "1.0 / d1"),)),
+    Mutant("mean: by samples, not weights", ((LOSS, "found.weight_sum, found.s", "found.sample_sum, found.s"),)),
+    Mutant("mean: z-loss by weights", ((LOSS, "options.z_loss * (d1 / d2)", "options.z_loss"),)),
+    Mutant("upstream gradient ignored", ((LOSS, "scale / d1", "1.0 / d1"),)),
 )
 
 # ---------------------------------------------------------------- the reference backend
@@ -141,15 +141,15 @@ NUMPY = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cpu backend
-FINISH, COLUMNS = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
-LONG, GROUP, GRADIENT = (
+ROW_EPILOGUE, LANES_TILE = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
+LONG_ROWS, GROUP_EPILOGUE, GRADIENT = (
     "backends/cpu/regimes/long/rows.py",
     "backends/cpu/regimes/group_epilogue.py",
     "backends/cpu/regimes/long/gradient.py",
 )
 SPLIT, STATISTICS = "backends/cpu/regimes/long/split.py", "backends/cpu/regimes/long/statistics.py"
 LONG_ROWWISE = "backends/cpu/regimes/long/softmax.py"
-ALONG, BATCH = "backends/cpu/regimes/packed_row.py", "backends/cpu/regimes/packed.py"
+PACKED_ROW, PACKED = "backends/cpu/regimes/packed_row.py", "backends/cpu/regimes/packed.py"
 VMATH, SHIFTED, ROWWISE = (
     "backends/cpu/simd/math.py",
     "backends/cpu/simd/exp_shifted.py",
@@ -164,17 +164,18 @@ def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Muta
 
 CPU = (
     compiled("sign of the target in the loss",
-             (FINISH, "_scaled_gap(stats.row_max, x_y, scale)", "_scaled_gap(x_y, stats.row_max, scale)")),
+             (ROW_EPILOGUE, "_scaled_gap(stats.row_max, x_y, scale)", "_scaled_gap(x_y, stats.row_max, scale)")),
     compiled(
         "sign of the target in the gradient",
-        (FINISH, "dense_factor * e_y - label_weight * stats", "dense_factor * e_y + label_weight * stats"),
+        (ROW_EPILOGUE, "dense_factor * e_y - label_weight * stats", "dense_factor * e_y + label_weight * stats"),
     ),
-    compiled("sign of a distribution in the gradient", (COLUMNS, "return g - k * dense", "return g + k * dense")),
-    compiled("no subtraction of the maximum", (COLUMNS, "return maximum(even, odd)", "return splat(0.0, even)")),
-    compiled("no log1p", (FINISH, "others = select(x_y == stats.row_max, stats.sum_exp_others, others)", "pass")),
-    compiled("z-loss gradient without 2", (FINISH, "splat(2.0 * z_coefficient, lse)", "splat(z_coefficient, lse)")),
-    compiled("loss × 1.001", (FINISH, "return loss + splat(z", "return splat(1.001, loss) * loss + splat(z")),
-    compiled("gradient × 1.001", (FINISH, "(label_weight + dense_factor) * inverse",
+    compiled("sign of a distribution in the gradient", (LANES_TILE, "return g - k * dense", "return g + k * dense")),
+    compiled("no subtraction of the maximum", (LANES_TILE, "return maximum(even, odd)", "return splat(0.0, even)")),
+    compiled("no log1p", (ROW_EPILOGUE, "others = select(x_y == stats.row_max, stats.sum_exp_others, others)", "pass")),
+    compiled("z-loss gradient without 2",
+             (ROW_EPILOGUE, "splat(2.0 * z_coefficient, lse)", "splat(z_coefficient, lse)")),
+    compiled("loss × 1.001", (ROW_EPILOGUE, "return loss + splat(z", "return splat(1.001, loss) * loss + splat(z")),
+    compiled("gradient × 1.001", (ROW_EPILOGUE, "(label_weight + dense_factor) * inverse",
                                   "splat(1.001, inverse) * (label_weight + dense_factor) * inverse")),
     compiled("softmax × 1.001", (ROWWISE, "demote(rescale / sum_exp",
                                   "demote(splat(1.001, rescale) * rescale / sum_exp")),
@@ -182,7 +183,8 @@ CPU = (
                                      "vtype) - row_max) - splat(1.001, log_sum) * log_sum)")),
     compiled("logsumexp × 1.001", (ROWWISE, "top + extract_lane(log_sum, r)",
                                     "1.001 * (top + extract_lane(log_sum, r))")),
-    compiled("gradient without 1/N", (GROUP, "grad_output * splat(operands.grad_scale, grad_output)", "grad_output")),
+    compiled("gradient without 1/N",
+             (GROUP_EPILOGUE, "grad_output * splat(operands.grad_scale, grad_output)", "grad_output")),
     compiled("float32: no subtraction of the maximum",
              (SHIFTED, "Shift(select(inside, zero, c), select(inside, exponent, zero))", "Shift(zero, zero)"),
              first="02"),
@@ -194,7 +196,7 @@ CPU = (
              (GRADIENT, "return g - splat(u_factor, g) * dense_target(dense",
               "return g + splat(u_factor, g) * dense_target(dense"), first="04"),
     compiled("long rows: gradient without 1/N",
-             (LONG, "(operands.grad_output, i) * operands.grad_scale", "(operands.grad_output, i)"), first="04"),
+             (LONG_ROWS, "(operands.grad_output, i) * operands.grad_scale", "(operands.grad_output, i)"), first="04"),
     compiled("long rows: softmax × 1.001",
              (LONG_ROWWISE, "1.0 / stats.sum_exp_others", "1.001 / stats.sum_exp_others"), first="04"),
     compiled("long rows: log_softmax × 1.001",
@@ -202,18 +204,19 @@ CPU = (
     compiled("long rows: logsumexp × 1.001",
              (LONG_ROWWISE, "row_max + _log_sum(", "1.001 * row_max + _log_sum("), first="04"),
     compiled("long rows: no rescaling", (STATISTICS, "if not nothing_yet:", "if False:"), first="04"),
-    compiled("batches: the target's term twice",
-             (BATCH, "store_scalar(tile, r * width + extract_lane(y, r), -math.inf)", "pass"), first="04"),
-    compiled("batches: no subtraction of the maximum",
-             (BATCH, "return reduce_max_each(lane_maxima, vtype)",
+    compiled("packed: the target's term twice",
+             (PACKED, "store_scalar(tile, r * width + extract_lane(y, r), -math.inf)", "pass"), first="04"),
+    compiled("packed: no subtraction of the maximum",
+             (PACKED, "return reduce_max_each(lane_maxima, vtype)",
               "return splat(0.0, reduce_max_each(lane_maxima, vtype))"), first="04"),
-    compiled("batches: gradient × 1.001",
-             (ALONG, "factors.p_factor, i, excluded", "splat(1.001, factors.p_factor) * factors.p_factor, i, excluded"),
+    compiled("packed: gradient × 1.001",
+             (PACKED_ROW, "factors.p_factor, i, excluded",
+              "splat(1.001, factors.p_factor) * factors.p_factor, i, excluded"),
              first="04"),
-    compiled("segments: no rescaling",
+    compiled("split: no rescaling",
              (STATISTICS, "_rescale_one(a.sum_exp_others, a.row_max, b.row_max, scale, vtype) + b.sum_exp_others",
               "a.sum_exp_others + b.sum_exp_others"), first="04"),
-    compiled("segments: gradient without 1/N",
+    compiled("split: gradient without 1/N",
              (SPLIT, "(operands.grad_output, i) * operands.grad_scale", "(operands.grad_output, i)"), first="04"),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The machine code of long rows and of batches, with AVX-512: whole vectors, no calls, stores past the caches.
+"""The machine code of the regimes `long` and `packed`, with AVX-512: whole vectors, no calls, stores past the caches.
 
 Instructions are counted, never timed: what costs the speed of the bench shows here first.
 """
@@ -31,7 +31,7 @@ xn.cross_entropy(x, y, backend="cpu")
 xn.cross_entropy_and_grad(x, y, backend="cpu")
 found["loss and gradient"] = next(t for s, t in entry.run_long.inspect_asm().items() if s != signature)
 xn.cross_entropy_and_grad(x[:, :100].copy(), y, backend="cpu")
-(found["batch"],) = entry.run_packed.inspect_asm().values()
+(found["packed"],) = entry.run_packed.inspect_asm().values()
 print(json.dumps(found))
 """
 
@@ -56,7 +56,7 @@ def assembly() -> dict[str, list[str]]:
     return found
 
 
-KERNELS = ["loss", "loss and gradient", "batch"]
+KERNELS = ["loss", "loss and gradient", "packed"]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -70,10 +70,7 @@ def test_vectors_are_512_bits_wide(kernel: str, assembly: dict[str, list[str]]) 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_nothing_is_called_by_the_way(kernel: str, assembly: dict[str, list[str]]) -> None:
-    """No exp or log of a C library, and nothing else with a name.
-
-    Calls through a register go to LLVM's masked or Numba's own helpers, of which a kernel has none either.
-    """
+    """No exp or log of a C library, and nothing else with a name."""
     code = assembly[kernel]
     named = [
         line

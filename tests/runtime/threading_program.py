@@ -24,7 +24,7 @@ PATIENCE = 120  # seconds for a child
 
 
 def make_cases() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows long and short, and few of very many classes: each way of walking them, in parallel groups."""
+    """Rows long and short, and few of very many classes: every regime, in parallel groups."""
     rng = np.random.default_rng(4)
     shapes = [(300, 257), (20011, 5), (2003, 100), (2, 140_001)]
     return [(rng.normal(scale=3.0, size=s).astype(np.float32), rng.integers(0, s[1], s[0])) for s in shapes]

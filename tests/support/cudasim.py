@@ -1,6 +1,6 @@
 """Importing this module (with NUMBA_ENABLE_CUDASIM=1) lets Numba's simulator run the CUDA kernels of this package.
 
-It does three things.  It gives the simulated `cuda` module the warp shuffles that it lacks: the threads of a warp
+It does three things.  It gives the simulated `cuda` module the warp shuffle that it lacks: the threads of a warp
 exchange values through a list between two barriers of their own, so control flow need only be uniform in a warp.
 It lets the threads of a block wait for each other instead of being polled, which is ten times as fast.  And it puts
 itself in the place of `xent_numba.backends.cuda.hw.intrinsics`: the same names, as Python on host memory.  Loads and
@@ -116,26 +116,18 @@ def _warp() -> tuple[_Warp, int]:
     return warps[number], lane
 
 
-def _exchange(value: Any, source: Any) -> Any:
-    """The value of the lane `source(lane)`, one's own where there is no such lane."""
+def _exchange(value: Any, lane_mask: int) -> Any:
+    """The value of the lane `lane ^ lane_mask`, one's own where there is no such lane."""
     warp, lane = _warp()
     warp.values[lane] = value
     warp.barrier.wait()
-    wanted = source(lane)
-    result = warp.values[wanted] if 0 <= wanted < warp.barrier.parties else value
+    wanted = lane ^ lane_mask
+    result = warp.values[wanted] if wanted < warp.barrier.parties else value
     warp.barrier.wait()
     return result
 
 
-_SHUFFLES = {
-    "shfl_sync": lambda self, mask, value, lane: _exchange(value, lambda own: lane % WARP),
-    "shfl_xor_sync": lambda self, mask, value, lane_mask: _exchange(value, lambda own: own ^ lane_mask),
-    "shfl_up_sync": lambda self, mask, value, delta: _exchange(value, lambda own: own - delta),
-    "shfl_down_sync": lambda self, mask, value, delta: _exchange(value, lambda own: own + delta),
-    "syncwarp": lambda self, mask=-1: (_warp()[0].barrier.wait(), None)[1],
-}
-for _name, _function in _SHUFFLES.items():
-    setattr(FakeCUDAModule, _name, _function)
+FakeCUDAModule.shfl_xor_sync = lambda self, mask, value, lane_mask: _exchange(value, lane_mask)
 
 # --- host memory that kernels may touch -------------------------------------------------------------------------
 

@@ -47,11 +47,12 @@ RARE = """int32 smoothing smoothing+sample+ignore+z_loss q+weight q+weight+smoot
     """.split()
 FULLY = {"plain", "weight+smoothing+sample+several+z_loss", "q", "softcap", "lse", ""}  # options with every layout
 ROWWISE = ("softmax", "log_softmax", "logsumexp")
-QUICK = """float32 long loss|float32 wide loss|float32 batch loss|float32 long grad|float32 wide grad|float32 batch grad
-float32 split grad|float32 batch grad smoothing|float32 long grad smoothing weight|float32 wide grad q
-float32 wide grad q weight|float32 long grad q64|float32 batch grad scale|float32 long grad softcap
-float32 wide grad softcap|float32 long grad lse|float32 batch grad lse|float32 long softmax|float32 wide log_softmax
-float32 long logsumexp|float16 batch grad|bfloat16 long grad|float64 wide grad""".replace("\n", "|").split("|")
+QUICK = """float32 long loss|float32 lanes loss|float32 packed loss|float32 long grad|float32 lanes grad
+float32 packed grad|float32 split grad|float32 packed grad smoothing|float32 long grad smoothing weight
+float32 lanes grad q|float32 lanes grad q weight|float32 long grad q64|float32 packed grad scale
+float32 long grad softcap|float32 lanes grad softcap|float32 long grad lse|float32 packed grad lse
+float32 long softmax|float32 lanes log_softmax
+float32 long logsumexp|float16 packed grad|bfloat16 long grad|float64 lanes grad""".replace("\n", "|").split("|")
 
 
 class Case(NamedTuple):
@@ -80,11 +81,11 @@ class Case(NamedTuple):
         matters |= tokens & {"weight"} if is_dense or "smoothing" in tokens else set()
         matters |= {"scale"} if tokens & {"scale", "negative"} and not is_cap else set()
         is_split = self.rows < 16 and self.classes > 1 << 16 and "lse" not in tokens
-        walk = "split" if is_split else "long" if self.classes > 256 else "batch"
+        regime = "split" if is_split else "long" if self.classes > 256 else "packed"
         in_tiles = self.kind in ROWWISE or self.dtype == "float64" or is_dense or is_cap
-        if self.layout in APART or self.classes < 32 or (walk == "batch" and in_tiles):
-            walk = "wide"
-        return " ".join((self.dtype, walk, "grad" if self.kind == "both" else self.kind, *sorted(matters)))
+        if self.layout in APART or self.classes < 32 or (regime == "packed" and in_tiles):
+            regime = "lanes"
+        return " ".join((self.dtype, regime, "grad" if self.kind == "both" else self.kind, *sorted(matters)))
 
 
 def cases_of(kind: str, dtype: str, options: str) -> list[Case]:
@@ -253,7 +254,7 @@ def main() -> None:
     recording = commands.add_parser("record", help="run the cases with the package that PYTHONPATH chooses")
     recording.add_argument("file", type=Path)
     recording.add_argument("--only", default="", metavar="REGEX", help="cases whose names it matches")
-    recording.add_argument("--quick", action="store_true", help="a subset that needs a tenth of the machine code")
+    recording.add_argument("--quick", action="store_true", help="a subset that needs an eighth of the machine code")
     recording.add_argument("--jobs", type=int, default=2, help="processes")
     comparing = commands.add_parser("compare", help="list the cases whose bits differ; exit with 1 if there are any")
     comparing.add_argument("old", type=Path)

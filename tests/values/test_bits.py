@@ -121,7 +121,7 @@ def test_streamed_gradients_have_the_same_bits(backend, rng):
 @pytest.mark.parametrize("layout", ["together", "padded", "in threes", "in place"])
 def test_streamed_batches_are_right_in_every_layout(layout, backend, rng):
     """Rows of middling length that are ignored, or that hold NaN, beside others; lines of memory shared by rows."""
-    if layout == "in threes":  # slabs of 19 rows: a batch of 16 and one of 3
+    if layout == "in threes":  # slabs of 19 rows: a work item of 16 and one of 3
         x, out = (rng.normal(size=(2400, 24, 100)).astype(np.float32)[:, :19] for _ in range(2))
     elif layout == "padded":
         x, out = (rng.normal(size=(45_000, 113)).astype(np.float32)[:, 5:105] for _ in range(2))
@@ -141,7 +141,7 @@ def test_streamed_batches_are_right_in_every_layout(layout, backend, rng):
     assert found is out
     np.testing.assert_allclose(out, expected, rtol=3e-6, atol=1e-12)
     np.testing.assert_array_equal(out, grad)
-    if layout != "in threes":  # elsewhere the copy has its rows in other batches, and adds them in another order
+    if layout != "in threes":  # elsewhere the copy has its rows in other work items, and adds them in another order
         assert loss == again
 
 

@@ -77,11 +77,6 @@ def is_plain(edge):
     return not edge.options and target.ndim == 1 and target.dtype == np.int64
 
 
-def in_dtype(edge, dtype):
-    """Parameters of a test."""
-    return pytest.param(edge, dtype, marks=rarely(dtype).marks)
-
-
 def widened(edge, classes):
     """The logits and the gradient of a plain edge with so many classes, new ones at −inf: they change nothing."""
     x, grad = np.asarray(edge.logits), np.asarray(edge.grad, np.float64)
@@ -95,7 +90,7 @@ def name_of(value):
 
 
 @pytest.mark.parametrize(
-    ("edge", "dtype"), [in_dtype(edge, dtype) for edge in EDGES for dtype in dtypes_of(edge)], ids=name_of
+    ("edge", "dtype"), [rarely(dtype, edge, dtype) for edge in EDGES for dtype in dtypes_of(edge)], ids=name_of
 )
 def test_every_edge(edge, dtype, backend):
     if edge.error:

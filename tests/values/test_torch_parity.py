@@ -68,7 +68,7 @@ def test_what_pytorch_defines(part):
 
 
 def formula(x, y, axis, rng, options):
-    """The losses of semantics.md in torch operations, and their gradient."""
+    """The losses as the docstring of `xent_numba.cross_entropy` states them, in torch operations; their gradient."""
     logits = torch.tensor(x, requires_grad=True)
     z = options["logit_scale"] * logits
     if options["softcap"] is not None:

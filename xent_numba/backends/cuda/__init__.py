@@ -1,6 +1,6 @@
 """CUDA kernels in Numba.  Importing this imports no CUDA: that happens when a call is made.
 
-How a call flows, from the bottom to the top:
+The parts, from the bottom to the top:
 
 hw/          loads, stores, exp2, shuffles and reductions; every internal name of numba-cuda
 row/         the mathematics of one row as device functions, composed from the options that are on
