@@ -32,9 +32,9 @@ carry        how many elements of an unfinished cache line of the result wait in
 dense        of a target: with a value for every class, as distributions and label smoothing make it
 epilogue     from the statistics of rows to their losses and gradient factors
 
-To add a dtype of logits: Numba knows no 16-bit floats, so such arrays are passed under an integer dtype of the same
-size, their tag, and signedness tells two of them apart: uint16 is float16, int16 is bfloat16.  Choose a tag, make
-`arguments.native` view the array as that (it takes every dtype that it does not know for bfloat16), and teach
+To add a dtype of logits: Numba compiles no 16-bit floats for the CPU, so such arrays are passed under an integer dtype
+of the same size, their tag, and signedness tells two of them apart: uint16 is float16, int16 is bfloat16.  Choose a
+tag, make `arguments.native` view the array as that (it takes every dtype that it does not know for bfloat16), and teach
 `simd.storage` to load and store it.  Its arithmetic is float32, unless three places say float64:
 `simd.vector.zero_vector` and `row.operands._compute_type` when a kernel is compiled, and
 `fallback.computes_in_float64` at each call.  They must agree.

@@ -107,7 +107,8 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, DenseCoeffici
     beta = epsilon / classes
     if problem.labels is not None and (epsilon == 0.0 or classes == 1):  # one class: (1 − ε) w + ε w, exactly
         return 1.0, None, None
-    weight = None if w is None else w.astype(np.float64 if computes_in_float64(problem) else np.float32)
+    float64 = computes_in_float64(problem.logits, problem.distribution, problem.softcap)
+    weight = None if w is None else w.astype(np.float64 if float64 else np.float32)
     if problem.labels is None:
         return None, DenseCoefficients(1.0 - epsilon, beta, 0.0), weight
     target_sum = beta * (classes if w is None else float(w.sum()))

@@ -15,8 +15,9 @@ from xent_numba.backends.cpu.fallback import (
     is_ordinary,
     options_in_range,
     reference_gradient,
+    weight_range,
 )
-from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, STREAM_BYTES, plan
+from xent_numba.backends.cpu.plan import FEW_LABELS, LABEL_GROUP, SERIAL_LABEL_GROUPS, STREAM_BYTES, plan
 from xent_numba.backends.cpu.regimes import entry, label_scan, softmax
 from xent_numba.backends.cpu.regimes.long import split
 from xent_numba.backends.cpu.row.operands import Operands
@@ -61,7 +62,7 @@ class Cpu:
 
     def explain(self, logits: Array, distribution: Array | None, grad: Array | None) -> dict[str, object]:
         """The plan of a call without further options."""
-        float64 = "d" in {x.dtype.char for x in (logits, distribution) if x is not None}
+        float64 = computes_in_float64(logits, distribution)
         chosen = plan(logits.shape, _contiguous(logits, distribution, grad), float64, distribution is None)
         regime, why = chosen.regime, chosen.why
         if regime == "split" and threads.available() == 1:  # no other thread to share a row with: see `_run`
@@ -91,9 +92,9 @@ class Cpu:
         y = flat(labels)
         if weight is None and sample_weight is None and len(ignore) == 1 and y.size <= LABEL_GROUP:
             if y.size <= FEW_LABELS:
-                count = label_scan.count_few_labels.py_func(y.tolist(), n_classes, ignore[0])
+                count = label_scan.count_unweighted_labels.py_func(y.tolist(), n_classes, ignore[0])
             else:
-                count = label_scan.count_few_labels(y.dtype, y, n_classes, ignore[0])
+                count = label_scan.count_unweighted_labels(y.dtype, y, n_classes, ignore[0])
             if count >= 0:
                 kept = float(count)
                 found: LabelScan = tuple.__new__(LabelScan, (-1, count, kept, kept))  # half the cost of LabelScan(...)
@@ -101,7 +102,7 @@ class Cpu:
         groups = -(-y.size // LABEL_GROUP)
         counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         args = (y, n_classes, np.array(ignore, np.int64), flat(weight), flat(sample_weight), counts, sums)
-        label_scan.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > 4))
+        label_scan.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > SERIAL_LABEL_GROUPS))
         if counts.min() < 0:
             return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
@@ -112,9 +113,10 @@ class Cpu:
         if is_ordinary(problem):
             partials = _run(problem, plain_arguments(problem, rows, grad), grad)
             return partials if rows is None else None
-        if not options_in_range(problem):
+        weights = weight_range(problem.weight)
+        if not options_in_range(problem, weights):
             return REFERENCE.cross_entropy(problem, rows, grad)
-        by_reference = None if grad is None else reference_gradient(problem)
+        by_reference = None if grad is None else reference_gradient(problem, weights)
         partials = _run(problem, kernel_arguments(problem, rows, grad), grad)
         if grad is not None and by_reference is not None:
             grad[by_reference.rows] = by_reference.grad
@@ -127,10 +129,12 @@ class Cpu:
         if lse is None and grad_output is None:
             self.cross_entropy(problem, None, grad)  # the same kernels: next to the gradient, the loss costs nothing
             return
-        if not options_in_range(problem):
+        weights = weight_range(problem.weight)
+        if not options_in_range(problem, weights):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
             return
-        by_reference = reference_gradient(problem, lse, grad_output)  # first, as `grad` may overwrite the logits
+        # First, as `grad` may overwrite the logits.
+        by_reference = reference_gradient(problem, weights, lse, grad_output)
         _run(problem, kernel_arguments(problem, None, grad, lse, grad_output), grad, may_split=lse is None)
         if by_reference is not None:
             grad[by_reference.rows] = by_reference.grad
@@ -174,7 +178,8 @@ def _run(problem: Problem, arguments: Arguments, grad: Array | None, *, may_spli
     """Run the kernel of a loss by its plan; return the partial sums of the losses."""
     logits, n_threads = problem.logits, problem.n_threads
     q = problem.distribution
-    chosen = plan(logits.shape, _contiguous(logits, q, grad), computes_in_float64(problem), q is None, may_split)
+    float64 = computes_in_float64(logits, q, problem.softcap)
+    chosen = plan(logits.shape, _contiguous(logits, q, grad), float64, q is None, may_split)
     key, fields = arguments
     group, work_items = chosen.group, chosen.work_items
     partials = np.zeros(-(-work_items // group))
@@ -214,8 +219,7 @@ def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, gr
 
 def _run_rowwise(n_threads: int | None, logits: Array, fields: tuple[Any, ...], out: Array | None) -> None:
     """Run the kernel of a softmax, log_softmax or logsumexp by its plan; `fields` are `SoftmaxOperands`."""
-    float64 = logits.dtype.char == "d"
-    chosen = plan(logits.shape, _contiguous(logits, out), float64, False, False)
+    chosen = plan(logits.shape, _contiguous(logits, out), computes_in_float64(logits), False, False)
     kernel = _ROWWISE_KERNELS[chosen.regime]
     groups = -(-chosen.work_items // chosen.group)
     loop = threads.parallel_loop(n_threads, chosen.parallel)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Limits(NamedTuple):
-    """The values that the kernels can compute with: open ranges, for one type of arithmetic."""
+    """The values that the kernels can compute with, for one type of arithmetic."""
 
     logit_scale: tuple[float, float]  # |logit_scale|; of logit_scale / softcap in float64, which a softcap implies
     weight: tuple[float, float]  # class weights other than 0
@@ -43,10 +43,11 @@ class ReferenceGradient(NamedTuple):
     grad: Array  # (R, C)
 
 
-def computes_in_float64(problem: Problem) -> bool:
+def computes_in_float64(logits: Array, distribution: Array | None = None, softcap: float | None = None) -> bool:
     """Whether the kernels compute in float64: for float64 logits, a float64 distribution, or a softcap."""
-    q = problem.distribution
-    return problem.logits.dtype.char == "d" or problem.softcap is not None or (q is not None and q.dtype.char == "d")
+    return (
+        logits.dtype.char == "d" or softcap is not None or (distribution is not None and distribution.dtype.char == "d")
+    )
 
 
 def is_ordinary(problem: Problem) -> bool:
@@ -55,24 +56,37 @@ def is_ordinary(problem: Problem) -> bool:
     return problem.is_plain and low < problem.grad_scale < high
 
 
-def options_in_range(problem: Problem) -> bool:
-    """Whether the kernels can compute with the options that all rows have in common."""
-    limits = FLOAT64 if computes_in_float64(problem) else FLOAT32
+def weight_range(weight: Array | None) -> tuple[float, float]:
+    """The smallest class weight that is not 0, at most 1; and the largest."""
+    if weight is None:
+        return 1.0, 1.0
+    return float(weight.min(where=weight > 0.0, initial=1.0)), float(weight.max())
+
+
+def options_in_range(problem: Problem, weights: tuple[float, float]) -> bool:
+    """Whether the kernels can compute with the options that all rows have in common.
+
+    `weights`: the `weight_range` of the class weights.
+    """
+    limits = _limits(problem)
     scale, cap = abs(problem.logit_scale), problem.softcap
     low, high = limits.logit_scale
     if not low < scale < high or (cap is not None and not low < scale / cap < high):
         return False
     if problem.labels is None and problem.logits.shape[2] == 1:
         return False  # a distribution over one class, where p is 1 exactly
-    smallest, largest = _weight_range(problem.weight)
+    smallest, largest = weights
     return limits.weight[0] < smallest and largest < limits.weight[1]
 
 
 def reference_gradient(
-    problem: Problem, saved_lse: Array | None = None, grad_output: Array | None = None
+    problem: Problem,
+    weights: tuple[float, float],
+    saved_lse: Array | None = None,
+    grad_output: Array | None = None,
 ) -> ReferenceGradient | None:
     """The gradient of the rows that are out of range, by the reference; None where there are none, nearly always."""
-    rows = _rows_out_of_range(problem, saved_lse, grad_output)
+    rows = _rows_out_of_range(problem, weights, saved_lse, grad_output)
     if rows is None:
         return None
     part = _select(problem, rows)
@@ -81,21 +95,19 @@ def reference_gradient(
     return ReferenceGradient(rows, grad[0])
 
 
-def _weight_range(weight: Array | None) -> tuple[float, float]:
-    """The smallest class weight that is not 0, at most 1; and the largest."""
-    if weight is None:
-        return 1.0, 1.0
-    return float(weight.min(where=weight > 0.0, initial=1.0)), float(weight.max())
+def _limits(problem: Problem) -> Limits:
+    """The limits of the arithmetic of a call."""
+    return FLOAT64 if computes_in_float64(problem.logits, problem.distribution, problem.softcap) else FLOAT32
 
 
 def _rows_out_of_range(
-    problem: Problem, saved_lse: Array | None, grad_output: Array | None
+    problem: Problem, weights: tuple[float, float], saved_lse: Array | None, grad_output: Array | None
 ) -> tuple[Array, ...] | None:
     """The indices of the rows whose gradient has a factor, or whose saved lse is, out of range; None for none."""
-    scale, limits = abs(problem.logit_scale), FLOAT64 if computes_in_float64(problem) else FLOAT32
+    scale, limits = abs(problem.logit_scale), _limits(problem)
     least, most = limits.gradient
-    smallest_weight, largest_weight = _weight_range(problem.weight)
-    factors = nonzero = np.full((1, 1), scale * abs(problem.grad_scale))
+    smallest_weight, largest_weight = weights
+    factors = np.full((1, 1), scale * abs(problem.grad_scale))
     per_row = [values for values in (problem.sample_weight, grad_output) if values is not None]
     with np.errstate(all="ignore"):
         ranges = [(float(values.min()), float(values.max())) for values in per_row]
@@ -104,12 +116,11 @@ def _rows_out_of_range(
         in_range = all_positive and smallest * smallest_weight >= least and largest * largest_weight <= most
         if in_range and (saved_lse is None or (scale == 1.0 and problem.z_coefficient == 0.0)):
             return None
+        nonzero = factors != 0.0
         for values in per_row:
-            factors, nonzero = (
-                factors * np.abs(values),
-                (nonzero != 0.0) & (values != 0.0),
-            )  # by value, not by underflow
-        rows = ((factors * smallest_weight < least) | (factors * largest_weight > most)) & (nonzero != 0.0)
+            factors = factors * np.abs(values)
+            nonzero = nonzero & (values != 0.0)  # by value, not by underflow
+        rows = ((factors * smallest_weight < least) | (factors * largest_weight > most)) & nonzero
         if saved_lse is not None and problem.z_coefficient != 0.0:
             rows = rows | (np.isfinite(saved_lse) & (factors * np.abs(2.0 * problem.z_coefficient * saved_lse) > most))
         if saved_lse is not None and scale != 1.0:

@@ -9,7 +9,9 @@ of the backend: it only computes with numbers and imports nothing of the package
              classes side by side
     packed   PACKED_CLASSES to TILE_CLASSES classes side by side,       a vector of rows, each along its classes
              labels, float32 arithmetic
-    lanes    few classes, or classes that are apart in memory           a vector of rows, one row in each lane
+    lanes    all others: few classes, classes that are apart in         a vector of rows, one row in each lane
+             memory, or float64, distributions and softmax up to
+             TILE_CLASSES
 
 A work item is one row in `long` and `split`, and a vector of rows in `packed` and `lanes`.  The losses of the work
 items are summed in groups of a fixed size, so the bits of a result do not depend on the number of threads.
@@ -33,6 +35,7 @@ SERIAL_LOGITS = 1 << 15  # below this, waking the threads costs more time than t
 GROUP_LOGITS = 1 << 15  # logits that one partial sum stands for, at least one work item
 STREAM_BYTES = 1 << 24  # results from this size on are written past the caches
 LABEL_GROUP = 1 << 14  # labels that are counted, and whose weights are summed, together
+SERIAL_LABEL_GROUPS = 4  # up to this many such groups, waking the threads costs more time than they save
 FEW_LABELS = 4  # labels that Python counts as quickly as machine code would, with nothing to compile
 
 
@@ -69,7 +72,7 @@ def plan(
     large = a * b * classes >= SERIAL_LOGITS
     if contiguous and classes > TILE_CLASSES:
         group = GROUP_LOGITS // classes or 1
-        if may_split and large and classes > SEGMENT_CLASSES and a * b < SPLIT_ROWS:
+        if may_split and classes > SEGMENT_CLASSES and a * b < SPLIT_ROWS:
             return Plan("split", _SPLIT, a * b, group, -(-classes // SEGMENT_CLASSES), True)
         return Plan("long", _LONG, a * b, group, 1, large and a * b > group)
     lanes = CACHE_LINE // (8 if float64 else 4)

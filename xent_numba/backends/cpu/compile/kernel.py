@@ -1,6 +1,6 @@
 """Kernels: the compiled functions that Python calls, each cached on disk.
 
-Numba's own dispatcher finds the types of all arguments at every call, which takes 2 µs for the twenty fields of an
+Numba's own dispatcher finds the types of all arguments at every call, which takes 2 µs for the eighteen fields of an
 `Operands`, and it compiles separate code for contiguous and for read-only arrays, though these kernels need only one.
 So the caller passes a signature key that stands for the types (`signature_key`).  For compilation, three-dimensional
 arrays count as having any strides, and every array as writable.

@@ -7,9 +7,11 @@ Some members of these classes and of the objects that Numba passes on are intern
 
     in `inline`         JITCodeLibrary._codegen, ._linking_libraries, ._final_module, ._shared_module, ._finalized and
                         ._get_module_for_linking (since 0.17); CPUDispatcher._compiler and ._customize_flags (0.26),
-                        .add_overload, .get_call_template and .targetctx.insert_user_function (0.14); flags.no_compile
+                        .add_overload, .get_call_template, .get_overload and .targetctx.insert_user_function (0.14);
+                        flags.no_compile
     in `kernel`         CPUDispatcher._cache and .overloads (0.23); the option _nrt
-    in `cache`          NumbaCache._impl, CompileResultCacheImpl.reduce, .rebuild and .check_cachable (0.31)
+    in `cache`          NumbaCache._impl, CompileResultCacheImpl.reduce, .rebuild and .check_cachable (0.31);
+                        target_context.refresh and .codegen; codegen.magic_tuple; .codegen of a compile result
     in `parallel_for`   context.active_code_library (0.41) and its .name and .add_linking_library, context.call_conv,
                         context.declare_function; fndesc.llvm_cfunc_wrapper_name (0.26),
                         library.get_pointer_to_function; function.get_call_type and .dispatcher of an argument that is

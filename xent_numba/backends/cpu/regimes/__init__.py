@@ -6,7 +6,9 @@
              classes side by side
     packed   PACKED_CLASSES to TILE_CLASSES classes side by side,         a vector of rows, each along its classes
              labels, float32 arithmetic
-    lanes    all others: few classes, or classes apart in memory          a vector of rows, one row in each lane
+    lanes    all others: few classes, classes that are apart in           a vector of rows, one row in each lane
+             memory, or float64, distributions and softmax up to
+             TILE_CLASSES
 
 The files in reading order:
 

@@ -75,8 +75,8 @@ def scan_labels(
 
 
 @kernel
-def count_few_labels(labels: Any, classes: int, ignored: int) -> int:
-    """How many of a few unweighted labels are not `ignored`, or −1 if one of these is not a class."""
+def count_unweighted_labels(labels: Any, classes: int, ignored: int) -> int:
+    """How many labels, at most a group and unweighted, are not `ignored`, or −1 if one of these is not a class."""
     kept = 0
     for y in labels:
         if y != ignored:

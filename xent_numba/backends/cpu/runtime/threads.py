@@ -63,7 +63,7 @@ def available() -> int:
 
 def layer() -> str:
     """The name of the threading layer, or the setting that will choose it once the threads are started."""
-    return numba.threading_layer() if threads_started() else f"{numba.config.THREADING_LAYER} (not started)"
+    return threading_layer() or f"{numba.config.THREADING_LAYER} (not started)"
 
 
 def _numba_thread_count() -> int:

@@ -20,15 +20,16 @@
     exp_avx512     exp of sixteen float32 on processors with AVX-512
     storage        dtypes in memory: decode, encode, masks; used by load_store, cache_control and transpose
 
-The name of an operation is that of Google Highway or xsimd where they have it, and _n means the first n lanes only.
+Names are those of Google Highway, xsimd or LLVM where they fit, and _n means the first n lanes only.
 
 To add an operation: if it can be written in terms of others, write an `@inline` function (or a `@specialize` one, to
 choose by type) in the module of its kind, as `tanh` is.  If it needs an instruction of its own, write an `@intrinsic`:
 it receives the types of its arguments, and returns a signature and a `codegen` that builds LLVM IR for vectors of any
-dtype and number of lanes, as `fma` does.  Never use fast-math flags: they would make the bits of a result depend on the
-processor and the compiler.
+dtype and number of lanes, as `fma` does.  Never use fast-math flags: the compiler could then change the order of a
+sum.
 
 To add a storage dtype, as float16 and bfloat16 are: choose a Numba dtype of the same size as its tag and add it to
 `storage._STORED`; convert in `storage.decode` to float32 (or float64) and in `storage.encode` back, rounded once, to
-nearest even.  Every load and store goes through these two.  Then let `arguments.native` pass such arrays under the tag.
+nearest even.  Every load and store of vectors goes through these two, except `gather`.  Then let `arguments.native`
+pass such arrays under the tag.
 """

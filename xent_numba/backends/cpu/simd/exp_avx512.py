@@ -26,6 +26,7 @@ from xent_numba.backends.cpu.simd.vector import Vector, fma, llvm_call, splat
 
 LANES = 16
 LN2 = 0.693147182464599609375  # ln 2 as a float32; its error of 2e-9 n is small beside the rounding of n ln 2
+LOG2E = 1.4426950408889634  # 1 / ln 2
 _LOWEST = -87.33  # exp of anything less is below the smallest normal number
 
 
@@ -104,7 +105,7 @@ def exponential(scale_bits: int) -> Any:
     def exp(d: Any, m: Any) -> Any:
         ln2 = splat(LN2, d)
         shift = splat(786432.0, d) - m  # adding 1.5·2^19 rounds to sixteenths
-        biased = fma(d, splat(1.4426950408889634, d), shift)
+        biased = fma(d, splat(LOG2E, d), shift)
         r = fma(shift - biased, ln2, d)
         power = power_of_two(biased)
         p = fma(fma(splat(1.0 / 6.0, d), r, splat(0.5, d)), r, splat(1.0, d)) * r

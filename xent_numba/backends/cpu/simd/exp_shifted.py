@@ -4,11 +4,11 @@ That rounding error matters in sums: where thousands of classes have the same lo
 error, and it does not average out.  With the symbols of `math` (x = n ln 2 + r):
 
 - In float64, the rounding error of x − c is computed and added to r.
-- In float32, exp(x) is reduced itself, and the whole number m = round(c / ln 2) is subtracted from n, which is exact
-  and costs nothing.  One factor for the whole row is left, exp(m ln 2 − c).  Where |c| is so large that m ln 2 is no
-  longer exact, x − c is, wherever exp(x − c) is not 0.
+- In float32, the range reduction is that of x, not of x − c, and the whole number m = round(c / ln 2) is subtracted
+  from n, which is exact and costs nothing.  One factor for the whole row is left, exp(m ln 2 − c).  Where |c| is so
+  large that m ln 2 is no longer exact, x − c is, wherever exp(x − c) is not 0.
 
-A `Shift` is what is subtracted from the logits of a row.  Throughout, s is the size of a logit_scale, or None for 1.
+A `Shift` is what is subtracted from the logits of a row.  Throughout, s is |logit_scale|, or None for 1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.exp_avx512 import LN2
+from xent_numba.backends.cpu.simd.exp_avx512 import LN2, LOG2E
 from xent_numba.backends.cpu.simd.math import FLOAT32_LANES, exp, exp_adjusted, exp_scaled, exp_scaled_adjusted
 from xent_numba.backends.cpu.simd.reduce import any_true
 from xent_numba.backends.cpu.simd.vector import fma, select, splat
@@ -93,15 +93,20 @@ class Shift(NamedTuple):
     exponent: Any
 
 
+def _has_exponent(vtype: Any, s: Any) -> bool:
+    """Whether a shift may have an exponent: in float32, without a logit_scale."""
+    return vtype.dtype == types.float32 and isinstance(s, types.NoneType)
+
+
 @specialize
 def shift_of(c: Any, s: Any) -> Any:
     """The shift nearest to c, which is not −inf: c itself in float64, and with a logit_scale."""
-    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
+    if not _has_exponent(c, s):
         return lambda c, s: Shift(c, splat(0.0, c))
 
     def in_float32(c: Any, s: Any) -> Any:
         zero, rounder = splat(0.0, c), splat(12582912.0, c)  # adding 1.5·2^23 rounds to whole numbers
-        exponent = fma(c, splat(1.4426950408889634, c), rounder) - rounder
+        exponent = fma(c, splat(LOG2E, c), rounder) - rounder
         inside = c * c < splat(EXACT_SHIFT_LIMIT * EXACT_SHIFT_LIMIT, c)
         return Shift(select(inside, zero, c), select(inside, exponent, zero))
 
@@ -124,7 +129,7 @@ def _shifted(adjusted: Any, of_difference: Any) -> Any:
     def choose(x: Any, shift: Any, s: Any) -> Any:
         if isinstance(shift[0], types.NoneType):
             return lambda x, shift, s: adjusted(x, shift.exponent)
-        if x.dtype == types.float32 and isinstance(s, types.NoneType):
+        if _has_exponent(x, s):
             return lambda x, shift, s: adjusted(x - shift.residual, shift.exponent)
         return lambda x, shift, s: of_difference(x, shift.residual, s)
 
@@ -139,8 +144,7 @@ exp_shifted_scaled = _shifted(exp_scaled_adjusted, exp_scaled_difference)
 @specialize
 def has_residual(shift: Any, s: Any) -> Any:
     """Whether any residual is not 0, so that `drop_residual` would change the shift; false where that does nothing."""
-    residual = shift[0]
-    if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
+    if not _has_exponent(shift[0], s):
         return lambda shift, s: False
     return lambda shift, s: any_true(shift.residual * shift.residual > splat(0.0, shift.residual))
 
@@ -148,8 +152,7 @@ def has_residual(shift: Any, s: Any) -> Any:
 @specialize
 def drop_residual(shift: Any, s: Any) -> Any:
     """The shift without its residual, which must be 0, as it nearly always is; that saves the subtraction of 0."""
-    residual = shift[0]
-    if residual.dtype == types.float64 or not isinstance(s, types.NoneType):
+    if not _has_exponent(shift[0], s):
         return lambda shift, s: shift
     return lambda shift, s: Shift(None, shift.exponent)
 
@@ -157,6 +160,6 @@ def drop_residual(shift: Any, s: Any) -> Any:
 @specialize
 def rescale_to_max(shift: Any, c: Any, s: Any) -> Any:
     """The factor that turns a sum of exp(x − shift) into one of exp(x − c), for shift = shift_of(c, s); in float64."""
-    if c.dtype == types.float64 or not isinstance(s, types.NoneType):
+    if not _has_exponent(c, s):
         return lambda shift, c, s: splat(1.0, promote(c))
     return lambda shift, c, s: exp(shift_value(shift) - promote(c))

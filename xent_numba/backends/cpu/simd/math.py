@@ -31,6 +31,7 @@ from xent_numba.backends.cpu.simd.cast import (
     demote_to_float32,
     promote,
 )
+from xent_numba.backends.cpu.simd.exp_avx512 import LN2, LOG2E
 from xent_numba.backends.cpu.simd.vector import fma, polynomial, select, shift_left, shift_right, splat
 
 FLOAT32_LANES = 16  # lanes of a vector that stands for float32 logits, whatever its dtype
@@ -42,7 +43,6 @@ EXP_SCALE_BITS32, EXP_SCALE_BITS64 = 32, 64
 class _RangeReduction(NamedTuple):
     """The constants with which d becomes n ln 2 + r, and n becomes 2^n."""
 
-    log2e: float
     ln2_high: float
     ln2_low: float  # ln 2 − ln2_high; not used in float32, where it would change nothing
     rounder: float  # 1.5·2^mantissa_bits + bias
@@ -50,17 +50,10 @@ class _RangeReduction(NamedTuple):
     mantissa_bits: int
 
 
-_RANGE_REDUCTION32 = _RangeReduction(
-    1.4426950408889634, exp_avx512.LN2, 0.0, 12582912.0 + 127.0, -88.02969193111305, 23
-)
-_RANGE_REDUCTION64 = _RangeReduction(
-    1.4426950408889634,
-    6.93147180369123816490e-01,
-    1.90821492927058770002e-10,
-    6755399441055744.0 + 1023.0,
-    -709.0895657128241,
-    52,
-)
+# ln 2 in two parts, the higher with so few digits that its product with n is exact.
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+_RANGE_REDUCTION32 = _RangeReduction(LN2, 0.0, 12582912.0 + 127.0, -88.02969193111305, 23)
+_RANGE_REDUCTION64 = _RangeReduction(_LN2_HIGH, _LN2_LOW, 6755399441055744.0 + 1023.0, -709.0895657128241, 52)
 # Coefficients of q, highest power first.
 _EXP_COEFFICIENTS32 = (
     0.0013814598646664403656,
@@ -96,7 +89,7 @@ def _exponential(scale_bits32: int, scale_bits64: int) -> Any:
         if exp_avx512.supports(d):
             return lambda d, adjustment: with_avx512(d, adjustment)
         float32 = d.dtype == types.float32
-        log2e, ln2_high, ln2_low, rounder, lowest, mantissa_bits = _RANGE_REDUCTION32 if float32 else _RANGE_REDUCTION64
+        ln2_high, ln2_low, rounder, lowest, mantissa_bits = _RANGE_REDUCTION32 if float32 else _RANGE_REDUCTION64
         scale_bits = scale_bits32 if float32 else scale_bits64
         rounder, lowest = rounder + scale_bits, lowest - scale_bits * 0.6931471805599453
 
@@ -104,7 +97,7 @@ def _exponential(scale_bits32: int, scale_bits64: int) -> Any:
             floor = fma(m, splat(ln2_high, d), splat(lowest, d))
             d = select(d < floor, floor, d)
             shift = splat(rounder, d) - m
-            biased = fma(d, splat(log2e, d), shift)
+            biased = fma(d, splat(LOG2E, d), shift)
             r = fma(shift - biased, splat(ln2_high, d), d)
             one = splat(1.0, d)
             p = fma(fma(_exp_polynomial32(r), r, one), r, one)
@@ -114,7 +107,7 @@ def _exponential(scale_bits32: int, scale_bits64: int) -> Any:
             floor = splat(lowest, d)
             d = select(d < floor, floor, d)
             shift = splat(rounder, d)
-            biased = fma(d, splat(log2e, d), shift)
+            biased = fma(d, splat(LOG2E, d), shift)
             minus_n = shift - biased
             r = fma(minus_n, splat(ln2_low, d), fma(minus_n, splat(ln2_high, d), d) + correction)
             one = splat(1.0, d)
@@ -264,8 +257,8 @@ def log1p(q: Any) -> Any:
     z = s * s
     half_square = splat(0.5, q) * f * f
     correction = _log_correction(q - (u - one), u)
-    low = fma(k, splat(1.90821492927058770002e-10, q), s * (half_square + z * _log_polynomial(z))) + correction
-    return fma(k, splat(6.93147180369123816490e-01, q), f - (half_square - low))
+    low = fma(k, splat(_LN2_LOW, q), s * (half_square + z * _log_polynomial(z))) + correction
+    return fma(k, splat(_LN2_HIGH, q), f - (half_square - low))
 
 
 # ------------------------------------------------------------------------------------------------ tanh

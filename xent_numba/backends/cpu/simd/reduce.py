@@ -9,7 +9,8 @@ from numba.extending import intrinsic
 
 from xent_numba.backends.cpu.compile.numba_private import ir
 from xent_numba.backends.cpu.plan import CACHE_LINE
-from xent_numba.backends.cpu.simd.vector import ir_vector
+from xent_numba.backends.cpu.simd.storage import buffer_vector
+from xent_numba.backends.cpu.simd.vector import larger
 
 
 # ------------------------------------------------------------------------------------------------ of one vector
@@ -51,7 +52,7 @@ def reduce_max(typingctx: Any, a: Any) -> Any:
     """The largest lane; no lane may be NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _fold(builder, args[0], lambda x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+        return _fold(builder, args[0], lambda x, y: larger(builder, x, y))
 
     return a.dtype(a), codegen
 
@@ -77,10 +78,7 @@ def _reduce_each(combine: Any) -> Any:
     def reduce_each(typingctx: Any, memory: Any, vtype: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             lanes, index = vtype.lanes, ir.VectorType(ir.IntType(32), vtype.lanes)
-            vectors = []
-            for r in range(lanes):
-                where = builder.gep(args[0], [ir.IntType(64)(r * lanes)])
-                vectors.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
+            vectors = [builder.load(buffer_vector(builder, args[0], r, vtype), align=CACHE_LINE) for r in range(lanes)]
             half = lanes // 2  # half the lanes that a row has in a vector
             while half:
                 low = [2 * half * (c // (2 * half)) + c % half + lanes * (c % (2 * half) // half) for c in range(lanes)]
@@ -100,4 +98,4 @@ def _reduce_each(combine: Any) -> Any:
 
 # reduce_add_each(memory, vtype), reduce_max_each(memory, vtype): lane r is the sum, or the largest, of vector r.
 reduce_add_each = _reduce_each(lambda builder, x, y: builder.fadd(x, y))
-reduce_max_each = _reduce_each(lambda builder, x, y: builder.select(builder.fcmp_ordered(">", x, y), x, y))
+reduce_max_each = _reduce_each(larger)

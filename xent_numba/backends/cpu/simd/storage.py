@@ -1,8 +1,8 @@
 """How lanes are stored in memory: the storage dtypes, element addresses, and accesses to some of the lanes only.
 
-Numba has no array type for float16 and bfloat16 on the CPU.  Their memory is passed to the kernels as uint16 and int16
-arrays; the signedness serves only as a tag that tells the two formats apart.  `decode` makes float32 lanes of either,
-all arithmetic is done in float32 or wider, and `encode` rounds the result once, to nearest even.
+Numba cannot compile float16 for the CPU, and has no bfloat16.  Their memory is passed to the kernels as uint16 and
+int16 arrays; the signedness serves only as a tag that tells the two formats apart.  `decode` makes float32 lanes of
+either, all arithmetic is done in float32 or wider, and `encode` rounds the result once, to nearest even.
 
 These are functions of an LLVM IR builder, called while the code of an operation is generated; the operations that
 kernels call are in `load_store`, `cache_control` and `transpose`.  To add a storage dtype, see the package docstring.
@@ -48,6 +48,12 @@ def element_pointer(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 def vector_pointer(context: Any, builder: Any, sig: Any, args: Any, vector: ir.VectorType) -> Any:
     """The address of p[i] as a pointer to an LLVM vector, where p and i are the first two arguments."""
     return builder.bitcast(element_pointer(context, builder, sig, args), vector.as_pointer())
+
+
+def buffer_vector(builder: Any, memory: Any, k: int, vector: Vector) -> Any:
+    """The address of vector k of a buffer that holds vectors side by side."""
+    where = builder.gep(memory, [ir.IntType(64)(k * vector.lanes)])
+    return builder.bitcast(where, ir_vector(vector).as_pointer())
 
 
 def integer_constants(vector: ir.VectorType, value: int) -> Any:

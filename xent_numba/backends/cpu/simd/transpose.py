@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from xent_numba.backends.cpu.compile.numba_private import ir
 from xent_numba.backends.cpu.plan import CACHE_LINE
 from xent_numba.backends.cpu.simd.storage import (
+    buffer_vector,
     decode,
     encode,
     first_n_mask,
@@ -22,7 +23,6 @@ from xent_numba.backends.cpu.simd.storage import (
     size_of,
     stored_vector,
 )
-from xent_numba.backends.cpu.simd.vector import ir_vector
 
 
 def _transpose_square(builder: Any, rows: list[Any]) -> list[Any]:
@@ -68,8 +68,7 @@ def load_transposed(typingctx: Any, p: Any, stride: Any, rows: Any, columns: Any
             where, _ = _row_pointer(builder, base, step, r, count, raw)
             vectors.append(masked_load(builder, where, mask, p, vtype))
         for c, column in enumerate(_transpose_square(builder, vectors)):
-            where = builder.gep(out, [ir.IntType(64)(c * lanes)])
-            builder.store(column, builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE)
+            builder.store(column, buffer_vector(builder, out, c, vtype), align=CACHE_LINE)
         return context.get_dummy_value()
 
     return types.void(p, types.int64, types.int64, types.int64, tile, vtype), codegen
@@ -82,10 +81,7 @@ def store_transposed(typingctx: Any, tile: Any, p: Any, stride: Any, rows: Any, 
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, base, step, count, width, _ = args
-        vectors = []
-        for c in range(lanes):
-            where = builder.gep(source, [ir.IntType(64)(c * lanes)])
-            vectors.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
+        vectors = [builder.load(buffer_vector(builder, source, c, vtype), align=CACHE_LINE) for c in range(lanes)]
         for r, row in enumerate(_transpose_square(builder, vectors)):
             where, exists = _row_pointer(builder, base, step, r, count, raw)
             row_width = builder.select(exists, width, ir.IntType(64)(0))
@@ -139,8 +135,7 @@ def load_four_columns(typingctx: Any, p: Any, stride: Any, tile: Any, vtype: Any
                 value = builder.select(here, builder.shuffle_vector(part, part, repeated), value)
             vectors.append(decode(builder, value, p.dtype, vtype))
         for c, column in enumerate(_transpose_fours(builder, vectors)):
-            where = builder.gep(out, [ir.IntType(64)(c * lanes)])
-            builder.store(column, builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE)
+            builder.store(column, buffer_vector(builder, out, c, vtype), align=CACHE_LINE)
         return context.get_dummy_value()
 
     return types.void(p, types.int64, tile, vtype), codegen
@@ -154,10 +149,7 @@ def store_four_columns(typingctx: Any, tile: Any, p: Any, stride: Any, vtype: An
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         source, base, step, _ = args
-        columns = []
-        for c in range(4):
-            where = builder.gep(source, [ir.IntType(64)(c * lanes)])
-            columns.append(builder.load(builder.bitcast(where, ir_vector(vtype).as_pointer()), align=CACHE_LINE))
+        columns = [builder.load(buffer_vector(builder, source, c, vtype), align=CACHE_LINE) for c in range(4)]
         for i, value in enumerate(_transpose_fours(builder, columns)):
             stored = encode(builder, value, p.dtype)
             for g in range(lanes // 4):

@@ -4,7 +4,9 @@ Numba vectorises loops over arrays only where LLVM finds it legal and profitable
 maximum, and never with non-temporal stores.  Here a vector is a value, and a kernel states each operation.
 `load(p, i, vtype)` gives the 16 float32 (or 8 float64) of one cache line; `+ - * /`, `fma`, `maximum` and `select` act
 on every lane.  LLVM turns each operation into one AVX-512 instruction, two AVX ones, or four of SSE or NEON.  The
-number of lanes and the order of every sum are the same everywhere, and so are the bits of the results.
+number of lanes and the order of every sum are the same everywhere.  The bits of a result still depend on the processor
+in two ways: whether it has a fused multiply-add, and whether it has AVX-512, which computes float32 exponentials and
+reciprocals differently (`exp_avx512`, `math.divide`).
 
 A vector of one lane (`one_lane`) is a scalar in a register, so a function written for a vector of rows, one row in each
 lane, serves a single long row as well.
@@ -79,6 +81,16 @@ def broadcast(builder: Any, value: Any, lanes: int) -> Any:
     undefined = ir.Constant(vector, ir.Undefined)
     single = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+
+def larger(builder: Any, x: Any, y: Any) -> Any:
+    """Generate the code of `maximum`: the larger of two lanes, y where either is NaN."""
+    return builder.select(builder.fcmp_ordered(">", x, y), x, y)
+
+
+def _fmuladd(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Generate the code of `fma`."""
+    return llvm_call(builder, f"llvm.fmuladd.{llvm_suffix(a.type)}", a.type, [a, b, c])
 
 
 # ------------------------------------------------------------------------------------------------ operators
@@ -208,7 +220,7 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
     """a·b + c, rounded once wherever the processor has the instruction."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return llvm_call(builder, f"llvm.fmuladd.{llvm_suffix(args[0].type)}", args[0].type, list(args))
+        return _fmuladd(builder, *args)
 
     return a(a, b, c), codegen
 
@@ -222,8 +234,7 @@ def polynomial(coefficients: tuple[float, ...]) -> Any:
             constants = [ir.Constant(args[0].type, [c] * x.lanes) for c in coefficients]
             value = constants[0]
             for constant in constants[1:]:
-                name = f"llvm.fmuladd.{llvm_suffix(args[0].type)}"
-                value = llvm_call(builder, name, args[0].type, [value, args[0], constant])
+                value = _fmuladd(builder, value, args[0], constant)
             return value
 
         return x(x), codegen
@@ -246,7 +257,7 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
     """The larger of two lanes; `b` where either is NaN, so with the accumulator as `b`, NaN is skipped."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
+        return larger(builder, *args)
 
     return a(a, b), codegen
 
