@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xent_numba.devices import on_device
 from xent_numba.prepare.layout import overlaps, overlaps_itself, place, row_shape, same_memory
 from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
 
@@ -42,7 +43,7 @@ def as_array(value: object, name: str) -> Array:
                 "to leave out with ignore_index or a sample_weight of 0"
             )
         return np.asarray(value)
-    if hasattr(value, "__cuda_array_interface__"):
+    if on_device(value):
         raise TypeError(f"{name} is on a GPU, which this backend cannot read; copy it to the host first")
     try:
         return np.asarray(value)
