@@ -174,7 +174,7 @@ def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.ldexp(weights, -math.frexp(top)[1])
 
 
-def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def scaled_up(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weights times 2^600, but at most 1e300, if some are so small that products of them underflow."""
     if float(weights.min(where=weights > 0.0, initial=1.0)) > 1e-140:
         return weights
