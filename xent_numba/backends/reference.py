@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.exactly import exp_of_difference, product, sum_of
+from xent_numba.backends.compensated import exp_of_difference, product, sum_of
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.prepare.layout import row_blocks
 
