@@ -1,6 +1,7 @@
 """Measure the CPU kernels against the memory of this machine and against everybody else: first whether they are right.
 
-    python benchmarks/cpu.py [--quick] [--threads N] [--only TEXT …] [--peers NumPy SciPy …] [--update-readme]
+    python benchmarks/cpu.py [--quick] [--threads N] [--rounds N] [--only TEXT …] [--peers NumPy SciPy …]
+                             [--output FOLDER] [--update-readme]
 
 All contenders of a case take turns in one process, and each is judged by its best round.  The limits are those of the
 same turns: **read**, the fastest parallel pass that only reads the logits, and **copy**, the fastest parallel copy past
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# Not this folder: NVIDIA's Python package is called as one of its files is.
+# Not this folder: its cuda.py would hide NVIDIA's package `cuda`.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks")]
 
 
@@ -55,10 +56,10 @@ import numpy as np  # noqa: E402
 import xent_numba as xn  # noqa: E402
 from benchmarks import peers, report  # noqa: E402
 from benchmarks.limits import aligned, limits  # noqa: E402
+from benchmarks.peers import OURS  # noqa: E402
 
 CAP = 3 << 30  # bytes of arrays at a time
 COPIES = 6  # of the logits: ours, the gradient, and what the hungriest peer (PyTorch, forward and backward) makes
-OURS = "xent_numba"
 SETTLE = 0.03  # seconds
 SMALLER = 64  # --quick: by how much
 
@@ -194,8 +195,8 @@ def check() -> bool:
 def seconds(function: Callable[[], object], nbytes: int) -> float:
     """One call, once the threads of whoever came before have stopped to spin (libgomp's do so for 18 ms here).
 
-    Memory is written and given back first (`nbytes`), or who allocates after somebody who did not pays for the
-    machine's finding some: ten times the call.
+    First, `nbytes` bytes are written and freed.  Otherwise a contender that allocates, after one that did not, would
+    pay for new pages: ten times the call itself.
     """
     time.sleep(SETTLE)
     if nbytes:
@@ -208,7 +209,7 @@ def seconds(function: Callable[[], object], nbytes: int) -> float:
 
 
 class Contender(NamedTuple):
-    """Somebody who does something, with a list of ways to do it of which the fastest counts."""
+    """One way to compute an operation: by whom, what, and whether into an existing array."""
 
     who: str
     what: str
@@ -250,7 +251,7 @@ def measure(case: Case, names: list[str], rounds: int) -> list[dict[str, Any]]:
     best = [math.inf] * len(everybody)
     for turn in range(rounds):
         for i, each in enumerate(everybody):
-            # Who is far behind has two turns: minutes of it would say no more.
+            # A contender that is far behind gets two turns only, as more would take minutes.
             ours = min(
                 (t for t, c in zip(best, everybody, strict=True) if c.who == OURS and c.what == each.what), default=0
             )

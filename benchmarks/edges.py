@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-# Not this folder: NVIDIA's Python package is called as one of its files is.
+# Not this folder: its cuda.py would hide NVIDIA's package `cuda`.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry or ".").resolve() != ROOT / "benchmarks")]
 
 import xent_numba as xn  # noqa: E402

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ NEAR, FAR = 1024, 4096  # float32 that software prefetch runs ahead
 
 
 def aligned(count: int, dtype: Any) -> np.ndarray:
-    """An array that begins at a line; its pages are touched, so that no measurement pays for them."""
+    """An array that is aligned to a cache line; its pages are touched, so that no measurement pays for them."""
     size = count * np.dtype(dtype).itemsize
     memory = np.zeros(size + 64, np.uint8)
     memory[:: 1 << 12] = 1
@@ -26,6 +27,7 @@ def aligned(count: int, dtype: Any) -> np.ndarray:
     return memory[start : start + size].view(dtype)
 
 
+@functools.cache
 def _make(ahead: int) -> tuple[Any, Any]:
     """(read, copy) with software prefetch that far ahead; 0: none."""
     prefetch = prefetch_l2 if ahead == FAR else prefetch_l1
@@ -68,18 +70,13 @@ def _make(ahead: int) -> tuple[Any, Any]:
     return read, copy
 
 
-_VARIANTS: dict[int, tuple[Any, Any]] = {}
-
-
 def limits(x: np.ndarray, out: np.ndarray) -> dict[str, list[Callable[[], object]]]:
-    """The variants of "read" and "copy" for flat arrays that begin at a line; the best of each is the limit."""
+    """The variants of "read" and "copy" for flat arrays aligned to cache lines; the best of each is the limit."""
     words, target = (array[: array.nbytes // 4 * 4 // array.itemsize].view(np.float32) for array in (x, out))
     tops = np.empty(-(-words.size // BLOCK), np.float32)
     found: dict[str, list[Callable[[], object]]] = {"read": [], "copy": []}
     for ahead in (0, NEAR, FAR):
-        if ahead not in _VARIANTS:
-            _VARIANTS[ahead] = _make(ahead)
-        read, copy = _VARIANTS[ahead]
+        read, copy = _make(ahead)
         found["read"].append(lambda read=read: read(words, tops))
         found["copy"].append(lambda copy=copy: copy(words, target, tops))
     return found

@@ -14,6 +14,7 @@ import numpy as np
 
 import xent_numba as xn
 
+OURS = "xent_numba"
 LOSS, BOTH, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = "loss", "loss + gradient", "softmax", "log_softmax", "logsumexp"
 Calls = Iterator[tuple[str, bool, Callable[[], object]]]
 
@@ -30,12 +31,11 @@ def xent_numba(x: np.ndarray, y: np.ndarray, out: np.ndarray, axis: int, threads
     yield LOSS, False, lambda: xn.cross_entropy(x, y, **at)
     yield BOTH, False, lambda: xn.cross_entropy_and_grad(x, y, **at)[0]
     yield BOTH, True, lambda: xn.cross_entropy_and_grad(x, y, grad_out=out, **at)[0]
-    rowwise = at
     for name, function in ((SOFTMAX, xn.softmax), (LOG_SOFTMAX, xn.log_softmax)):
-        yield name, False, lambda function=function: function(x, **rowwise)
-        yield name, True, lambda function=function: function(x, out=out, **rowwise)
-    yield LOGSUMEXP, False, lambda: xn.logsumexp(x, **rowwise)
-    yield LOGSUMEXP, True, lambda: xn.logsumexp(x, out=row_out, **rowwise)
+        yield name, False, lambda function=function: function(x, **at)
+        yield name, True, lambda function=function: function(x, out=out, **at)
+    yield LOGSUMEXP, False, lambda: xn.logsumexp(x, **at)
+    yield LOGSUMEXP, True, lambda: xn.logsumexp(x, out=row_out, **at)
 
 
 def numpy(x: np.ndarray, y: np.ndarray, out: np.ndarray, axis: int, threads: int) -> Calls:
@@ -218,17 +218,17 @@ def onnx_runtime(x: np.ndarray, y: np.ndarray, out: np.ndarray, axis: int, threa
     settings.log_severity_level = 4
     value = onnxruntime.OrtValue.ortvalue_from_numpy
 
-    def session(name: str, inputs: list[Any], attributes: dict[str, Any], opset: int) -> Any:
+    def session(name: str, inputs: list[Any], attributes: dict[str, Any]) -> Any:
         node = helper.make_node(name, [i.name for i in inputs], ["r"], **attributes)
         result = helper.make_tensor_value_info("r", TensorProto.FLOAT, None)
         graph = helper.make_graph([node], "g", inputs, [result])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         return onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])
 
     logits = helper.make_tensor_value_info("x", TensorProto.FLOAT, list(x.shape))
     labels = helper.make_tensor_value_info("y", TensorProto.INT64, list(y.shape))
     feed = {"x": value(x), "y": value(y)}
-    loss = session("SoftmaxCrossEntropyLoss", [logits, labels], {"reduction": "mean"}, 13)
+    loss = session("SoftmaxCrossEntropyLoss", [logits, labels], {"reduction": "mean"})
     yield LOSS, False, lambda: float(loss.run_with_ort_values(["r"], feed)[0].numpy())
     sums = {"axes": [1], "keepdims": 0}
     for name, operator, attributes in (
@@ -236,7 +236,7 @@ def onnx_runtime(x: np.ndarray, y: np.ndarray, out: np.ndarray, axis: int, threa
         (LOG_SOFTMAX, "LogSoftmax", {"axis": 1}),
         (LOGSUMEXP, "ReduceLogSumExp", sums),
     ):
-        run = session(operator, [logits], attributes, 13)
+        run = session(operator, [logits], attributes)
         yield name, False, lambda run=run: run.run_with_ort_values(["r"], {"x": feed["x"]})
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import xent_numba as xn
+from benchmarks.peers import BOTH, LOG_SOFTMAX, LOGSUMEXP, LOSS, OURS, SOFTMAX
 
-OURS, LOSS, BOTH = "xent_numba", "loss", "loss + gradient"
 PACKAGES = ("numpy", "numba", "llvmlite", "torch", "jax", "onnxruntime", "scikit-learn", "scipy", "ml_dtypes")
 BEGIN, END = "<!-- benchmarks/cpu.py: begin -->", "<!-- benchmarks/cpu.py: end -->"
 Rows = list[dict[str, Any]]
@@ -99,7 +99,7 @@ def table(found: dict[str, Any]) -> str:
         )
     lines += ["", "| logits | softmax | log_softmax | logsumexp |", "|---|--:|--:|--:|"]
     for rows in cases(found, sweep=False):
-        faster = " | ".join(_fastest(rows, what, False) for what in ("softmax", "log_softmax", "logsumexp"))
+        faster = " | ".join(_fastest(rows, what, False) for what in (SOFTMAX, LOG_SOFTMAX, LOGSUMEXP))
         lines.append(f"| {rows[0]['case']} | {faster} |")
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 # api, layer, probabilities    the public functions and the class: signatures, docstrings, a few lines of glue
 # prepare/                     arguments checked and brought into canonical form
 # backends/                    the protocol, the registry, and the backends: numpy (reference), cpu and cuda
+# compute                      a prepared loss: the backend fills every slab, and its partial sums are reduced
 # reduction                    from partial sums to the reduced loss, in a fixed order
 # config                       show_config, and why a shape is computed the way it is
 # results                      memory of earlier results, reused for large new ones

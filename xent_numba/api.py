@@ -1,8 +1,8 @@
 """The public loss functions: their signatures and docstrings.
 
 Each validates its options (`prepare.options`), chooses a backend (`backends.registry`), brings its arrays into
-canonical form (`prepare.loss`), has the backend fill every slab, and reduces the losses (`reduction`).  The overloads
-tell type checkers which values of `reduction` give a scalar and which an array.
+canonical form (`prepare.loss`), and has the backend compute them (`compute`).  The overloads tell type checkers which
+values of `reduction` give a scalar and which an array.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, overload
 
 from xent_numba.backends.registry import device_arrays, select
+from xent_numba.compute import compute_loss
 from xent_numba.devices import on_device
 from xent_numba.prepare.loss import GRAD, LOSS, LOSS_AND_GRAD, prepare
 from xent_numba.prepare.options import make_options
-from xent_numba.reduction import reduced, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-    from xent_numba.backends.protocol import Backend
-    from xent_numba.prepare.loss import Prepared
     from xent_numba.prepare.options import LossOptions
 
     Array = NDArray[Any]
@@ -134,7 +132,7 @@ def cross_entropy(
         found: Scalar | Array = device_arrays(backend).loss(options, logits, target, weight, sample_weight)[0]
         return found
     chosen = select(backend)
-    return _loss(chosen, prepare(chosen, options, (logits, target, weight, sample_weight, None, None), LOSS))
+    return compute_loss(chosen, prepare(chosen, options, (logits, target, weight, sample_weight, None, None), LOSS))
 
 
 @overload
@@ -227,7 +225,7 @@ def cross_entropy_and_grad(
         return both
     chosen = select(backend)
     call = prepare(chosen, options, (logits, target, weight, sample_weight, None, None), LOSS_AND_GRAD, grad_out)
-    return _loss(chosen, call), call.grad  # type: ignore[return-value]
+    return compute_loss(chosen, call), call.grad  # type: ignore[return-value]
 
 
 def cross_entropy_grad(
@@ -296,14 +294,3 @@ def cross_entropy_grad(
     for slab in call.slabs:
         chosen.cross_entropy_grad(slab.problem, slab.grad, slab.lse, slab.grad_output)  # type: ignore[arg-type]
     return call.grad  # type: ignore[return-value]
-
-
-def _loss(backend: Backend, call: Prepared) -> Scalar | Array:
-    """Have the backend compute every slab; returns the losses of the rows, or their sum over the denominator."""
-    slabs, losses, _, denominator, dtype = call
-    partials = []
-    for problem, rows, grad, _, _ in slabs:
-        partials.append(backend.cross_entropy(problem, rows, grad))
-    if losses is not None:
-        return losses if losses.ndim else losses[()]
-    return reduced(total(partials), denominator, dtype)  # type: ignore[arg-type]

@@ -131,6 +131,5 @@ def _rowwise(
     call = prepare_rowwise(options, logits, out, reduces=reduces)
     for x, result in aligned_pairs(call.slabs):
         compute(x, result, options.n_threads)
-    return (
-        call.result if out is not None or call.result.ndim else call.result[()]
-    )  # a scalar, as NumPy's functions return
+    # For 1-D logits a scalar, as NumPy's functions return.
+    return call.result if out is not None or call.result.ndim else call.result[()]

@@ -430,3 +430,21 @@ def test_device_arrays_are_named():
 
     with pytest.raises(TypeError, match="logits are on a GPU, which backend 'numpy' cannot read"):
         xn.cross_entropy(Device(), Y, backend="numpy")
+
+
+def test_device_arrays_that_do_not_let_themselves_be_read_are_named(backend):
+    class NeedsGradient:
+        """Like a CUDA tensor of PyTorch that requires a gradient."""
+
+        @property
+        def __cuda_array_interface__(self):
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+    for name, argument in (("target", {}), ("weight", {"target": Y}), ("sample_weight", {"target": Y})):
+        with pytest.raises(
+            TypeError, match=f"^{name} is on a GPU, which this backend cannot read; copy it to the host"
+        ):
+            xn.cross_entropy(A, **argument, **{name: NeedsGradient()})

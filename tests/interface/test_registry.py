@@ -26,7 +26,7 @@ def fresh(monkeypatch):
 def register(monkeypatch, name, module, **attributes):
     """Let `module` be what the registry imports for `name`."""
     monkeypatch.setitem(
-        registry.IMPLEMENTATIONS, name, registry.Implementation(name, module, f"install {name}: pip install {name}")
+        registry.IMPLEMENTATIONS, name, registry.Implementation(module, f"install {name}: pip install {name}")
     )
     if attributes:
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**attributes))

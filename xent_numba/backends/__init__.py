@@ -1,11 +1,11 @@
 """The implementations of the loss functions, and how one of them is chosen.
 
-protocol    what a backend is given and must provide: `Problem`, `Slab`, `LabelScan`, `Backend`
-registry    which backends exist, which one a call gets, and why another cannot run
-reference   the numpy backend: plain NumPy in float64, simple and slow; the tests compare the others with it
-exactly     sums, products and exponentials of the reference that keep track of rounding errors
-cpu/        the cpu backend: Numba kernels with explicit vectors
-cuda/       the cuda backend: Numba kernels for NVIDIA GPUs
+protocol     what a backend is given and must provide: `Problem`, `Slab`, `LabelScan`, `Backend`
+registry     which backends exist, which one a call gets, and why another cannot run
+reference    the numpy backend: plain NumPy in float64, simple and slow; the tests compare the others with it
+compensated  sums, products and exponentials of the reference that keep track of rounding errors
+cpu/         the cpu backend: Numba kernels with explicit vectors
+cuda/        the cuda backend: Numba kernels for NVIDIA GPUs
 
 To add a backend, write a module with an object `BACKEND` that has the attributes of `protocol.Backend`, and give it a
 line in `registry.IMPLEMENTATIONS`.  `reference` shows the least that is needed.  The tests run on every backend that is

@@ -34,9 +34,8 @@ class Problem(NamedTuple):
     label_smoothing: float  # ε
     logit_scale: float
     softcap: float | None
-    z_coefficient: (
-        float  # factor of lse² in a row: λ = z_loss, or λ·D1/D2 for a mean, with the denominators of loss and z-loss
-    )
+    # Factor of lse² in a row: λ = z_loss, or λ·D1/D2 for a mean, with the denominators of loss and z-loss.
+    z_coefficient: float
     denominator: float  # the reduced loss is Σ rows / denominator, which is D1 for a mean and else 1; never 0
     grad_scale: float  # 1 / denominator, times a scalar grad_output
     n_threads: int | None
@@ -52,12 +51,23 @@ class Slab(NamedTuple):
     lse: Weights  # (A, B) contiguous: the logsumexp of each row, saved by the user
     grad_output: Weights  # (A, B) contiguous: the upstream gradient of each row
 
+    def cut(self, block: tuple[slice, slice]) -> Slab:
+        """A block of the rows, given as slices of A and B; what was contiguous may no longer be."""
+        problem, *others = self
+        labels, distribution, sample_weight, *cut = (
+            None if array is None else array[block]
+            for array in (problem.labels, problem.distribution, problem.sample_weight, *others)
+        )
+        part = problem._replace(
+            logits=problem.logits[block], labels=labels, distribution=distribution, sample_weight=sample_weight
+        )
+        return Slab(part, *cut)
+
 
 class LabelScan(NamedTuple):
     """What one pass over the labels finds.  m_i = 1 where row i is kept, 0 where it is ignored."""
 
     first_bad: int  # flat C-order index of the first label out of range and not ignored; -1 if none
-    n_kept: int  # rows that are not ignored
     weight_sum: float  # Σ m_i s_i w_{y_i}: the denominator of the mean
     sample_sum: float  # Σ m_i s_i: the denominator of the mean z-loss
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.exactly import exp_of_difference, product, sum_of
+from xent_numba.backends.compensated import exp_of_difference, product, sum_of
 from xent_numba.backends.protocol import LabelScan
+from xent_numba.prepare.layout import row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from numpy.typing import NDArray
@@ -86,27 +86,26 @@ class Reference:
         n_threads: int | None,
     ) -> LabelScan:
         """See `protocol.Backend`."""
-        first, kept_rows, weight_sum, sample_sum = 0, 0, 0.0, 0.0
+        first, weight_sum, sample_sum = 0, 0.0, 0.0
         with np.errstate(all="ignore"):
-            for block in _blocks(labels.shape, LABEL_BLOCK):
+            for block in row_blocks(labels.shape, LABEL_BLOCK):
                 y = labels[block].reshape(-1)
                 kept = _kept(y, ignore)
                 bad = kept & ((y < 0) | (y >= n_classes))
                 if bad.any():
-                    return LabelScan(first + int(np.argmax(bad)), 0, 0.0, 0.0)
+                    return LabelScan(first + int(np.argmax(bad)), 0.0, 0.0)
                 first += y.size
                 s = np.ones(y.shape) if sample_weight is None else sample_weight[block].reshape(-1)
                 w = np.ones(y.shape) if weight is None else weight[np.where(kept, y, 0)]
-                kept_rows += int(np.count_nonzero(kept))
                 sample_sum += float(np.sum(np.where(kept, s, 0.0)))
                 weight_sum += float(np.sum(np.where(kept, s * w, 0.0)))
-        return LabelScan(-1, kept_rows, weight_sum, sample_sum)
+        return LabelScan(-1, weight_sum, sample_sum)
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """See `protocol.Backend`; one partial sum for each block."""
         partials = []
         with np.errstate(all="ignore"):
-            for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
+            for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
                 z, lost, slope = _transform(_rows(problem.logits, block), problem)
                 target = _effective_target(problem, block)
                 stats = _stats(z, lost)
@@ -126,7 +125,7 @@ class Reference:
     ) -> None:
         """See `protocol.Backend`."""
         with np.errstate(all="ignore"):
-            for block in _blocks(problem.logits.shape[:2], BLOCK // problem.logits.shape[2]):
+            for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
                 z, lost, slope = _transform(_rows(problem.logits, block), problem)
                 target = _effective_target(problem, block)
                 stats = _stats(z, lost) if lse is None else _stats_from(z, _rows(lse[..., None], block))
@@ -136,14 +135,14 @@ class Reference:
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x − lse)."""
         with np.errstate(all="ignore"):
-            for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
+            for block in row_blocks(logits.shape, BLOCK // logits.shape[2]):
                 stats = _stats(_rows(logits, block))
                 _store(out, block, stats.exps / stats.sums)
 
     def log_softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """(x − max) − log Σ exp(x − max), two terms of the same sign."""
         with np.errstate(all="ignore"):
-            for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
+            for block in row_blocks(logits.shape, BLOCK // logits.shape[2]):
                 x = _rows(logits, block)
                 stats = _stats(x)
                 _store(out, block, (x - stats.top) - stats.log_sums)
@@ -151,18 +150,9 @@ class Reference:
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """max + log Σ exp(x − max), or the maximum itself where that is infinite."""
         with np.errstate(all="ignore"):
-            for block in _blocks(logits.shape[:2], BLOCK // logits.shape[2]):
+            for block in row_blocks(logits.shape, BLOCK // logits.shape[2]):
                 stats = _stats(_rows(logits, block))
                 out[block] = np.where(np.isfinite(stats.top), stats.lse, stats.top).reshape(out[block].shape)
-
-
-def _blocks(shape: tuple[int, ...], rows: int) -> Iterator[Block]:
-    """Cut (A, B) into blocks of about `rows` rows, in C order of the rows."""
-    a, b = shape
-    step_a, step_b = max(1, rows // b), max(1, min(rows, b))
-    for i in range(0, a, step_a):
-        for j in range(0, b, step_b):
-            yield slice(i, i + step_a), slice(j, j + step_b)
 
 
 def _rows(array: Array, block: Block) -> Float64s:

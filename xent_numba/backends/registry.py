@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 class Implementation:
     """One line of the registry."""
 
-    name: str
     module: str  # where `BACKEND` is; imported when first needed
     needs: str  # what to do where it cannot be imported, for error messages
 
@@ -46,11 +45,9 @@ class Availability:
 
 
 IMPLEMENTATIONS = {
-    "numpy": Implementation("numpy", "xent_numba.backends.reference", "install numpy"),
-    "cpu": Implementation("cpu", "xent_numba.backends.cpu.backend", "install numba: pip install numba"),
-    "cuda": Implementation(
-        "cuda", "xent_numba.backends.cuda.backend", "install numba-cuda: pip install 'numba-cuda[cu12]'"
-    ),
+    "numpy": Implementation("xent_numba.backends.reference", "install numpy"),
+    "cpu": Implementation("xent_numba.backends.cpu.backend", "install numba: pip install numba"),
+    "cuda": Implementation("xent_numba.backends.cuda.backend", "install numba-cuda: pip install 'numba-cuda[cu12]'"),
 }
 AUTO = ("cpu", "numpy")  # for arrays on the host, the first of these that can run
 VARIABLE = "XENT_NUMBA_BACKEND"

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 from xent_numba.cli.errors import UserError
+from xent_numba.prepare.options import REDUCTIONS
 
 if TYPE_CHECKING:
     from typing import Any
@@ -114,7 +115,7 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group(
         "options, with the meaning and defaults that they have in xent_numba.cross_entropy"
     )
-    options.add_argument("--reduction", choices=("mean", "sum", "none"), default="mean", help="default: mean")
+    options.add_argument("--reduction", choices=REDUCTIONS, default="mean", help="default: mean")
     options.add_argument("--axis", type=int, default=-1, help="the class axis (default: -1)")
     options.add_argument(
         "--ignore-index",

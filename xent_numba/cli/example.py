@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import xent_numba as xn
+from xent_numba.backends.registry import select
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -59,15 +60,11 @@ def _numbers(values: Iterable[float], width: int) -> str:
 
 def _found(backend: str) -> str:
     """What a backend says of itself, in one line."""
-    from xent_numba.backends.registry import select
-
     return ", ".join(f"{fact}: {value}" for fact, value in select(backend).describe().items())
 
 
 def _speed() -> Iterator[str]:
     """One line: the current backend against plain NumPy, for a loss and a gradient written to an existing array."""
-    from xent_numba.backends.registry import select
-
     name = select().name
     if name == "numpy":
         return

@@ -65,9 +65,8 @@ def new_array_like(path: str, array: Array) -> np.memmap[Any, Any]:
     Its space on the disk is allocated at once.  Otherwise, a write to the map would end the process with a bus error
     when the disk is full.
     """
-    dtype = (
-        np.dtype(np.float64) if array.dtype.kind in "iu" else array.dtype
-    )  # the gradient of integer logits is float64
+    # The gradient of integer logits is float64.
+    dtype = np.dtype(np.float64) if array.dtype.kind in "iu" else array.dtype
     new = np.lib.format.open_memmap(path, "w+", dtype, array.shape, fortran_order=array.flags.fnc)
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:

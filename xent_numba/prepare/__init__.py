@@ -7,7 +7,8 @@ inputs     one function for each kind of array argument: conversion to a known d
 layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied
 aligned    arrays with misaligned elements: copied in and out, a block of rows at a time
 
-Every error that a user can cause is raised here, before anything is written and in the same words on every backend:
+Every error about an argument is raised here or, for a backend, in the registry before: always before anything is
+written, and in the same words on every backend:
 
     a scalar option of the wrong type or out of range                options.make_options
     a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_factors, …
@@ -20,6 +21,7 @@ Every error that a user can cause is raised here, before anything is written and
 Arrays on a GPU take another way, through `backends.cuda.arrays`, and the same functions raise their errors.
 
 To add an option, see CONTRIBUTING.md.  Here it takes a field of `options.Options`, its check in `options._build`, a
-field of `protocol.Problem`, and the line of `loss._slabs` that fills it.  If it changes the loss of a row, it must
-also enter `Options.is_plain`; if it is an array, it becomes an element of `loss.Inputs`, with a check in `inputs`.
+field of `protocol.Problem`, and the line of `loss._slabs` that fills it.  It must also enter `Options.is_plain`, unless
+`plain_arguments` of the cpu backend passes it on.  If it is an array, it becomes an element of `loss.Inputs`, with a
+check in `inputs`.
 """

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xent_numba.backends.protocol import Slab
+from xent_numba.prepare.layout import row_blocks
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
     from numpy.typing import NDArray
-
-    from xent_numba.backends.protocol import Slab
 
     Array = NDArray[Any]
 
@@ -38,22 +39,16 @@ def aligned_slabs(slabs: Iterable[Slab]) -> Iterator[Slab]:
         if is_aligned(problem.logits, problem.distribution, slab.grad):
             yield slab
             continue
-        for block in _blocks(problem.logits.shape):
-            q, labels, s, rows, grad, lse, upstream = (
-                None if array is None else array[block]
-                for array in (
-                    problem.distribution, problem.labels, problem.sample_weight,
-                    slab.rows, slab.grad, slab.lse, slab.grad_output,
-                )
-            )  # fmt: skip
-            part = problem._replace(
-                logits=problem.logits[block].copy(), distribution=_copy(q), labels=labels, sample_weight=_contiguous(s)
+        for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
+            part, rows, grad, lse, upstream = slab.cut(block)
+            aligned = part._replace(
+                logits=part.logits.copy(),
+                distribution=_copy(part.distribution),
+                sample_weight=_contiguous(part.sample_weight),
             )
             losses = None if rows is None else np.empty(rows.shape, rows.dtype)
             slopes = None if grad is None else np.empty(grad.shape, grad.dtype)
-            yield slab._replace(
-                problem=part, rows=losses, grad=slopes, lse=_contiguous(lse), grad_output=_contiguous(upstream)
-            )
+            yield Slab(aligned, losses, slopes, _contiguous(lse), _contiguous(upstream))
             if rows is not None:
                 rows[...] = losses
             if grad is not None:
@@ -66,19 +61,10 @@ def aligned_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array,
         if is_aligned(x, result):
             yield x, result
             continue
-        for block in _blocks(x.shape):
+        for block in row_blocks(x.shape, BLOCK // x.shape[2]):
             part = np.empty(result[block].shape, result.dtype)
             yield x[block].copy(), part
             result[block] = part
-
-
-def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Slices of A and B that cut the rows of (A, B, C), in C order, into blocks of at most BLOCK logits."""
-    a, b, classes = shape
-    rows = max(1, BLOCK // classes)
-    for i in range(0, a, max(1, rows // b)):
-        for j in range(0, b, min(rows, b)):
-            yield slice(i, i + max(1, rows // b)), slice(j, j + min(rows, b))
 
 
 def _copy(array: Array | None) -> Array | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xent_numba.devices import on_device
 from xent_numba.prepare.layout import overlaps, overlaps_itself, place, row_shape, same_memory
 from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
 
@@ -42,7 +43,7 @@ def as_array(value: object, name: str) -> Array:
                 "to leave out with ignore_index or a sample_weight of 0"
             )
         return np.asarray(value)
-    if hasattr(value, "__cuda_array_interface__"):
+    if on_device(value):
         raise TypeError(f"{name} is on a GPU, which this backend cannot read; copy it to the host first")
     try:
         return np.asarray(value)
@@ -173,7 +174,7 @@ def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.ldexp(weights, -math.frexp(top)[1])
 
 
-def raised(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def scaled_up(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weights times 2^600, but at most 1e300, if some are so small that products of them underflow."""
     if float(weights.min(where=weights > 0.0, initial=1.0)) > 1e-140:
         return weights

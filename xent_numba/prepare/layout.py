@@ -7,7 +7,6 @@ slices of 5-D arrays, the caller loops over the leading ones, and each slab is a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -112,21 +111,23 @@ def row_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
+def row_blocks(shape: tuple[int, ...], rows: int) -> Iterator[tuple[slice, slice]]:
+    """Slices that cut (A, B, ...) into blocks of at most `rows` rows, at least one, in C order of the rows.
+
+    >>> [(a.start, a.stop, b.start, b.stop) for a, b in row_blocks((2, 3), 2)]
+    [(0, 1, 0, 2), (0, 1, 2, 4), (1, 2, 0, 2), (1, 2, 2, 4)]
+    """
+    a, b = shape[:2]
+    step_a, step_b = max(1, rows // b), max(1, min(rows, b))
+    for i in range(0, a, step_a):
+        for j in range(0, b, step_b):
+            yield slice(i, i + step_a), slice(j, j + step_b)
+
+
 def place(index: int, shape: tuple[int, ...]) -> str:
     """A flat C-order index written as a subscript of `shape`.
 
     >>> place(5, (2, 4)), place(3, (9,)), place(0, ())
     ('[1, 1]', '[3]', '[()]')
     """
-    if not shape:
-        return "[()]"
-    where: list[int] = []
-    for size in reversed(shape):
-        index, rest = divmod(index, size)
-        where.append(rest)
-    return str(where[::-1])
-
-
-def count(shape: tuple[int, ...]) -> int:
-    """The number of elements of a shape, as a Python int, which cannot overflow."""
-    return math.prod(shape)
+    return str([int(i) for i in np.unravel_index(index, shape)]) if shape else "[()]"

@@ -6,6 +6,7 @@ kernel therefore knows its final scale before it starts, and writes each element
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,10 +24,10 @@ from xent_numba.prepare.inputs import (
     check_ignore_index,
     check_out,
     raise_bad_label,
-    raised,
+    scaled_up,
     without_extremes,
 )
-from xent_numba.prepare.layout import canonical, count, overlaps, row_shape
+from xent_numba.prepare.layout import canonical, overlaps, row_shape
 from xent_numba.reduction import loss_dtype
 from xent_numba.results import empty_like
 
@@ -119,7 +120,7 @@ def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, 
         others = (labels, q, *per_class_or_row)  # what kernels read besides the logits
         grad = empty_like(x) if out is None else check_out(out, wanted.out_name, x.shape, x.dtype, x, *others)
     rows_shape = row_shape(x.shape, checked.axis)
-    n_rows = count(rows_shape)
+    n_rows = math.prod(rows_shape)
     checked, d1, d2 = _denominators(backend, options, checked, n_rows)
     dtype = loss_dtype(x.dtype)
     rows = np.empty(rows_shape, dtype) if wanted.rows and options.reduction == "none" else None
@@ -171,7 +172,7 @@ def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows:
     if not mean:
         return checked, 1.0, 1.0
     if found.weight_sum < TINY and not (w is None and s is None):  # the weights that count are far below the largest
-        w, s = (None if weights is None else raised(weights) for weights in (w, s))
+        w, s = (None if weights is None else scaled_up(weights) for weights in (w, s))
         checked = checked._replace(weight=w, sample_weight=s)
         found = _scan(backend, options, checked)
     return checked, found.weight_sum, found.sample_sum

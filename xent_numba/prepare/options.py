@@ -52,7 +52,7 @@ class Options:
     softcap: float | None  # None also for an infinite cap, which caps nothing
     z_loss: float
     n_threads: int | None
-    is_plain: bool  # no option here changes the loss of a row, and no class is ignored
+    is_plain: bool  # no smoothing, logit_scale or softcap, and no class is ignored; a z-loss is allowed
 
 
 def make_options(

@@ -97,16 +97,16 @@ class Cpu:
                 count = label_scan.count_unweighted_labels(y.dtype, y, n_classes, ignore[0])
             if count >= 0:
                 kept = float(count)
-                found: LabelScan = tuple.__new__(LabelScan, (-1, count, kept, kept))  # half the cost of LabelScan(...)
+                found: LabelScan = tuple.__new__(LabelScan, (-1, kept, kept))  # half the cost of LabelScan(...)
                 return found
         groups = -(-y.size // LABEL_GROUP)
         counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
         args = (y, n_classes, np.array(ignore, np.int64), flat(weight), flat(sample_weight), counts, sums)
         label_scan.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > SERIAL_LABEL_GROUPS))
         if counts.min() < 0:
-            return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0, 0.0, 0.0)
+            return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0.0, 0.0)
         by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
-        return LabelScan(-1, int(counts.sum()), by_weight, by_sample)
+        return LabelScan(-1, by_weight, by_sample)
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""

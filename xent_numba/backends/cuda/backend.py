@@ -15,6 +15,8 @@ from xent_numba.backends.cuda.plan import plan
 from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.backends.reference import BACKEND as REFERENCE
+from xent_numba.prepare.layout import row_blocks
+from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,7 +55,7 @@ class CudaBackend:
 
     def explain(self, logits: Array, distribution: Array | None, grad: Array | None) -> dict[str, object]:
         """The plan of the first chunk of a call without further options: the kernels see packed copies."""
-        chunk = logits[next(_chunk_slices(logits))].shape
+        chunk = logits[next(_chunks(logits))].shape
         n_rows, classes = chunk[0] * chunk[1], logits.shape[2]
         x = _packed(logits, VECTOR_BYTES, classes)  # any aligned address: memory on the device always starts so
         operands = Operands((1, n_rows, classes), x)
@@ -87,8 +89,7 @@ class CudaBackend:
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
-        dtype = np.float64 if problem.logits.dtype == np.float64 else np.float32
-        losses = np.empty(problem.logits.shape[:2], dtype)
+        losses = np.empty(problem.logits.shape[:2], loss_dtype(problem.logits.dtype))
         _run(problem, grad, rows=losses)
         if rows is not None:
             rows[...] = losses
@@ -167,7 +168,7 @@ def _run_chunks(operands: Operands, inputs: Mapping[str, Array | None], outputs:
     logits = inputs["logits"]
     assert logits is not None
     classes = logits.shape[2]
-    for part in _chunk_slices(logits):
+    for part in _chunks(logits):
         n_rows = logits[part].size // classes
         operands.shape = (1, n_rows, classes)
         on_device = {}
@@ -190,14 +191,9 @@ def _run_chunks(operands: Operands, inputs: Mapping[str, Array | None], outputs:
                 _download(on_device[name], array[part])
 
 
-def _chunk_slices(logits: Array) -> Iterator[tuple[slice, slice]]:
+def _chunks(logits: Array) -> Iterator[tuple[slice, slice]]:
     """(A, B) in chunks of about CHUNK_BYTES, in C order."""
-    a, b, classes = logits.shape
-    n = max(1, CHUNK_BYTES // (classes * logits.dtype.itemsize))
-    step_a, step_b = max(1, n // b), max(1, min(n, b))
-    for i in range(0, a, step_a):
-        for j in range(0, b, step_b):
-            yield slice(i, i + step_a), slice(j, j + step_b)
+    return row_blocks(logits.shape, CHUNK_BYTES // (logits.shape[2] * logits.itemsize))
 
 
 def _download(source: Any, target: Array) -> None:

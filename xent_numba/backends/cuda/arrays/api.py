@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from xent_numba.backends.cuda import launch
@@ -11,7 +12,7 @@ from xent_numba.backends.cuda.arrays.label_scan import denominators
 from xent_numba.backends.cuda.arrays.slabs import from_row, slabs
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.prepare.inputs import PER_ROW
-from xent_numba.prepare.layout import count, row_shape
+from xent_numba.prepare.layout import row_shape
 
 if TYPE_CHECKING:
     from xent_numba.prepare.options import Options
@@ -94,7 +95,7 @@ def _run(
     The last three arguments are the upstream gradient, as `LossInputs.grad_output` returns it.
     """
     options, stream = inputs.options, inputs.stream
-    n_rows = count(inputs.rows_shape)
+    n_rows = math.prod(inputs.rows_shape)
     if n_rows == 0:  # 0 / 0 or 0 / 1
         return rows if rows is None else _reduced(inputs, rows, 0, 0.0 if options.reduction == "mean" else 1.0)
     found = denominators(inputs)
@@ -128,6 +129,6 @@ def _reduced(inputs: LossInputs, rows: Adopted, scan: int, denominator: float) -
         return rows
     result = empty((), rows.dtype, inputs.logits)
     source = Operand(rows.dtype, rows.array.ctypes.data)
-    n_rows = count(inputs.rows_shape)
+    n_rows = math.prod(inputs.rows_shape)
     launch.reduce_rows(source, n_rows, result.array.ctypes.data, scan, denominator, inputs.stream)
     return result

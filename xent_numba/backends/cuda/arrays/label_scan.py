@@ -7,6 +7,7 @@ been raised.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from xent_numba.backends.cuda.arrays.slabs import from_row
 from xent_numba.backends.cuda.row.operands import Operand, Operands
 from xent_numba.backends.cuda.runtime import memory
 from xent_numba.prepare.inputs import raise_bad_label, raise_bad_weight
-from xent_numba.prepare.layout import count, merged_axes
+from xent_numba.prepare.layout import merged_axes
 
 
 class Denominators(NamedTuple):
@@ -31,7 +32,7 @@ class Denominators(NamedTuple):
 
 def denominators(inputs: LossInputs) -> Denominators:
     """Check labels and weights, and find the denominators of a call that has rows."""
-    mean, n_rows = inputs.options.reduction == "mean", count(inputs.rows_shape)
+    mean, n_rows = inputs.options.reduction == "mean", math.prod(inputs.rows_shape)
     if inputs.is_distribution and inputs.weight is None and inputs.sample_weight is None:
         return Denominators(0, float(n_rows) if mean else 1.0, 1.0)
     labels, shape = (None, (1, n_rows)) if inputs.is_distribution else _label_rows(inputs)
