@@ -142,9 +142,9 @@ NUMPY = (
 
 # ---------------------------------------------------------------- the cpu backend
 ROW_EPILOGUE, LANES_TILE = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
-LONG_ROWS, GROUP_EPILOGUE, GRADIENT = (
+LONG_ROWS, ITEM_EPILOGUE, GRADIENT = (
     "backends/cpu/regimes/long/rows.py",
-    "backends/cpu/regimes/group_epilogue.py",
+    "backends/cpu/regimes/item_epilogue.py",
     "backends/cpu/regimes/long/gradient.py",
 )
 SPLIT, STATISTICS = "backends/cpu/regimes/long/split.py", "backends/cpu/regimes/long/statistics.py"
@@ -184,7 +184,7 @@ CPU = (
     compiled("logsumexp × 1.001", (ROWWISE, "top + extract_lane(log_sum, r)",
                                     "1.001 * (top + extract_lane(log_sum, r))")),
     compiled("gradient without 1/N",
-             (GROUP_EPILOGUE, "grad_output * splat(operands.grad_scale, grad_output)", "grad_output")),
+             (ITEM_EPILOGUE, "grad_output * splat(operands.grad_scale, grad_output)", "grad_output")),
     compiled("float32: no subtraction of the maximum",
              (SHIFTED, "Shift(select(inside, zero, c), select(inside, exponent, zero))", "Shift(zero, zero)"),
              first="02"),
@@ -196,7 +196,8 @@ CPU = (
              (GRADIENT, "return g - splat(u_factor, g) * dense_target(dense",
               "return g + splat(u_factor, g) * dense_target(dense"), first="04"),
     compiled("long rows: gradient without 1/N",
-             (LONG_ROWS, "(operands.grad_output, i) * operands.grad_scale", "(operands.grad_output, i)"), first="04"),
+             (LONG_ROWS, "gradient_factor(operands, i)", "gradient_factor(operands, i) / operands.grad_scale"),
+             first="04"),
     compiled("long rows: softmax × 1.001",
              (LONG_ROWWISE, "1.0 / stats.sum_exp_others", "1.001 / stats.sum_exp_others"), first="04"),
     compiled("long rows: log_softmax × 1.001",
@@ -214,10 +215,10 @@ CPU = (
               "splat(1.001, factors.p_factor) * factors.p_factor, i, excluded"),
              first="04"),
     compiled("split: no rescaling",
-             (STATISTICS, "_rescale_one(a.sum_exp_others, a.row_max, b.row_max, scale, vtype) + b.sum_exp_others",
-              "a.sum_exp_others + b.sum_exp_others"), first="04"),
+             (STATISTICS, "_rescale_one(lower.sum_exp_others, lower.row_max, upper.row_max, scale, vtype)",
+              "lower.sum_exp_others"), first="04"),
     compiled("split: gradient without 1/N",
-             (SPLIT, "(operands.grad_output, i) * operands.grad_scale", "(operands.grad_output, i)"), first="04"),
+             (SPLIT, "gradient_factor(operands, i)", "gradient_factor(operands, i) / operands.grad_scale"), first="04"),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cuda backend, simulated

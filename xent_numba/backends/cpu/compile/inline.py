@@ -9,8 +9,10 @@ call of a kernel takes a third of the time for it.
     @specialize    a function that is given the types of its arguments, and returns the function to compile for them
     @optional      a function that returns None where its first argument is None
 
-An option that is off is an argument None.  Numba drops a branch under `if argument is None`, or `is not None`, that
-cannot be taken, before it infers any types; so the machine code has only the instructions of the options in use.
+An option that is off is an argument None, and the machine code has only the instructions of the options in use.  Under
+`if argument is None`, or `is not None`, Numba drops the branch not taken before it infers any types, but only where the
+argument is None; where it has a value, both branches are typed, and LLVM drops the dead one.  A function that returns
+either None or a value is therefore `@optional` or `@specialize`.
 """
 
 from __future__ import annotations

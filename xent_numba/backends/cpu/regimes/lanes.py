@@ -11,11 +11,12 @@ from typing import Any
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.plan import TILE_CLASSES
-from xent_numba.backends.cpu.regimes.group_epilogue import (
-    group_epilogue,
-    group_losses,
+from xent_numba.backends.cpu.regimes.item_epilogue import (
+    item_epilogue,
+    item_losses,
     labels_of,
     saved_shift_of,
+    saved_values,
     scaled_factors,
     store_losses,
 )
@@ -30,7 +31,7 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
 )
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
 from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
-from xent_numba.backends.cpu.regimes.work_items import row_group
+from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.operands import dense_target_of, vtype_of
 from xent_numba.backends.cpu.row.transform import apply_transform
 from xent_numba.backends.cpu.simd.cast import promote
@@ -41,7 +42,7 @@ from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat
 
 # ------------------------------------------------------------------------------------------------ tiles
 @optional
-def tile_buffer(array: Any, vtype: Any) -> Any:
+def _tile_buffer(array: Any, vtype: Any) -> Any:
     """Memory for a tile of an array; None where the array is None."""
     return stack_buffer(vtype, TILE_CLASSES)
 
@@ -100,35 +101,36 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
     """
     classes = operands.logits.shape[2]
     buffers = Tile(
-        stack_buffer(vtype, TILE_CLASSES), tile_buffer(grad, vtype), tile_buffer(operands.distribution, vtype), 0, 0
+        stack_buffer(vtype, TILE_CLASSES), _tile_buffer(grad, vtype), _tile_buffer(operands.distribution, vtype), 0, 0
     )
+    saved = saved_values(saved_lse, item, vtype)
     y = labels_of(operands.labels, item, classes, operands.ignored_classes, vtype)
-    saved_shift = saved_shift_of(saved_lse, item, operands.scale, vtype)
+    saved_shift = saved_shift_of(saved, operands.scale, vtype)
     dense = dense_target_of(operands.dense, buffers.distribution, operands.dense_weight)
     inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
 
     tile = tile_at(buffers, 0, classes)
     _load(operands, item, tile, vtype)
     cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
-    row, rescale = tile_statistics(tile, inputs, cursor, vtype)
+    stats, rescale = tile_statistics(tile, inputs, cursor, vtype)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
         tile = tile_at(buffers, first, classes)
         _load(operands, item, tile, vtype)
         part, _ = tile_statistics(tile, inputs, None, vtype)
-        row = merge_lanes(row, part, saved_shift, operands.scale)
+        stats = merge_lanes(stats, part, saved_shift, operands.scale)
 
     target_logit = _target_logits(operands, item, buffers, y, vtype)
-    epilogue = group_epilogue(operands, row, target_logit, y, item, vtype)
+    epilogue = item_epilogue(operands, stats, target_logit, y, item, vtype)
     if grad is not None:
-        factors = scaled_factors(operands, saved_lse, epilogue, item, vtype)
+        factors = scaled_factors(operands, saved, epilogue, item, vtype)
         for first in range(0, classes, TILE_CLASSES):
             tile = tile_at(buffers, first, classes)
             if classes > TILE_CLASSES:
                 _load(operands, item, tile, vtype)
-                rescale = tile_exponentials(tile, inputs, row.row_max)
+                rescale = tile_exponentials(tile, inputs, stats.row_max)
             tile_gradient(tile, inputs, rescaled(factors, rescale, vtype), vtype)
             staging = write_tile(staging, tile.exp, rows_view(grad, item, first), tile.classes, vtype)
-    return group_losses(operands, epilogue, y, item.rows), staging
+    return item_losses(operands, epilogue, y, item.rows), staging
 
 
 @inline
@@ -143,7 +145,7 @@ def lanes_rows(operands: Any, start: int, stop: int, group: int, partials: Any) 
     for first in range(start, stop, group):
         sum_of_losses = 0.0
         for index in range(first, min(stop, first + group)):
-            item = row_group(operands.logits.shape, index, lanes)
+            item = work_item(operands.logits.shape, index, lanes)
             losses, staging = _compute_item(operands, operands.saved_lse, operands.grad, item, staging, vtype)
             staging = flush_carry(staging, operands.grad, item, index + 1 == stop, vtype)
             store_losses(operands.row_losses, item, losses)

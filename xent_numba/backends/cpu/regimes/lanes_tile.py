@@ -17,13 +17,13 @@ import math
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.row.epilogue import RowStatistics
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, centre_of
 from xent_numba.backends.cpu.row.target import (
     add_dense_sums,
+    add_dense_term,
     dense_target_lanes,
     exclude_target_lanes,
-    product_or_zero,
-    quarter_gap,
+    insert_target_lanes,
 )
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
@@ -79,15 +79,9 @@ class ScaledFactors(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------ exponentials
 @inline
-def finite_or_zero(row_max: Any) -> Any:
-    """The maximum of each lane, or 0 where that is −inf or NaN."""
-    return select(row_max > splat(-math.inf, row_max), row_max, splat(0.0, row_max))
-
-
-@inline
 def tile_shift(row_max: Any, saved_shift: Any, scale: Any) -> Any:
     """The `TileShift` for a maximum; exactly the centre where that is a saved log-sum-exp."""
-    centre = finite_or_zero(row_max)
+    centre = centre_of(row_max)
     if saved_shift is None:
         return TileShift(centre, shift_of(centre, scale))
     return TileShift(centre, Shift(centre, splat(0.0, centre)))
@@ -153,7 +147,7 @@ def _add_dense(sums: Any, x: Any, centre: Any, dense: Any, j: int, tile_j: int) 
     if dense is None:
         return sums
     u = dense_target_lanes(dense, j, tile_j, x)
-    return sums[0] + product_or_zero(u, quarter_gap(centre, x)), sums[1] + u
+    return add_dense_term(sums, u, centre, x)
 
 
 @inline
@@ -220,7 +214,7 @@ def merge_lanes(left: Any, right: Any, saved_shift: Any, scale: Any) -> Any:
     if saved_shift is not None:  # both parts have the same shift, and only a gradient is wanted
         return RowStatistics(left.row_max, left.sum_exp_others + right.sum_exp_others, left.target_gap, target_sum)
     row_max = maximum(left.row_max, right.row_max)
-    centre = promote(finite_or_zero(row_max))
+    centre = promote(centre_of(row_max))
     down = splat(unscale(centre), centre)
     sum_exp_others = (
         left.sum_exp_others * exp_scaled_difference(promote(left.row_max), centre, scale) * down
@@ -228,9 +222,9 @@ def merge_lanes(left: Any, right: Any, saved_shift: Any, scale: Any) -> Any:
     )
     target_gap = (
         left.target_gap
-        + left.target_sum * (centre - promote(finite_or_zero(left.row_max)))
+        + left.target_sum * (centre - promote(centre_of(left.row_max)))
         + right.target_gap
-        + right.target_sum * (centre - promote(finite_or_zero(right.row_max)))
+        + right.target_sum * (centre - promote(centre_of(right.row_max)))
     )
     return RowStatistics(row_max, sum_exp_others, target_gap, target_sum)
 
@@ -245,14 +239,6 @@ def tile_exponentials(tile: Any, inputs: Any, row_max: Any) -> Any:
         x = apply_transform(load(tile.logits, j * lanes, row_max), inputs.transform)
         store(tile.exp, j * lanes, exp_of_tile(x, shift, inputs.saved_shift, inputs.scale))
     return tile_rescale(shift, inputs.saved_shift, inputs.scale)
-
-
-@inline
-def _insert_target(g: Any, j: int, y: Any, at_target: Any) -> Any:
-    """`g` of class j, with `at_target` in the lanes whose label it is."""
-    if y is None:
-        return g
-    return select(y == splat(j, y), at_target, g)
 
 
 @inline
@@ -283,7 +269,7 @@ def tile_gradient(tile: Any, inputs: Any, factors: Any, vtype: Any) -> None:
     lanes = lanes_of(vtype)
     for j in range(tile.classes):
         g = load(tile.exp, j * lanes, vtype) * factors.p_factor
-        g = _insert_target(g, tile.first + j, inputs.y, factors.at_target)
+        g = insert_target_lanes(g, tile.first + j, inputs.y, factors.at_target)
         g = _subtract_dense_target(g, factors.u_factor, inputs.dense, tile.first + j, j)
         g = chain_rule(g, load(tile.logits, j * lanes, vtype), inputs.transform)
         store(tile.exp, j * lanes, zero_ignored(g, inputs.y))

@@ -23,13 +23,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xent_numba.backends.cpu.compile.inline import inline
+from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.plan import TILE_CLASSES
-from xent_numba.backends.cpu.regimes.group_epilogue import (
-    group_epilogue,
-    group_losses,
+from xent_numba.backends.cpu.regimes.item_epilogue import (
+    item_epilogue,
+    item_losses,
     labels_of,
     saved_shift_of,
+    saved_values,
     scaled_factors,
     store_losses,
 )
@@ -97,11 +98,9 @@ def _mask_targets(tile: Any, width: int, y: Any, dense: Any, lanes: int) -> None
                 store_scalar(tile, r * width + extract_lane(y, r), -math.inf)
 
 
-@inline
-def _excluded_class(y: int, dense: Any) -> Any:
+@optional
+def _excluded_class(dense: Any, y: int) -> Any:
     """The class that is left out of the sum of exponentials by a mask; None where its logit is −inf."""
-    if dense is None:
-        return None
     return y
 
 
@@ -180,7 +179,7 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
             row = PackedRow(
                 advance(current.tile, r * width),
                 classes,
-                _excluded_class(extract_lane(inputs.y, r), inputs.dense),
+                _excluded_class(inputs.dense, extract_lane(inputs.y, r)),
                 _shift_of_row(shifts, r, vtype),
                 inputs.saved_shift,
                 inputs.scale,
@@ -225,7 +224,7 @@ def _write_gradient(grad: Any, inputs: Any, current: Any, factors: Any, staging:
         y = extract_lane(inputs.y, r)
         if y >= 0:
             row_factors, exps = _factors_of_row(factors, r, vtype), advance(current.tile, r * width)
-            to_gradient(exps, row, classes, _excluded_class(y, inputs.dense), row_factors, inputs.dense)
+            to_gradient(exps, row, classes, _excluded_class(inputs.dense, y), row_factors, inputs.dense)
             _store_target(row, y, row_factors.at_target, inputs.dense)
         else:
             for j in range(classes):
@@ -249,16 +248,17 @@ def _compute_item(
     compiled.
     """
     item = current.item
+    saved = saved_values(saved_lse, item, vtype)
     y = labels_of(operands.labels, item, operands.logits.shape[2], operands.ignored_classes, vtype)
     dense = dense_target_of(operands.dense, None, operands.dense_weight)
-    saved_shift = saved_shift_of(saved_lse, item, operands.scale, vtype)
+    saved_shift = saved_shift_of(saved, operands.scale, vtype)
     inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
-    row, rescale, target_logits = _statistics(operands, grad, inputs, current, following, vtype)
-    epilogue = group_epilogue(operands, row, target_logits, y, item, vtype)
+    stats, rescale, target_logits = _statistics(operands, grad, inputs, current, following, vtype)
+    epilogue = item_epilogue(operands, stats, target_logits, y, item, vtype)
     if grad is not None:
-        factors = rescaled(scaled_factors(operands, saved_lse, epilogue, item, vtype), rescale, vtype)
+        factors = rescaled(scaled_factors(operands, saved, epilogue, item, vtype), rescale, vtype)
         staging = _write_gradient(grad, inputs, current, _store_factors(factors, vtype), staging, vtype)
-    return group_losses(operands, epilogue, y, item.rows), staging
+    return item_losses(operands, epilogue, y, item.rows), staging
 
 
 @inline

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.plan import CACHE_LINE, TILE_CLASSES
-from xent_numba.backends.cpu.regimes.work_items import RowGroup, row_group
+from xent_numba.backends.cpu.regimes.work_items import WorkItem, work_item
 from xent_numba.backends.cpu.row.operands import row_pointer
 from xent_numba.backends.cpu.row.transform import apply_transform, load_logits_n
 from xent_numba.backends.cpu.simd.cache_control import L1_PREFETCH_DISTANCE, L2_PREFETCH_DISTANCE
@@ -23,7 +23,7 @@ ROWS = CACHE_LINE // 4  # rows of a work item, and lanes of a float32 vector
 class PackedItem(NamedTuple):
     """A work item and the memory that its rows are loaded to."""
 
-    item: Any  # `RowGroup`
+    item: Any  # `WorkItem`
     p: Any  # address of its first row
     tile: Any  # row r begins at tile[r · tile_width]
     lane_maxima: Any  # vector r: the maximum of each lane of row r
@@ -40,10 +40,10 @@ def packed_item(logits: Any, index: int, stop: int, buffers: Any, parity: int, v
     """The work item with this index, to be loaded to one of two tiles; without rows where the index is `stop`."""
     tiles, lane_maxima = buffers
     lanes = lanes_of(vtype)
-    item = row_group(logits.shape, index, lanes)
+    item = work_item(logits.shape, index, lanes)
     rows = item.rows if index < stop else 0
     return PackedItem(
-        RowGroup(item.a, item.b, rows, item.first_row),
+        WorkItem(item.a, item.b, rows, item.first_row),
         row_pointer(logits, item.a, item.b),
         advance(tiles, parity * TILE_CLASSES * lanes),
         advance(lane_maxima, parity * ROWS * lanes),
@@ -51,7 +51,7 @@ def packed_item(logits: Any, index: int, stop: int, buffers: Any, parity: int, v
 
 
 @inline
-def copy_row(p: Any, row: Any, classes: int, transform: Any, minus_inf: Any) -> Any:
+def _copy_row(p: Any, row: Any, classes: int, transform: Any, minus_inf: Any) -> Any:
     """Copy a row, after the transform, and return the maximum of each lane, at least −inf.
 
     The last vector is filled up with −inf, whose exponential is 0.
@@ -83,7 +83,7 @@ def load_row(operands: Any, packed: Any, r: int, vtype: Any) -> None:
     if r < packed.item.rows:
         p = advance(packed.p, r * stride(operands.logits, 1))
         row = advance(packed.tile, r * tile_width(classes, lanes))
-        lane_max = copy_row(p, row, classes, operands.transform, lane_max)
+        lane_max = _copy_row(p, row, classes, operands.transform, lane_max)
     store(packed.lane_maxima, r * lanes, lane_max)
 
 

@@ -1,4 +1,4 @@
-"""One row of the `packed` regime, along its classes: into a tile, to its sums, and to its gradient."""
+"""One row of the `packed` regime, along its classes: its sums, and its gradient."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.lanes_tile import exp_of_tile
-from xent_numba.backends.cpu.regimes.long.gradient import insert_target, subtract_dense_target_n
+from xent_numba.backends.cpu.regimes.long.gradient import subtract_dense_target_n
 from xent_numba.backends.cpu.row.target import (
     add_dense_sums,
+    add_dense_term,
     dense_target_n,
     exclude_target,
-    product_or_zero,
-    quarter_gap,
+    insert_target,
 )
 from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
@@ -47,7 +47,7 @@ def _add_dense(sums: Any, x: Any, i: int, classes: int, centre: Any, dense: Any)
     if dense is None:
         return sums
     u = dense_target_n(dense, i, min(lanes_of(x), classes - i), x)
-    return sums[0] + product_or_zero(u, quarter_gap(centre, x)), sums[1] + u
+    return add_dense_term(sums, u, centre, x)
 
 
 @inline

@@ -14,7 +14,6 @@ from xent_numba.backends.cpu.regimes.lanes import tile_at
 from xent_numba.backends.cpu.regimes.lanes_tile import (
     Tile,
     TileInput,
-    finite_or_zero,
     merge_lanes,
     tile_exponentials,
     tile_statistics,
@@ -22,8 +21,8 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
 from xent_numba.backends.cpu.regimes.long.softmax import softmax_long_rows
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
 from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
-from xent_numba.backends.cpu.regimes.work_items import row_group
-from xent_numba.backends.cpu.row.epilogue import log_of_sum
+from xent_numba.backends.cpu.regimes.work_items import work_item
+from xent_numba.backends.cpu.row.epilogue import centre_of, log_of_sum
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.load_store import load, pointer, stack_buffer, store
@@ -71,7 +70,7 @@ def _store_logsumexp(out: Any, item: Any, row_max: Any, nan_sum: Any, log_sum: A
     """The log-sum-exp of each row, if it is asked for.
 
     A row with +inf gives +inf, one with nothing but −inf gives −inf, and any row with a NaN gives NaN: the maximum
-    passes over NaN, so for the first two the `_nan_sum` is added.  The sum of any other row is NaN already.
+    passes over NaN, so for the first two the `nan_sum` is added.  The sum of any other row is NaN already.
     """
     if out is not None:
         for r in range(lanes_of(log_sum)):
@@ -87,7 +86,7 @@ def _store_logsumexp(out: Any, item: Any, row_max: Any, nan_sum: Any, log_sum: A
 
 # ------------------------------------------------------------------------------------------------ first passes
 @inline
-def _nan_sum(logsumexp: Any, tile: Any, nan_sum: Any, vtype: Any) -> Any:
+def _add_nans(logsumexp: Any, tile: Any, nan_sum: Any, vtype: Any) -> Any:
     """0 per lane, or NaN where a logit so far is NaN: for a logsumexp; unchanged where none is asked for."""
     if logsumexp is None:
         return nan_sum
@@ -112,7 +111,7 @@ def _tile_argmax(tile: Any, row_max: Any, max_index: Any, vtype: Any) -> Any:
 
 @specialize
 def _first_pass(softmax: Any, logsumexp: Any, logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
-    """(`max_index`, `_nan_sum`) of the rows, with their first tile loaded.
+    """(`max_index`, `nan_sum`) of the rows, with their first tile loaded.
 
     `max_index` is the class of each row's maximum, which is left out of the sum: log S is then log1p of the rest, and
     exact.  A softmax has no use for it, and gets None.
@@ -133,27 +132,27 @@ def _load_first(logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
 def _find_max(logsumexp: Any, logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
     """Load all tiles to find the maximum, and then the first one again if there are several."""
     classes = logits.shape[2]
-    row_max, max_index = splat(-math.inf, vtype), iota(vtype) - iota(vtype)
+    row_max, max_index = splat(-math.inf, vtype), splat(0, iota(vtype))
     nan_sum = splat(0.0, vtype)
     for first in range(0, classes, TILE_CLASSES):
         part = tile_at(tile, first, classes)
         load_tile(rows_view(logits, item, first), part.classes, part.logits, vtype)
         row_max, max_index = _tile_argmax(part, row_max, max_index, vtype)
-        nan_sum = _nan_sum(logsumexp, part, nan_sum, vtype)
+        nan_sum = _add_nans(logsumexp, part, nan_sum, vtype)
     if classes > TILE_CLASSES:
         load_tile(rows_view(logits, item, 0), TILE_CLASSES, tile.logits, vtype)
     return max_index, nan_sum
 
 
 @inline
-def _sum_exp(max_index: Any, row: Any) -> Any:
+def _sum_exp(max_index: Any, stats: Any) -> Any:
     """Σ exp(x − row_max) in float64: with the term of the maximum where the statistics leave it out.
 
     That term is 1 where the maximum is finite, NaN where it is +inf, and 0 where it is −inf.
     """
     if max_index is None:
-        return row.sum_exp_others
-    return row.sum_exp_others + promote(exp(row.row_max - finite_or_zero(row.row_max)))
+        return stats.sum_exp_others
+    return stats.sum_exp_others + promote(exp(stats.row_max - centre_of(stats.row_max)))
 
 
 # ------------------------------------------------------------------------------------------------ work items
@@ -166,14 +165,14 @@ def _compute_item(operands: Any, out: Any, item: Any, staging: Any, vtype: Any) 
     inputs = TileInput(max_index, None, None, None, None)
     tile = tile_at(buffers, 0, classes)
     cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
-    row, rescale = tile_statistics(tile, inputs, cursor, vtype)
+    stats, rescale = tile_statistics(tile, inputs, cursor, vtype)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
         tile = tile_at(buffers, first, classes)
         load_tile(rows_view(operands.logits, item, first), tile.classes, tile.logits, vtype)
         part, _ = tile_statistics(tile, inputs, None, vtype)
-        row = merge_lanes(row, part, None, None)
-    row_max, sum_exp = promote(row.row_max), _sum_exp(max_index, row)
-    log_sum = log_of_sum(row.sum_exp_others, sum_exp)
+        stats = merge_lanes(stats, part, None, None)
+    row_max, sum_exp = promote(stats.row_max), _sum_exp(max_index, stats)
+    log_sum = log_of_sum(stats.sum_exp_others, sum_exp)
     if out is not None:
         for first in range(0, classes, TILE_CLASSES):
             tile = tile_at(buffers, first, classes)
@@ -181,10 +180,10 @@ def _compute_item(operands: Any, out: Any, item: Any, staging: Any, vtype: Any) 
                 load_tile(rows_view(operands.logits, item, first), tile.classes, tile.logits, vtype)
             if operands.softmax is not None:
                 if classes > TILE_CLASSES:
-                    rescale = tile_exponentials(tile, inputs, row.row_max)
+                    rescale = tile_exponentials(tile, inputs, stats.row_max)
                 _tile_softmax(tile, demote(rescale / sum_exp, vtype))
             else:
-                _tile_log_softmax(tile, row.row_max, demote(log_sum, vtype), vtype)
+                _tile_log_softmax(tile, stats.row_max, demote(log_sum, vtype), vtype)
             staging = write_tile(staging, tile.exp, rows_view(out, item, first), tile.classes, vtype)
     _store_logsumexp(operands.logsumexp, item, row_max, nan_sum, log_sum)
     return staging
@@ -207,7 +206,7 @@ def _lanes(fields: Any, group: int, work_items: int, k: int) -> None:
     staging = staging_of(out, operands.streaming, vtype)
     stop = min(work_items, (k + 1) * group)
     for index in range(k * group, stop):
-        item = row_group(operands.logits.shape, index, lanes_of(vtype))
+        item = work_item(operands.logits.shape, index, lanes_of(vtype))
         staging = _compute_item(operands, out, item, staging, vtype)
         staging = flush_carry(staging, out, item, index + 1 == stop, vtype)
 

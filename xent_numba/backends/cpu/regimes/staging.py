@@ -35,7 +35,7 @@ def flush_full_lines(buffer: Any, carry: int, count: int, out: Any, vtype: Any) 
     if carry == 0:
         head = elements_to_alignment(base, 0, vtype)
         if head < 0 or head >= total:
-            _store_range(buffer, 0, total, base, vtype)
+            _store_first(buffer, total, base, vtype)
             return 0
         if head > 0:
             store_n(base, 0, head, load(buffer, 0, vtype))
@@ -56,15 +56,15 @@ def flush_tail(buffer: Any, carry: int, out: Any, vtype: Any) -> None:
 
 
 @inline
-def _store_range(buffer: Any, start: int, stop: int, base: Any, vtype: Any) -> None:
-    """Write buffer[start … stop] to base[start … stop] with ordinary stores."""
+def _store_first(buffer: Any, count: int, base: Any, vtype: Any) -> None:
+    """Write the first `count` elements of a buffer to `base` with ordinary stores."""
     lanes = lanes_of(vtype)
-    i = start
-    while i + lanes <= stop:
+    i = 0
+    while i + lanes <= count:
         store(base, i, load(buffer, i, vtype))
         i += lanes
-    if i < stop:
-        store_n(base, i, stop - i, load(buffer, i, vtype))
+    if i < count:
+        store_n(base, i, count - i, load(buffer, i, vtype))
 
 
 # ------------------------------------------------------------------------------------------------ work items
@@ -101,7 +101,7 @@ def write_row(row: Any, out: Any, classes: int, streaming: bool, vtype: Any) -> 
         carry = flush_full_lines(row, 0, classes, out, vtype)
         flush_tail(row, carry, advance(out, classes), vtype)
     else:
-        _store_range(row, 0, classes, out, vtype)
+        _store_first(row, classes, out, vtype)
 
 
 @inline

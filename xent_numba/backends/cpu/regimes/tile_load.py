@@ -1,4 +1,4 @@
-"""Tiles are loaded from and stored to arrays of any strides here.
+"""Load tiles from arrays of any strides, and store them.
 
 A tile is a transposed copy of a vector of rows, one row in each lane: tile[j · lanes + r] is class j of row r.
 """

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from xent_numba.backends.cpu.compile.inline import inline
 
 
-class RowGroup(NamedTuple):
+class WorkItem(NamedTuple):
     """The rows (a, b) … (a, b + rows − 1) of a work item."""
 
     a: int
@@ -22,10 +22,10 @@ class RowGroup(NamedTuple):
 
 
 @inline
-def row_group(shape: Any, index: int, lanes: int) -> Any:
+def work_item(shape: Any, index: int, lanes: int) -> Any:
     """The work item with this index, for arrays of shape (A, B, C) and work items of up to `lanes` rows."""
     width = shape[1]
     items_per_a = (width + lanes - 1) // lanes
     a = index // items_per_a
     b = (index - a * items_per_a) * lanes
-    return RowGroup(a, b, min(lanes, width - b), a * width + b)
+    return WorkItem(a, b, min(lanes, width - b), a * width + b)

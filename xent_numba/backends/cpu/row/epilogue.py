@@ -42,6 +42,12 @@ class GradientFactors(NamedTuple):
 
 
 @inline
+def centre_of(row_max: Any) -> Any:
+    """What is subtracted from the logits before exp: the maximum, or 0 where that is −inf or NaN."""
+    return select(row_max > splat(-math.inf, row_max), row_max, splat(0.0, row_max))
+
+
+@inline
 def target_exp(stats: Any, label_weight: Any, x_y: Any, scale: Any, vtype: Any) -> Any:
     """e_y = exp(s (x_y − m)), in the precision of `vtype`; 0 without a label."""
     zero = splat(0.0, stats.sum_exp_others)

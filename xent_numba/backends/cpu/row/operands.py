@@ -23,7 +23,8 @@ class Operands(NamedTuple):
 
     An array that is read for every logit is None where a call lacks it: then the machine code lacks it too.  An array
     that is read once per row has size 0 instead: testing for that once per row costs nothing, whereas separate machine
-    code for every combination of options would.
+    code for every combination of options would.  `labels` and `saved_lse` are None too, because a call without them is
+    computed in another way.
     """
 
     logits: Any  # (A, B, C)
@@ -161,11 +162,3 @@ def row_pointer(array: Any, a: int, b: int) -> Any:
 def dense_target_of(dense: Any, q: Any, weight: Any) -> Any:
     """The dense target of one row, or of a tile of rows, from `Operands.dense` and a pointer to its part of q."""
     return DenseTarget(q, pointer(weight), dense.alpha, dense.beta)
-
-
-@inline
-def known_target_sum(dense: Any) -> Any:
-    """Σ u_j of a row without a distribution, which is the same for all rows."""
-    if dense is None:
-        return 0.0
-    return dense.target_sum

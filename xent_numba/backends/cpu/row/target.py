@@ -98,17 +98,6 @@ def unquarter(total: Any) -> Any:
 
 
 @inline
-def add_dense_sums(sums: Any, part: Any, dense: Any) -> Any:
-    """(Σ u (centre − x), Σ u) in float64, with those of a few more vectors added.
-
-    `part` is a pair in the arithmetic of the logits, whose first sum is of `quarter_gap`.
-    """
-    if dense is None:
-        return sums
-    return sums[0] + unquarter(part[0]), sums[1] + promote(part[1])
-
-
-@inline
 def product_or_zero(u: Any, v: Any) -> Any:
     """u · v, and 0 where u is 0, even for an infinite or NaN v."""
     zero = splat(0.0, u)
@@ -116,16 +105,45 @@ def product_or_zero(u: Any, v: Any) -> Any:
 
 
 @inline
+def add_dense_term(sums: Any, u: Any, centre: Any, x: Any) -> Any:
+    """(Σ u (centre − x) / 4, Σ u) with the terms of one more vector added, in the arithmetic of the logits."""
+    return sums[0] + product_or_zero(u, quarter_gap(centre, x)), sums[1] + u
+
+
+@inline
+def add_dense_sums(sums: Any, part: Any, dense: Any) -> Any:
+    """(Σ u (centre − x), Σ u) in float64, with those of a few more vectors added.
+
+    `part` is a pair of sums of `add_dense_term`.
+    """
+    if dense is None:
+        return sums
+    return sums[0] + unquarter(part[0]), sums[1] + promote(part[1])
+
+
+@inline
+def insert_target(g: Any, i: Any, y: Any, value: Any) -> Any:
+    """`g`, a vector for the classes from i on, with `value` at class y; unchanged where y is None."""
+    if y is None:
+        return g
+    return select(iota(g) == splat(y - i, iota(g)), splat(value, g), g)
+
+
+@inline
+def insert_target_lanes(g: Any, j: Any, y: Any, values: Any) -> Any:
+    """`g`, a vector for class j of many rows, with `values` where the target is j; unchanged where y is None."""
+    if y is None:
+        return g
+    return select(y == splat(j, y), values, g)
+
+
+@inline
 def exclude_target(e: Any, i: Any, y: Any) -> Any:
     """`e`, a vector for the classes from i on, with 0 at class y; unchanged where y is None."""
-    if y is None:
-        return e
-    return select(iota(e) == splat(y - i, iota(e)), splat(0.0, e), e)
+    return insert_target(e, i, y, 0.0)
 
 
 @inline
 def exclude_target_lanes(e: Any, j: Any, y: Any) -> Any:
     """`e`, a vector for class j of many rows, with 0 in the rows whose target is j; unchanged where y is None."""
-    if y is None:
-        return e
-    return select(y == splat(j, y), splat(0.0, e), e)
+    return insert_target_lanes(e, j, y, splat(0.0, e))

@@ -7,9 +7,8 @@ f is one of
     Softcap    f(x) = cap · tanh(scale · x / cap), where `scale` is logit_scale
 
 and s, named `scale` everywhere, is |logit_scale| where it is not 1 and there is no softcap, else None.  s multiplies
-not f(x) but differences f(x) − max f(x), because s · f(x) would be rounded where the difference is exact.  Numba
-removes the branch of a None before it compiles, so the machine code of a call has only the instructions of its
-options.
+not f(x) but differences f(x) − max f(x), because s · f(x) would be rounded where the difference is exact.  An option
+that is off is None, and the machine code of a call has no instructions for it (see `compile.inline`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ computed for each row by itself, in one lane.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,11 @@ import numpy as np
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, log_sum, row_loss, target_exp
-from xent_numba.backends.cpu.row.operands import apply_weight
-from xent_numba.backends.cpu.row.transform import chain_rule, scale_or_one
+from xent_numba.backends.cpu.row.operands import apply_weight, label_weight_of, value_or_one
+from xent_numba.backends.cpu.row.transform import chain_rule, load_logit
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import load, load_n, load_scalar, stack_buffer, store_scalar
+from xent_numba.backends.cpu.simd.math import apply_scale
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import one_lane, splat
 
@@ -29,6 +31,23 @@ class RowTerms(NamedTuple):
     x_y: float  # f of the logit at the label's class
     label_weight: Any  # (1 − ε) w_y, or None for a distribution
     sample_weight: float
+
+
+@inline
+def row_terms(operands: Any, row: Any, stats: Any, i: int, vtype: Any) -> Any:
+    """The `RowTerms` of row i from its `RowInput` and `RowStatistics`."""
+    return RowTerms(
+        stats,
+        load_logit(row.logits, max(row.y, 0), row.transform, vtype),
+        label_weight_of(operands.confidence, operands.weight, row.y),
+        value_or_one(operands.sample_weight, i),
+    )
+
+
+@inline
+def gradient_factor(operands: Any, i: int) -> Any:
+    """What multiplies the whole gradient of row i."""
+    return value_or_one(operands.sample_weight, i) * value_or_one(operands.grad_output, i) * operands.grad_scale
 
 
 # ------------------------------------------------------------------------------------------------ losses
@@ -117,8 +136,7 @@ def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: A
     total = stats.sum_exp_others + e_y
     lse = total
     if z_coefficient != 0.0:
-        z_max = one_lane(terms.stats.row_max * scale_or_one(scale), vtype64)
-        lse = z_max + log_sum(stats, label_weight, x_y, total)
+        lse = apply_scale(stats.row_max, scale) + log_sum(stats, label_weight, x_y, total)
     return gradient_factors(stats, label_weight, e_y, one_lane(1.0, vtype64) / total, lse, z_coefficient)
 
 
@@ -128,7 +146,7 @@ def gradient_scalars(row: Any, terms: Any, factor: float, z_coefficient: float, 
     factors = _row_gradient_factors(terms, row.scale, z_coefficient, vtype)
     row_max = terms.stats.row_max
     return GradientScalars(
-        row_max if row_max > -np.inf else 0.0,
+        row_max if row_max > -math.inf else 0.0,
         extract_lane(factors.p_factor, 0) * factor,
         factor,
         _gradient_at_target(row, extract_lane(factors.at_target, 0), factor, vtype),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, exclude_target
+from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, exclude_target, insert_target
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
 from xent_numba.backends.cpu.simd.cast import promote
@@ -28,7 +28,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
 from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, load_scalar, store, store_n, store_scalar
 from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, exp
 from xent_numba.backends.cpu.simd.reduce import extract_lane, reduce_add
-from xent_numba.backends.cpu.simd.vector import iota, lanes_of, one_lane, select, splat
+from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
 
 class GradientScalars(NamedTuple):
@@ -94,14 +94,6 @@ def subtract_dense_target_n(g: Any, u_factor: Any, dense: Any, i: Any, count: An
     if dense is None:
         return g
     return g - splat(u_factor, g) * dense_target_n(dense, i, count, g)
-
-
-@inline
-def insert_target(g: Any, i: int, y: Any, value: float) -> Any:
-    """`g`, a vector for the classes from i on, with `value` at class y; unchanged where y is None."""
-    if y is None:
-        return g
-    return select(iota(g) == splat(y - i, iota(g)), splat(value, g), g)
 
 
 @inline
@@ -218,8 +210,8 @@ def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------ from a saved lse
 @inline
-def gradient_from_lse(row: Any, output: Any, coefficients: Any, vtype: Any) -> Any:
-    """Write the gradient of a whole row but for its label's class, and return Σ exp(s (x_j − shift)) over the others.
+def gradient_from_lse(row: Any, output: Any, scalars: Any, vtype: Any) -> Any:
+    """Write the gradient of a whole row but for its label's class, and return Σ exp(s (x_j − centre)) over the others.
 
     That sum, which a saved log-sum-exp does not tell, is what the gradient at the label's class is computed from.
     """
@@ -232,10 +224,10 @@ def gradient_from_lse(row: Any, output: Any, coefficients: Any, vtype: Any) -> A
         first = head if head > 0 and i == 0 else lanes
         count = min(first, row.classes - i)
         x = load_n(row.logits, i, count, zero)
-        z = apply_scale(apply_transform(x, row.transform) - coefficients.shift.residual, row.scale)
+        z = apply_scale(apply_transform(x, row.transform) - splat(scalars.centre, vtype), row.scale)
         e = exp(clamp_exp_arg(z))
         sum_exp_others = sum_exp_others + promote(first_n_or(exclude_target(e, i, row.y), count, zero))
-        g = subtract_dense_target_n(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i, count)
+        g = subtract_dense_target_n(e * splat(scalars.p_factor, vtype), scalars.u_factor, row.dense, i, count)
         g = chain_rule(g, x, row.transform)
         if count == lanes and head >= 0:
             stream(out, i, g)
@@ -246,11 +238,11 @@ def gradient_from_lse(row: Any, output: Any, coefficients: Any, vtype: Any) -> A
 
 
 @inline
-def dense_target_sum(dense: Any, classes: int, known: float, vtype: Any) -> Any:
-    """Σ u_j of a row; `known` is that sum where there is no distribution."""
+def dense_target_sum(dense: Any, coefficients: Any, classes: int, vtype: Any) -> Any:
+    """Σ u_j of a row, from its `DenseTarget` and the `DenseCoefficients` of the call."""
     if dense is None:
         return 0.0
-    return _distribution_sum(dense, dense.q, classes, known, vtype)
+    return _distribution_sum(dense, dense.q, classes, coefficients.target_sum, vtype)
 
 
 @inline

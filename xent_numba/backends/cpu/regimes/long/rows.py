@@ -17,12 +17,13 @@ from xent_numba.backends.cpu.regimes.long.epilogue import (
     buffer_row,
     buffered_losses,
     chain_rule_at_target,
+    gradient_factor,
     gradient_scalars,
     loss_buffer,
     one_lane_or_none,
+    row_terms,
 )
 from xent_numba.backends.cpu.regimes.long.gradient import (
-    GradientCoefficients,
     GradientScalars,
     PendingGradient,
     RowOutput,
@@ -34,22 +35,19 @@ from xent_numba.backends.cpu.regimes.long.gradient import (
 )
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
-from xent_numba.backends.cpu.regimes.work_items import row_group
+from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, inverse_from_lse, target_exp
 from xent_numba.backends.cpu.row.operands import (
     RowInput,
     is_ignored,
-    known_target_sum,
     label_weight_of,
     row_input,
     row_pointer,
     store_loss,
-    value_or_one,
     vtype_of,
 )
 from xent_numba.backends.cpu.row.transform import load_logit, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.exp_shifted import Shift
 from xent_numba.backends.cpu.simd.load_store import advance, load_n, load_scalar, stack_buffer, store_scalar, stride
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, one_lane, splat
@@ -104,23 +102,22 @@ def _complete_gradient(pending: Any, row_stride: int, last: bool, vtype: Any) ->
 
 # ------------------------------------------------------------------------------------------------ other gradients
 @inline
-def _gradient_from_saved(
-    row: Any, output: Any, saved_lse: float, label_weight: Any, factor: float, operands: Any, vtype: Any
-) -> None:
+def _gradient_from_saved(row: Any, output: Any, saved_lse: float, factor: float, operands: Any, vtype: Any) -> None:
     """Write the gradient of a row whose log-sum-exp is known; `factor` multiplies all of it."""
     vtype64 = promote(vtype)
     scale, z_coefficient = row.scale, operands.z_coefficient
     # The shift that stands in for the maximum: lse / s, rounded to the arithmetic of the logits.
     saved_shift = np.float64(extract_lane(splat(saved_lse / scale_or_one(scale), vtype), 0))
     x_y = one_lane(load_logit(row.logits, max(row.y, 0), row.transform, vtype), vtype64)
-    weight, lse, zero = one_lane_or_none(label_weight, vtype64), one_lane(saved_lse, vtype64), one_lane(0.0, vtype64)
-    target_sum = dense_target_sum(row.dense, row.classes, known_target_sum(operands.dense), vtype)
+    weight = one_lane_or_none(label_weight_of(operands.confidence, operands.weight, row.y), vtype64)
+    lse, zero = one_lane(saved_lse, vtype64), one_lane(0.0, vtype64)
+    target_sum = dense_target_sum(row.dense, operands.dense, row.classes, vtype)
     stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64))
     e_y, inverse = target_exp(stats, weight, x_y, scale, vtype), inverse_from_lse(stats, lse, scale)
     p_factor = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).p_factor, 0) * factor
     x = load_n(row.logits, max(row.y, 0), 1, splat(0.0, vtype))  # now, as the gradient may overwrite it
-    shift = Shift(splat(saved_shift, vtype), splat(0.0, vtype))
-    sum_exp_others = gradient_from_lse(row, output, GradientCoefficients(shift, p_factor, factor, 0.0, True), vtype)
+    scalars = GradientScalars(saved_shift, p_factor, factor, 0.0)  # the gradient at the label is computed below
+    sum_exp_others = gradient_from_lse(row, output, scalars, vtype)
     if row.y >= 0:
         stats = RowStatistics(stats.row_max, one_lane(sum_exp_others, vtype64), zero, stats.target_sum)
         at_target = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).at_target, 0)
@@ -143,23 +140,20 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     The pending gradient of the row before is completed.  With a `saved_lse` the gradient is written at once, and
     there is no loss.
     """
-    a, b, _, _ = row_group(operands.logits.shape, i, 1)
+    a, b, _, _ = work_item(operands.logits.shape, i, 1)
     row, out = row_input(operands, a, b), row_pointer(operands.grad, a, b)
-    label_weight = label_weight_of(operands.confidence, operands.weight, row.y)
     if is_ignored(operands.labels, row.y):
         _complete_gradient(pending, 0, True, vtype)
         _write_zeros(out, row.classes, vtype)
+        label_weight = label_weight_of(operands.confidence, operands.weight, row.y)
         buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0), 0.0, label_weight, 0.0))  # a loss of 0
         return pending
-    sample_weight = value_or_one(operands.sample_weight, i)
-    factor = sample_weight * value_or_one(operands.grad_output, i) * operands.grad_scale
+    factor = gradient_factor(operands, i)
     if saved_lse is not None:
         output = RowOutput(out, None, operands.streaming)
-        _gradient_from_saved(row, output, saved_lse[i], label_weight, factor, operands, vtype)
+        _gradient_from_saved(row, output, saved_lse[i], factor, operands, vtype)
         return pending
-    stats = statistics(row, pending, vtype)
-    x_y = load_logit(row.logits, max(row.y, 0), row.transform, vtype)
-    terms = RowTerms(stats, x_y, label_weight, sample_weight)
+    terms = row_terms(operands, row, statistics(row, pending, vtype), i, vtype)
     buffer_row(buffer, k, terms)
     _complete_gradient(pending, _row_stride(operands.grad), b == 0, vtype)
     return _next_gradient(pending, row, terms, out, factor, operands.z_coefficient, vtype)

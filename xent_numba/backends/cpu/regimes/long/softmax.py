@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
@@ -21,7 +19,7 @@ from xent_numba.backends.cpu.regimes.long.gradient import (
 )
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
-from xent_numba.backends.cpu.regimes.work_items import row_group
+from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import log_of_sum
 from xent_numba.backends.cpu.row.operands import RowInput, row_pointer
 from xent_numba.backends.cpu.row.transform import load_logit
@@ -72,7 +70,7 @@ def _log_sum(row: Any, stats: Any, exact: bool, vtype: Any) -> Any:
 def _write_softmax(out: Any, row: Any, stats: Any, streaming: bool, vtype: Any) -> None:
     """Write exp(x_j − max x) / S from `out` on, where that is not None."""
     if out is not None:
-        row_max = stats.row_max if stats.row_max > -np.inf else 0.0
+        row_max = stats.row_max if stats.row_max > -math.inf else 0.0
         scalars = GradientScalars(row_max, 1.0 / stats.sum_exp_others, 0.0, 0.0)
         output = RowOutput(out, stack_buffer(vtype, 2), streaming)
         carry = write_gradient(row, output, 0, row.classes, gradient_coefficients(scalars, None, vtype), 0, vtype)
@@ -119,7 +117,7 @@ def softmax_long_rows(operands: Any, start: int, stop: int) -> None:
     """Compute what `SoftmaxOperands` ask for, for the rows start … stop."""
     vtype = zero_vector(pointer(operands.logits))
     for i in range(start, stop):
-        a, b, _, _ = row_group(operands.logits.shape, i, 1)
+        a, b, _, _ = work_item(operands.logits.shape, i, 1)
         row = RowInput(row_pointer(operands.logits, a, b), operands.logits.shape[2], -1, None, None, None)
         stats = statistics(row, None, vtype)
         _write_softmax(row_pointer(operands.softmax, a, b), row, stats, operands.streaming, vtype)

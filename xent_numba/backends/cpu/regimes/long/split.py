@@ -13,11 +13,12 @@ from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
 from xent_numba.backends.cpu.regimes.long.epilogue import (
-    RowTerms,
     buffer_row,
     buffered_losses,
+    gradient_factor,
     gradient_scalars,
     loss_buffer,
+    row_terms,
 )
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
@@ -27,18 +28,15 @@ from xent_numba.backends.cpu.regimes.long.gradient import (
 )
 from xent_numba.backends.cpu.regimes.long.statistics import merge, segment
 from xent_numba.backends.cpu.regimes.staging import flush_tail
-from xent_numba.backends.cpu.regimes.work_items import row_group
+from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import (
     Operands,
-    label_weight_of,
     row_input,
     row_pointer,
     store_loss,
-    value_or_one,
     vtype_of,
 )
-from xent_numba.backends.cpu.row.transform import load_logit
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import advance, stack_buffer
@@ -48,13 +46,13 @@ from xent_numba.backends.cpu.simd.reduce import extract_lane
 @inline
 def _row(operands: Any, i: int) -> Any:
     """The `RowInput` of row i."""
-    where = row_group(operands.logits.shape, i, 1)
+    where = work_item(operands.logits.shape, i, 1)
     return row_input(operands, where.a, where.b)
 
 
 @kernel
 def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
-    """Store the `RowStatistics` of segment k of row i, which is not an ignored one, in parts[k], (segments, 4)."""
+    """Store the `RowStatistics` of each segment k of row i, which is not an ignored one, in parts[k], (segments, 4)."""
     parallel_for(_segment_statistics, (fields, i, parts), parts.shape[0], loop)
 
 
@@ -83,16 +81,12 @@ def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
     stats = RowStatistics(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
     for k in range(1, parts.shape[0]):
         stats = merge(stats, RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3]), row.scale, vtype)
-    x_y = load_logit(row.logits, max(row.y, 0), row.transform, vtype)
-    label_weight = label_weight_of(operands.confidence, operands.weight, row.y)
-    sample_weight = value_or_one(operands.sample_weight, i)
-    terms = RowTerms(stats, x_y, label_weight, sample_weight)
+    terms = row_terms(operands, row, stats, i, vtype)
     buffer = loss_buffer(promote(vtype))
     buffer_row(buffer, 0, terms)
     loss = extract_lane(buffered_losses(buffer, operands, vtype), 0)
     store_loss(operands.row_losses, i, loss)
-    factor = sample_weight * value_or_one(operands.grad_output, i) * operands.grad_scale
-    found = gradient_scalars(row, terms, factor, operands.z_coefficient, vtype)
+    found = gradient_scalars(row, terms, gradient_factor(operands, i), operands.z_coefficient, vtype)
     scalars[0], scalars[1], scalars[2], scalars[3] = found.centre, found.p_factor, found.u_factor, found.at_target
     return loss
 
@@ -108,7 +102,7 @@ def _segment_gradient(fields: Any, i: int, scalars: Any, segments: int, k: int) 
     """Write the gradient of one segment of row i: the last for k = 0, the first for k = segments − 1."""
     operands = Operands(*fields)
     vtype = vtype_of(operands)
-    where = row_group(operands.logits.shape, i, 1)
+    where = work_item(operands.logits.shape, i, 1)
     row = row_input(operands, where.a, where.b)
     output = RowOutput(row_pointer(operands.grad, where.a, where.b), stack_buffer(vtype, 2), operands.streaming)
     start = (segments - 1 - k) * SEGMENT_CLASSES

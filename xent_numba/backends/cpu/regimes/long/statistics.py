@@ -20,14 +20,13 @@ import numpy as np
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
 from xent_numba.backends.cpu.regimes.long.gradient import write_pending
-from xent_numba.backends.cpu.row.epilogue import RowStatistics
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, centre_of
 from xent_numba.backends.cpu.row.target import (
+    add_dense_sums,
+    add_dense_term,
     dense_target,
     dense_target_n,
     exclude_target,
-    product_or_zero,
-    quarter_gap,
-    unquarter,
 )
 from xent_numba.backends.cpu.row.transform import load_logits, load_logits_n, scale_or_one
 from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
@@ -115,26 +114,24 @@ def _dense_sums(row: Any, dense: Any, i: int, vectors: int, tail: int, centre: A
     The block has `vectors` whole vectors and `tail` more classes.
     """
     zero = splat(0.0, centre)
-    target_gaps, target_sums = promote(zero), promote(zero)
+    sums = promote(zero), promote(zero)
     if dense is None:
-        return target_gaps, target_sums
+        return sums
     lanes = lanes_of(centre)
     for first in range(0, vectors, 4):
-        target_gap, target_sum = zero, zero
+        run = zero, zero
         for k in range(first, min(vectors, first + 4)):
             j = i + k * lanes
             u = dense_target(dense, j, centre)
             x = load_logits(row.logits, j, row.transform, centre)
-            target_gap = target_gap + product_or_zero(u, quarter_gap(centre, x))
-            target_sum = target_sum + u
-        target_gaps, target_sums = target_gaps + unquarter(target_gap), target_sums + promote(target_sum)
+            run = add_dense_term(run, u, centre, x)
+        sums = add_dense_sums(sums, run, dense)
     if tail > 0:
         j = i + vectors * lanes
         u = dense_target_n(dense, j, tail, centre)
         x = load_logits_n(row.logits, j, tail, row.transform, centre)
-        target_gaps = target_gaps + unquarter(product_or_zero(u, quarter_gap(centre, x)))
-        target_sums = target_sums + promote(u)
-    return target_gaps, target_sums
+        sums = add_dense_sums(sums, add_dense_term((zero, zero), u, centre, x), dense)
+    return sums
 
 
 # ------------------------------------------------------------------------------------------------ change of the shift
@@ -229,7 +226,7 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
         row_max = maximum(block_max, row_max)
         i += count
     row_max = splat(reduce_max(row_max), vtype)
-    final_centre = select(row_max > minus_inf, row_max, zero)
+    final_centre = centre_of(row_max)
     target_gap = _rebase_gap(target_gap, target_sum, final_centre, centre, row.dense)
     total, term_of_max = reduce_add(sum_exp + sum_error), 0.0
     if y < 0 and extract_lane(row_max, 0) > -math.inf:  # the term of the maximum is 1, not what rounding made of it
@@ -247,26 +244,15 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
 @inline
 def merge(a: Any, b: Any, scale: Any, vtype: Any) -> Any:
     """The `RowStatistics` of two parts of a row from those of each."""
-    if not b.row_max > a.row_max:  # so also where both are −inf
-        if b.row_max == -math.inf:  # the gaps of b are relative to 0, and infinite where they count
-            return RowStatistics(
-                a.row_max, a.sum_exp_others + b.sum_exp_others, a.target_gap + b.target_gap, a.target_sum + b.target_sum
-            )
-        return RowStatistics(
-            a.row_max,
-            a.sum_exp_others + _rescale_one(b.sum_exp_others, b.row_max, a.row_max, scale, vtype),
-            a.target_gap + b.target_gap + b.target_sum * (a.row_max - b.row_max),
-            a.target_sum + b.target_sum,
-        )
-    if a.row_max == -math.inf:  # the gaps of a are relative to 0, and infinite where they count
-        return RowStatistics(
-            b.row_max, a.sum_exp_others + b.sum_exp_others, a.target_gap + b.target_gap, a.target_sum + b.target_sum
-        )
+    upper, lower = (b, a) if b.row_max > a.row_max else (a, b)
+    target_gap, target_sum = a.target_gap + b.target_gap, a.target_sum + b.target_sum
+    if lower.row_max == -math.inf:  # its gaps are relative to 0, and infinite where they count
+        return RowStatistics(upper.row_max, a.sum_exp_others + b.sum_exp_others, target_gap, target_sum)
     return RowStatistics(
-        b.row_max,
-        _rescale_one(a.sum_exp_others, a.row_max, b.row_max, scale, vtype) + b.sum_exp_others,
-        a.target_gap + b.target_gap + a.target_sum * (b.row_max - a.row_max),
-        a.target_sum + b.target_sum,
+        upper.row_max,
+        upper.sum_exp_others + _rescale_one(lower.sum_exp_others, lower.row_max, upper.row_max, scale, vtype),
+        target_gap + lower.target_sum * (upper.row_max - lower.row_max),
+        target_sum,
     )
 
 

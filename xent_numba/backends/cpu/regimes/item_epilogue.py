@@ -45,7 +45,7 @@ def labels_of(labels: Any, item: Any, classes: int, ignored_classes: Any, vtype:
 
 
 @inline
-def row_values(array: Any, item: Any, vtype64: Any) -> Any:
+def _row_values(array: Any, item: Any, vtype64: Any) -> Any:
     """The values of the rows in an array of one per row, in float64; 1 where the array is empty."""
     if array.size == 0:
         return splat(1.0, vtype64)
@@ -56,7 +56,7 @@ def row_values(array: Any, item: Any, vtype64: Any) -> Any:
 
 
 @optional
-def label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
+def _label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
     """(1 − ε) w_y of each row; None for a distribution, where `confidence` is None."""
     if weight.size == 0:
         return splat(confidence, vtype64)
@@ -67,17 +67,22 @@ def label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
 
 
 @optional
-def saved_shift_of(saved_lse: Any, item: Any, scale: Any, vtype: Any) -> Any:
+def saved_values(saved_lse: Any, item: Any, vtype: Any) -> Any:
+    """The saved log-sum-exp of each row, in float64; None where none are given."""
+    return _row_values(saved_lse, item, promote(vtype))
+
+
+@optional
+def saved_shift_of(saved: Any, scale: Any, vtype: Any) -> Any:
     """Saved log-sum-exps divided by the scale, which take the place of the maxima; None where none are given."""
-    saved = row_values(saved_lse, item, promote(vtype))
     return demote(saved / splat(scale_or_one(scale), saved), vtype)
 
 
 # ------------------------------------------------------------------------------------------------ losses
-class GroupEpilogue(NamedTuple):
+class ItemEpilogue(NamedTuple):
     """What the losses and the gradient of a vector of rows have in common, in float64."""
 
-    row: Any  # `RowStatistics`
+    stats: Any  # `RowStatistics`
     target_logit: Any  # after the transform
     label_weight: Any  # (1 − ε) w_y, or None
     target_exp: Any  # exp(scale · (target_logit − row_max)), 0 without a label
@@ -87,16 +92,16 @@ class GroupEpilogue(NamedTuple):
 
 
 @inline
-def group_epilogue(operands: Any, row: Any, target_logit: Any, y: Any, item: Any, vtype: Any) -> Any:
-    """The `GroupEpilogue` of rows with these statistics and these logits at their y."""
+def item_epilogue(operands: Any, stats: Any, target_logit: Any, y: Any, item: Any, vtype: Any) -> Any:
+    """The `ItemEpilogue` of rows with these statistics and these logits at their y."""
     vtype64 = promote(vtype)
-    row = RowStatistics(promote(row.row_max), row.sum_exp_others, row.target_gap, row.target_sum)
-    label_weight = label_weights(operands.confidence, operands.weight, y, vtype64)
-    e_y = target_exp(row, label_weight, target_logit, operands.scale, vtype)
-    sum_exp = row.sum_exp_others + e_y
-    log_s = log_sum(row, label_weight, target_logit, sum_exp)
-    sample_weight = row_values(operands.sample_weight, item, vtype64)
-    return GroupEpilogue(row, target_logit, label_weight, e_y, sum_exp, log_s, sample_weight)
+    stats = RowStatistics(promote(stats.row_max), stats.sum_exp_others, stats.target_gap, stats.target_sum)
+    label_weight = _label_weights(operands.confidence, operands.weight, y, vtype64)
+    e_y = target_exp(stats, label_weight, target_logit, operands.scale, vtype)
+    sum_exp = stats.sum_exp_others + e_y
+    log_s = log_sum(stats, label_weight, target_logit, sum_exp)
+    sample_weight = _row_values(operands.sample_weight, item, vtype64)
+    return ItemEpilogue(stats, target_logit, label_weight, e_y, sum_exp, log_s, sample_weight)
 
 
 @inline
@@ -108,10 +113,10 @@ def _mask_losses(loss: Any, y: Any, rows: int) -> Any:
 
 
 @inline
-def group_losses(operands: Any, epilogue: Any, y: Any, rows: int) -> Any:
+def item_losses(operands: Any, epilogue: Any, y: Any, rows: int) -> Any:
     """The losses times their sample weights, 0 in lanes that have no row or an ignored one."""
     loss = row_loss(
-        epilogue.row,
+        epilogue.stats,
         epilogue.label_weight,
         epilogue.target_logit,
         epilogue.log_sum,
@@ -132,34 +137,34 @@ def store_losses(out: Any, item: Any, losses: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------ gradient
 @inline
-def _inverse_sum(saved_lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
+def _inverse_sum(saved: Any, epilogue: Any, scale: Any) -> Any:
     """1 / S, from a saved log-sum-exp where there is one."""
     sum_exp = epilogue.sum_exp
-    if saved_lse is None:
+    if saved is None:
         return divide(splat(1.0, sum_exp), sum_exp)
-    return inverse_from_lse(epilogue.row, row_values(saved_lse, item, sum_exp), scale)
+    return inverse_from_lse(epilogue.stats, saved, scale)
 
 
 @inline
-def _lse(saved_lse: Any, epilogue: Any, item: Any, scale: Any) -> Any:
+def _lse(saved: Any, epilogue: Any, scale: Any) -> Any:
     """The log-sum-exps: the saved ones where there are any."""
-    if saved_lse is None:
-        return apply_scale(epilogue.row.row_max, scale) + epilogue.log_sum
-    return row_values(saved_lse, item, epilogue.log_sum)
+    if saved is None:
+        return apply_scale(epilogue.stats.row_max, scale) + epilogue.log_sum
+    return saved
 
 
 @inline
-def scaled_factors(operands: Any, saved_lse: Any, epilogue: Any, item: Any, vtype: Any) -> Any:
+def scaled_factors(operands: Any, saved: Any, epilogue: Any, item: Any, vtype: Any) -> Any:
     """The `ScaledFactors` of exp(scale · (x − row_max)), p_factor in float64: with sample weights and all else."""
-    inverse = _inverse_sum(saved_lse, epilogue, item, operands.scale)
+    inverse = _inverse_sum(saved, epilogue, operands.scale)
     factors = gradient_factors(
-        epilogue.row,
+        epilogue.stats,
         epilogue.label_weight,
         epilogue.target_exp,
         inverse,
-        _lse(saved_lse, epilogue, item, operands.scale),
+        _lse(saved, epilogue, operands.scale),
         operands.z_coefficient,
     )
-    grad_output = row_values(operands.grad_output, item, inverse)
+    grad_output = _row_values(operands.grad_output, item, inverse)
     scale = epilogue.sample_weight * grad_output * splat(operands.grad_scale, grad_output)
     return ScaledFactors(factors.p_factor * scale, demote(scale, vtype), demote(factors.at_target * scale, vtype))
