@@ -213,7 +213,7 @@ def test_jax_bfloat16_comes_by_dlpack(monkeypatch):
     given = Array((2, 3))
     found = adopt.adopt(given, "logits")
     assert (found.dtype, found.library, found.array.ctypes.data) == ("bfloat16", "jax", given.bits.ctypes.data)
-    result = adopt.empty_like(found)
+    result = adopt.empty(found.array.shape, found.dtype, found)
     monkeypatch.setattr(adopt, "numba_cuda", lambda: SimpleNamespace(synchronize=lambda: None))
     assert isinstance(adopt.release(result, 0), Array)
 

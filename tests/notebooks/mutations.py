@@ -224,9 +224,10 @@ CPU = (
 # ---------------------------------------------------------------- the cuda backend, simulated
 EPILOGUE, OUTPUT = "backends/cuda/row/epilogue.py", "backends/cuda/row/output.py"
 TRANSFORM, TARGET = "backends/cuda/row/transform.py", "backends/cuda/row/target.py"
-REGISTERS, TILE, ONLINE = (
+REGISTERS, TILE, HELD, ONLINE = (
     "backends/cuda/regimes/registers.py",
     "backends/cuda/regimes/tile.py",
+    "backends/cuda/regimes/held.py",
     "backends/cuda/regimes/online.py",
 )
 SEGMENTS, REDUCE = "backends/cuda/regimes/split.py", "backends/cuda/hw/reduce.py"
@@ -252,8 +253,8 @@ CUDA = (
               (TILE, "row_max = hw.fmax(row_max, transform(args, tile[_slot(first + j)]))", "row_max = zero")),
     simulated("warp, block: no subtraction of the maximum",
               (REGISTERS, "row_max = reduce_max(row_max)", "row_max = zero")),
-    simulated("online, split: no subtraction of the maximum",
-              (ONLINE, "raised_max = hw.fmax(raised_max, z)", "raised_max = zero")),
+    simulated("held vectors: no subtraction of the maximum",
+              (HELD, "row_max = hw.fmax(row_max, z)", "row_max = zero")),
     simulated("no log1p", (EPILOGUE, "hw.log1p(sum_exp_others) if z_y >= max_others else hw.log(total)",
                            "hw.log(total)")),
     simulated("gradient without 1/N",

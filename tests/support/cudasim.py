@@ -1,11 +1,11 @@
 """Importing this module (with NUMBA_ENABLE_CUDASIM=1) lets Numba's simulator run the CUDA kernels of this package.
 
-It does three things.  It gives the simulated `cuda` module the warp shuffle that it lacks: the threads of a warp
+It does four things.  It gives the simulated `cuda` module the warp shuffle that it lacks: the threads of a warp
 exchange values through a list between two barriers of their own, so control flow need only be uniform in a warp.
-It lets the threads of a block wait for each other instead of being polled, which is ten times as fast.  And it puts
-itself in the place of `xent_numba.backends.cuda.hw.intrinsics`: the same names, as Python on host memory.  Loads and
-stores check that they stay inside a known array, and that vector accesses are aligned; ex2 has errors as large as
-the hardware's may be.
+It lets the threads of a block wait for each other instead of being polled, which is ten times as fast.  It gives the
+simulated device the number 0.  And it puts itself in the place of `xent_numba.backends.cuda.hw.intrinsics`: the same
+names, as Python on host memory.  Loads and stores check that they stay inside a known array, and that vector accesses
+are aligned; ex2 has errors as large as the hardware's may be.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ import numpy as np
 from numba import cuda as _module
 from numba.cuda import types
 from numba.cuda.simulator import kernel as _kernel
+from numba.cuda.simulator.cudadrv.devices import FakeCUDADevice
 from numba.cuda.simulator.kernelapi import FakeCUDAModule
 
 assert os.environ.get("NUMBA_ENABLE_CUDASIM") == "1", "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
+
+FakeCUDADevice.id = 0  # which the simulator leaves out
 
 # --- threads of a block -----------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ regimes/     the kernels: which threads share a row, and how often it is read
 runtime/     the device and its memory
 plan         which regime computes a call, with what launch shape, and why: every threshold
 launch       builds, caches and launches the kernels of a plan, of the label scan and of sums
-deferred     public: `deferred_checks`, calls that never wait for the device
+deferred     public: `deferred_checks`, calls that do not wait for the check of labels and weights
 arrays/      calls on arrays that are on the device already: validated, scanned, launched without a copy
 backend      the backend protocol, for NumPy arrays, which are copied over in chunks
 

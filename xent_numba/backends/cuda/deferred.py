@@ -26,9 +26,9 @@ _deferred: ContextVar[Deferred | None] = ContextVar("xent_numba_cuda_deferred", 
 
 @contextmanager
 def deferred_checks() -> Iterator[Deferred]:
-    """Within the block, calls on CUDA arrays never wait for the device; a row with a bad label is nan until checked.
+    """Within the block, calls on CUDA arrays do not wait for the check of labels and weights.
 
-    The block's end checks what was not checked before.
+    A row with a bad label is nan until it is checked; the block's end checks what was not checked before.
     """
     deferred = Deferred()
     token = _deferred.set(deferred)

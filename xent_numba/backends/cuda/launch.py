@@ -6,6 +6,7 @@ launch needs for its intermediate results is the stream's scratch memory, valid 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -39,7 +40,6 @@ class ScanResult(NamedTuple):
     first_bad: int
     first_bad_weight: int
     first_bad_sample: int
-    n_kept: float
     weight_sum: float
     sample_sum: float
 
@@ -113,9 +113,10 @@ def scan_labels(operands: Operands, mean: bool, stream: Any, *, keep: bool) -> A
     found = memory.scratch((blocks + 1) * SCAN_BYTES, stream)
     result = memory.lend(SCAN_BYTES, stream) if keep else found[:SCAN_BYTES]
     parts = memory.address(found) + SCAN_BYTES
-    hw.configure(_scan_kernel(spec, SCAN_THREADS), blocks, SCAN_THREADS, stream)(args, parts)
-    merge = hw.configure(_scan_merge_kernel(SCAN_THREADS), 1, SCAN_THREADS, stream)
-    merge(parts, blocks, memory.address(result), int(mean))
+    scan = _array_kernel(SCAN_THREADS, labels.build_scan, spec, SCAN_THREADS)
+    merge = _array_kernel(SCAN_THREADS, labels.build_scan_merge, SCAN_THREADS)
+    hw.configure(scan, blocks, SCAN_THREADS, stream)(args, parts)
+    hw.configure(merge, 1, SCAN_THREADS, stream)(parts, blocks, memory.address(result), int(mean))
     return result
 
 
@@ -125,13 +126,14 @@ def read_scan(result: Any, stream: Any) -> ScanResult:
     memory.download(result, host, stream)
     numbers = host.view(np.float64)
     firsts = [int(value) for value in host[: labels.KEPT]]
-    return ScanResult(*firsts, *(float(value) for value in numbers[labels.KEPT : labels.INVERSE]))
+    return ScanResult(*firsts, *(float(value) for value in numbers[labels.WEIGHT_SUM : labels.INVERSE]))
 
 
 def peek(number: Operand, stream: Any) -> int | float:
     """One label or weight, copied from the device to the host."""
     target = memory.scratch(8, stream)
-    hw.configure(_peek_kernel(number.dtype), 1, WARP, stream)(number.address, memory.address(target))
+    copy = _array_kernel(WARP, labels.build_peek, number.dtype)
+    hw.configure(copy, 1, WARP, stream)(number.address, memory.address(target))
     host = np.empty(1, np.int64 if number.dtype in LOAD_LABEL else np.float64)
     memory.download(target, host, stream)
     value: int | float = host[0].item()
@@ -145,38 +147,14 @@ def reduce_rows(rows: Operand, n: int, target: int, scan: int, denominator: floa
     if sizes:
         sums = memory.address(memory.scratch(8 * sum(sizes), stream))
         for blocks in sizes:
-            add = hw.configure(_sum_kernel(dtype, SCAN_THREADS), blocks, SCAN_THREADS, stream)
-            add(source, count, sums, SCAN_ROWS)
+            add = _array_kernel(SCAN_THREADS, labels.build_sum, dtype, SCAN_THREADS)
+            hw.configure(add, blocks, SCAN_THREADS, stream)(source, count, sums, SCAN_ROWS)
             source, dtype, count, sums = sums, "float64", blocks, sums + 8 * blocks
-    divide = hw.configure(_quotient_kernel(dtype, rows.dtype, SCAN_THREADS), 1, SCAN_THREADS, stream)
-    divide(source, count, target, scan, float(denominator))
+    divide = _array_kernel(SCAN_THREADS, labels.build_quotient, dtype, rows.dtype, SCAN_THREADS)
+    hw.configure(divide, 1, SCAN_THREADS, stream)(source, count, target, scan, float(denominator))
 
 
 @cache
-def _scan_kernel(spec: Spec, threads: int) -> Any:
-    """The kernel of `labels.build_scan`."""
-    return hw.jit_kernel(labels.build_scan(spec, threads), threads)
-
-
-@cache
-def _scan_merge_kernel(threads: int) -> Any:
-    """The kernel of `labels.build_scan_merge`."""
-    return hw.jit_kernel(labels.build_scan_merge(threads), threads)
-
-
-@cache
-def _sum_kernel(dtype: str, threads: int) -> Any:
-    """The kernel of `labels.build_sum`."""
-    return hw.jit_kernel(labels.build_sum(dtype, threads), threads)
-
-
-@cache
-def _quotient_kernel(source: str, result: str, threads: int) -> Any:
-    """The kernel of `labels.build_quotient`."""
-    return hw.jit_kernel(labels.build_quotient(source, result, threads), threads)
-
-
-@cache
-def _peek_kernel(dtype: str) -> Any:
-    """The kernel of `labels.build_peek`."""
-    return hw.jit_kernel(labels.build_peek(dtype), WARP)
+def _array_kernel(threads: int, build: Callable[..., Any], *arguments: Any) -> Any:
+    """The kernel object of `build(*arguments)`, one of the builders of `labels`; it compiles when first launched."""
+    return hw.jit_kernel(build(*arguments), threads)

@@ -4,8 +4,8 @@
     tile      at most TILE_CLASSES packed classes                                  a thread, by way of shared memory
     columns   classes apart, neighbouring rows side by side                        a thread
     warp      at most WARP_CLASSES classes, in at most `most_vectors` vectors      a warp, in registers
-    block     what the registers of a block hold                                   a block, in registers
     split     fewer rows than multiprocessors, of at least SPLIT_CLASSES classes   several blocks
+    block     what the registers of a block hold                                   a block, in registers
     online    anything else                                                        a block, in two reads
 
 Whether a row fits the registers depends on its vectors too: a warp of 8 vectors per lane holds 1024 aligned float32

@@ -75,7 +75,7 @@ def adopt(value: Any, name: str, logits: Adopted | None = None) -> Adopted:
         steps = interface.get("strides")
         return _adopted(address, tuple(interface["shape"]), steps, dtype, read_only, value, library)
     found = dlpack.view(value)
-    return _adopted(found.address, found.shape, found.strides, found.dtype, found.read_only, value, library, found)
+    return _adopted(found.address, found.shape, found.strides, found.dtype, False, value, library, found)
 
 
 def _interface(value: Any) -> dict[str, Any] | None:
@@ -160,7 +160,7 @@ def _stream(number: int, pointer: int) -> Any:
 
 
 def empty(shape: tuple[int, ...], dtype: str, prototype: Adopted) -> Adopted:
-    """A new array of the library and on the device of `prototype`."""
+    """A new array of the library and on the device of `prototype`, in C order."""
     if prototype.library == "torch":
         torch = sys.modules["torch"]
         return adopt(torch.empty(shape, dtype=getattr(torch, dtype), device=prototype.owner.device), "result")
@@ -175,11 +175,6 @@ def empty(shape: tuple[int, ...], dtype: str, prototype: Adopted) -> Adopted:
     made = numba_cuda().device_array(shape, np.dtype("uint16" if dtype == "bfloat16" else dtype))
     address = memory.address(made) if 0 not in shape else 0
     return _adopted(address, shape, None, dtype, False, made, "")
-
-
-def empty_like(prototype: Adopted) -> Adopted:
-    """A new array of the shape and dtype of `prototype`, of its library and on its device, in C order."""
-    return empty(prototype.array.shape, prototype.dtype, prototype)
 
 
 def release(result: Adopted, stream: Any) -> Any:

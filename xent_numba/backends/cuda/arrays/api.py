@@ -101,7 +101,6 @@ def _run(
     found = denominators(inputs)
     kind = "distribution" if inputs.is_distribution else "labels"
     arrays = {"logits": inputs.logits, kind: inputs.target, "out": grad}
-    ignore_list = inputs.ignore_list()
     for operands, first_row in slabs(
         inputs.axis, arrays, {"sample_weight": inputs.sample_weight, "saved_lse": saved_lse}
     ):
@@ -110,7 +109,7 @@ def _run(
         if grad_output is not None:
             operands.grad_output = from_row(grad_output, first_row if grad_output_row else 0)
             operands.grad_output_row = grad_output_row
-        operands.ignore, operands.ignore_list = inputs.ignore, ignore_list
+        operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
         operands.label_smoothing, operands.logit_scale = options.label_smoothing, options.logit_scale
         operands.softcap = options.softcap
         operands.z_coefficient = options.z_loss * found.ratio

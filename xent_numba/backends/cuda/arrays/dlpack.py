@@ -42,7 +42,6 @@ class View:
         self.strides = tuple(size * tensor.strides[i] for i in range(tensor.ndim)) if tensor.strides else None
         name = NAMES[tensor.code]
         self.dtype = name if name == "bool" else f"{name}{tensor.bits}"
-        self.read_only = False
 
 
 def view(value: Any) -> View:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cuda.arrays.adopt import Adopted, adopt, current_stream, empty, empty_like
+from xent_numba.backends.cuda.arrays.adopt import Adopted, adopt, current_stream, empty
 from xent_numba.backends.cuda.arrays.slabs import size_of
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.backends.cuda.row.spec import ITEMSIZE
@@ -48,6 +48,7 @@ class LossInputs:
     target: Adopted
     is_distribution: bool
     ignore: tuple[int, ...] = ()  # the labels to ignore, as the kernels read them
+    ignore_list: int = 0  # their address on the device where there are several, else 0
     weight: Operand | None = None
     sample_weight: Operand | None = None
     kept: list[Any] = field(default_factory=list)  # owners of the memory that the kernels use
@@ -93,12 +94,6 @@ class LossInputs:
         operand = self.factors(value, "grad_output", shape, meaning)
         return 1.0, operand, size_of(operand) if shape else 0
 
-    def ignore_list(self) -> int:
-        """The address of the labels to ignore where there are several, else 0."""
-        if len(self.ignore) < 2:
-            return 0
-        return self.upload(np.array(self.ignore, np.int64)).address
-
     def upload(self, array: np.ndarray[Any, Any]) -> Operand:
         """A host array on the device, for as long as this object lives."""
         there = memory.upload(array, self.stream)
@@ -119,6 +114,8 @@ def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sa
         check_ignore_index(options)
     else:
         inputs.ignore = _ignorable(options, t.dtype)
+        if len(inputs.ignore) > 1:
+            inputs.ignore_list = inputs.upload(np.array(inputs.ignore, np.int64)).address
     inputs.weight = inputs.factors(weight, "weight", (inputs.classes,), "one per class", as_weights)
     inputs.sample_weight = inputs.factors(sample_weight, "sample_weight", inputs.rows_shape, PER_ROW, as_weights)
     return inputs
@@ -136,7 +133,7 @@ def read_logits(value: Any, axis: int) -> tuple[Adopted, int]:
 def read_out(out: Any, name: str, shape: tuple[int, ...], dtype: str, x: Adopted, *inputs: Adopted) -> Adopted:
     """The caller's array to write to, or a new one."""
     if out is None:
-        return empty(shape, dtype, x) if shape != x.array.shape else empty_like(x)
+        return empty(shape, dtype, x)
     found = adopt(out, name, x)
     check_out_type(found.array.shape, found.dtype, name, shape, dtype)
     check_out(found.array, name, shape, found.array.dtype, x.array, *(one.array for one in inputs))

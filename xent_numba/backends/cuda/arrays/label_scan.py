@@ -1,8 +1,8 @@
 """Labels and weights checked by a kernel, which also finds the denominators.
 
-Reading its 64 bytes of result back is the one point where a call waits for the device.  Within `deferred_checks()` a
-call does not wait: the loss kernels read the denominators where they are, and `check()` raises later what would have
-been raised.
+Reading its 64 bytes of result back is the one point where a call waits for the kernels, except for JAX (see
+`adopt.release`).  Within `deferred_checks()` a call does not wait for them here: the loss kernels read the denominators
+where they are, and `check()` raises later what would have been raised.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def denominators(inputs: LossInputs) -> Denominators:
         weight=inputs.weight,
         sample_weight=inputs.sample_weight,
         ignore=inputs.ignore,
-        ignore_list=inputs.ignore_list(),
+        ignore_list=inputs.ignore_list,
     )
     later = deferred.current()
     result = launch.scan_labels(operands, mean, inputs.stream, keep=later is not None)

@@ -1,7 +1,8 @@
 """Regime "block": a block per row, the row in its registers.
 
 For rows that do not fit the registers of a warp, up to what `plan.most_vectors` lets a block hold: of aligned float32
-and a sparse target 16384 classes, from compute capability 9.0 on 32768; of float64 8192.
+and a sparse target 16384 classes, from compute capability 9.0 on 32768 (16384 with weights of the rows); of
+float64 8192.
 """
 
 from __future__ import annotations

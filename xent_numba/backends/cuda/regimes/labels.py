@@ -2,7 +2,8 @@
 
 Each task is a kernel of several blocks and one of a single block that merges their results.  Sums are float64 in a
 fixed order, counters are integers: the same inputs give the same bits.  The result of the scan stays on the device,
-where the loss kernels can use it, and is read back (64 bytes) only where the call is to be checked at once.
+where the loss kernels can use it, and is read back (64 bytes) only where the call is to be checked at once.  One more
+kernel copies a label or a weight for the message of an error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.access import LOAD_LABEL, access
-from xent_numba.backends.cuda.row.functions import row_functions
+from xent_numba.backends.cuda.row import target as row_target
+from xent_numba.backends.cuda.row.epilogue import factor_of_row
 from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec
 
 # The result of a scan, 8 bytes each: the first bad row, class weight and sample weight (int64, −1 where there is none);
@@ -62,8 +64,8 @@ def _block_reductions(threads: int) -> tuple[Any, Any]:
 def build_scan(spec: Spec, threads: int) -> Any:
     """Kernel (args, parts) of any number of blocks: each writes FIELDS numbers for its rows and weights."""
     minimum, total = _block_reductions(threads)
-    kept_label, has_label = row_functions(spec).kept_label, bool(spec.labels)
-    class_weight, sample_weight = _number("weight", spec.weight), _number("sample_weight", spec.sample_weight)
+    kept_label, has_label = row_target.kept_label(spec), bool(spec.labels)
+    class_weight, sample_weight = _class_weight(spec), factor_of_row("sample_weight", spec.sample_weight, hw.f64)
     has_weight, has_sample = bool(spec.weight), bool(spec.sample_weight)
     inf, zero, none = hw.f64(np.inf), hw.f64(0), NONE
 
@@ -92,12 +94,12 @@ def build_scan(spec: Spec, threads: int) -> Any:
         first_row, first_weight, first_sample = minimum(first_row), minimum(first_weight), minimum(first_sample)
         kept_rows, weight_sum, sample_sum = total(kept_rows), total(weight_sum), total(sample_sum)
         if hw.thread_index() == 0:
-            hw.store_i64(part, first_row)
-            hw.store_i64(part + 8, first_weight)
-            hw.store_i64(part + 16, first_sample)
-            hw.store_f64(part + 24, kept_rows)
-            hw.store_f64(part + 32, weight_sum)
-            hw.store_f64(part + 40, sample_sum)
+            hw.store_i64(part + 8 * FIRST_ROW, first_row)
+            hw.store_i64(part + 8 * FIRST_WEIGHT, first_weight)
+            hw.store_i64(part + 8 * FIRST_SAMPLE, first_sample)
+            hw.store_f64(part + 8 * KEPT, kept_rows)
+            hw.store_f64(part + 8 * WEIGHT_SUM, weight_sum)
+            hw.store_f64(part + 8 * SAMPLE_SUM, sample_sum)
 
     return kernel
 
@@ -115,28 +117,28 @@ def build_scan_merge(threads: int) -> Any:
         kept_rows, weight_sum, sample_sum = zero, zero, zero
         for i in range(hw.thread_index(), blocks, threads):
             part = parts + i * (8 * FIELDS)
-            first_row = min(first_row, hw.load_i64(part))
-            first_weight = min(first_weight, hw.load_i64(part + 8))
-            first_sample = min(first_sample, hw.load_i64(part + 16))
-            kept_rows += hw.load_f64(part + 24)
-            weight_sum += hw.load_f64(part + 32)
-            sample_sum += hw.load_f64(part + 40)
+            first_row = min(first_row, hw.load_i64(part + 8 * FIRST_ROW))
+            first_weight = min(first_weight, hw.load_i64(part + 8 * FIRST_WEIGHT))
+            first_sample = min(first_sample, hw.load_i64(part + 8 * FIRST_SAMPLE))
+            kept_rows += hw.load_f64(part + 8 * KEPT)
+            weight_sum += hw.load_f64(part + 8 * WEIGHT_SUM)
+            sample_sum += hw.load_f64(part + 8 * SAMPLE_SUM)
         first_row, first_weight, first_sample = minimum(first_row), minimum(first_weight), minimum(first_sample)
         kept_rows, weight_sum, sample_sum = total(kept_rows), total(weight_sum), total(sample_sum)
         if hw.thread_index() == 0:
-            hw.store_i64(result, first_row if first_row < none else hw.i64(-1))
-            hw.store_i64(result + 8, first_weight if first_weight < none else hw.i64(-1))
-            hw.store_i64(result + 16, first_sample if first_sample < none else hw.i64(-1))
-            hw.store_f64(result + 24, kept_rows)
-            hw.store_f64(result + 32, weight_sum)
-            hw.store_f64(result + 40, sample_sum)
+            hw.store_i64(result + 8 * FIRST_ROW, first_row if first_row < none else hw.i64(-1))
+            hw.store_i64(result + 8 * FIRST_WEIGHT, first_weight if first_weight < none else hw.i64(-1))
+            hw.store_i64(result + 8 * FIRST_SAMPLE, first_sample if first_sample < none else hw.i64(-1))
+            hw.store_f64(result + 8 * KEPT, kept_rows)
+            hw.store_f64(result + 8 * WEIGHT_SUM, weight_sum)
+            hw.store_f64(result + 8 * SAMPLE_SUM, sample_sum)
             inverse, ratio = one, one
             if mean != 0:
                 # Without any weight the gradient is 0, and the loss 0 · Σ / 0 is nan.
                 inverse = one / weight_sum if weight_sum > zero else zero
                 ratio = weight_sum / sample_sum if sample_sum > zero else zero
-            hw.store_f64(result + 48, inverse)
-            hw.store_f64(result + 56, ratio)
+            hw.store_f64(result + 8 * INVERSE, inverse)
+            hw.store_f64(result + 8 * RATIO, ratio)
 
     return kernel
 
@@ -196,12 +198,10 @@ def build_peek(dtype: str) -> Any:
     return kernel
 
 
-def _number(name: str, dtype: str) -> Any:
-    """(args, index) -> a class or sample weight as float64, 1 where there are none."""
+def _class_weight(spec: Spec) -> Any:
+    """(args, class in range) -> its weight as float64, 1 where there are none."""
     one: Any = hw.f64(1)
-    if not dtype:
-        return hw.device(lambda args, i: one)
-    load, size = access(dtype).load, ITEMSIZE[dtype]
-    if name == "weight":
-        return hw.device(lambda args, i: hw.f64(load(args.weight + size * i)))
-    return hw.device(lambda args, i: hw.f64(load(args.sample_weight + size * i)))
+    if not spec.weight:
+        return hw.device(lambda args, j: one)
+    load, size = access(spec.weight).load, ITEMSIZE[spec.weight]
+    return hw.device(lambda args, j: hw.f64(load(args.weight + size * j)))

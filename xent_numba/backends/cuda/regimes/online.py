@@ -13,7 +13,7 @@ import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.reduce import reductions
-from xent_numba.backends.cuda.hw.sizes import WARP
+from xent_numba.backends.cuda.regimes.held import Share, held_vectors
 from xent_numba.backends.cuda.row.address import address_functions
 from xent_numba.backends.cuda.row.epilogue import RowStatistics
 from xent_numba.backends.cuda.row.functions import row_functions
@@ -38,6 +38,23 @@ def row_passes(spec: Spec, threads: int, batch: int) -> RowPasses:
 
 def build(spec: Spec, threads: int, batch: int) -> Any:
     """Kernel (args) of any number of blocks of `threads` threads; block b takes the rows b, b + blocks, ..."""
+    compute_row = row_in_two_reads(spec, threads, batch)
+
+    def kernel(args: Any) -> None:
+        thread = hw.thread_index()
+        for row in range(hw.i64(hw.block_index()), args.n_rows, hw.grid_width()):
+            compute_row(args, row, thread)
+            hw.barrier()  # the next row uses the same shared memory
+
+    return kernel
+
+
+def row_in_two_reads(spec: Spec, threads: int, batch: int) -> Any:
+    """A device function (args, row, thread of the row) for rows of any length and strides, shared by `threads` threads.
+
+    All of them call it, and a barrier comes before they call it again.  A single thread needs neither barrier nor
+    shared memory.
+    """
     maths, memory, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
     kept_label, label_logit = maths.kept_label, maths.label_logit
     epilogue, store_row_result = maths.epilogue, maths.store_row_result
@@ -47,30 +64,28 @@ def build(spec: Spec, threads: int, batch: int) -> Any:
     has_output, zero, lowest = bool(spec.output), maths.real(0), maths.lowest
     needs_statistics = not spec.saved_lse or spec.dense
 
-    def kernel(args: Any) -> None:
-        thread = hw.thread_index()
-        for row in range(hw.i64(hw.block_index()), args.n_rows, hw.grid_width()):
-            kept, y = kept_label(args, row)
-            if kept:
-                x = logits_row(args, row)
-                z_y = label_logit(args, x, y)
-                begin = -elements_before(x)
-                stats = RowStatistics(lowest, zero, zero, zero)
-                if needs_statistics:
-                    stats = merge(statistics(args, row, x, y, thread, begin, args.n_classes))
-                loss, lse, factors = epilogue(args, row, y, stats, z_y)
-                if thread == 0:
-                    store_row_result(args, row, loss, lse)
-                if has_output:
-                    store_output(args, row, x, y, thread, begin, args.n_classes, factors)
-            else:
-                if has_output:
-                    fill_row(args, out_row(args, row), zero, thread, threads)
-                if thread == 0:
-                    store_row_result(args, row, zero, zero)
-            hw.barrier()  # the next row uses the same shared memory
+    @hw.device
+    def compute_row(args: Any, row: Any, thread: Any) -> None:
+        kept, y = kept_label(args, row)
+        if kept:
+            x = logits_row(args, row)
+            z_y = label_logit(args, x, y)
+            begin = -elements_before(x)
+            stats = RowStatistics(lowest, zero, zero, zero)
+            if needs_statistics:
+                stats = merge(statistics(args, row, x, y, thread, begin, args.n_classes))
+            loss, lse, factors = epilogue(args, row, y, stats, z_y)
+            if thread == 0:
+                store_row_result(args, row, loss, lse)
+            if has_output:
+                store_output(args, row, x, y, thread, begin, args.n_classes, factors)
+        else:
+            if has_output:
+                fill_row(args, out_row(args, row), zero, thread, threads)
+            if thread == 0:
+                store_row_result(args, row, zero, zero)
 
-    return kernel
+    return compute_row
 
 
 def _statistics(spec: Spec, threads: int, batch: int) -> Any:
@@ -79,14 +94,16 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     access, q_access = memory.access, memory.distribution_access
     vector_width, words, word_type, element = access.vector_width, access.words, access.word_type, access.element
     q_element, q_word_type, q_words = q_access.element, q_access.word_type, memory.distribution_words
-    load_vector, logits_stride = memory.load_vector, memory.logits_stride
     load_distribution, distribution_row = memory.load_distribution, memory.distribution_row
+    logits_stride = memory.logits_stride
     real, lowest, exp, exp_term = maths.real, maths.lowest, maths.exp, maths.exp_term
     transform, dense_target = maths.transform, maths.dense_target
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
     sums_exp = not spec.saved_lse
     step, total_words, zero, minus_inf = threads * vector_width, batch * words, real(0), real(-np.inf)
+    held = held_vectors(spec, threads, batch)
+    load_held, raise_max = held.load, held.raise_max
 
     @hw.device
     def statistics(args: Any, row: Any, x: Any, y: Any, thread: Any, begin: Any, end: Any) -> Any:
@@ -95,24 +112,14 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         row_max, total, compensation, target_gap, target_sum = lowest, zero, zero, zero, zero
         for start in range(begin + thread * vector_width, end, step * batch):
-            # Relative to `start`: unrolled loops then compare constants with one 32-bit register each.
+            # Relative to `start`, as in `Share`.
             limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
             row_begin, row_end = hw.i32(min(-start, vector_width)), hw.i32(min(args.n_classes - start, step * batch))
             if sums_exp:
                 first_vector = x + start * logits_stride(args)
-                for i in range(batch):
-                    if i * step < limit:
-                        vector = first_vector + i * step * logits_stride(args)
-                        load_vector(args, vector, start + i * step, registers, i * words)
-                raised_max = row_max
-                for i in range(batch):
-                    if i * step < limit:
-                        for k in range(vector_width):
-                            j = i * step + k
-                            z = transform(args, real(element(registers, i * words, k)))
-                            if (ragged and (j < row_begin or j >= row_end)) or (sparse_label and j == label):
-                                z = minus_inf
-                            raised_max = hw.fmax(raised_max, z)
+                share = Share(start, limit, label)
+                load_held(args, first_vector, share, registers)
+                raised_max = raise_max(args, row_max, share, registers, row_begin, row_end)
                 if raised_max > row_max:
                     rescale = exp(row_max - raised_max)
                     total *= rescale
@@ -153,8 +160,10 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
 
 def _merge(spec: Spec, threads: int) -> Any:
     """Merge the statistics of all threads: the maximum first, each sum rescaled to it, then the sums."""
+    if threads == 1:  # nothing to merge
+        return hw.device(lambda stats: stats)
     maths = row_functions(spec)
-    reduce = reductions(maths.real, max(threads, WARP), spec.dense)  # a single thread has nothing to merge
+    reduce = reductions(maths.real, threads, spec.dense)
     reduce_max, reduce_add, exp_term = reduce.reduce_max, reduce.reduce_add, maths.exp_term
     dense, zero = spec.dense, maths.real(0)
 
@@ -175,43 +184,25 @@ def _store_output(spec: Spec, threads: int, batch: int) -> Any:
     """The second pass: read the logits again and store the output."""
     if not spec.output:
         return None
-    maths, memory = row_functions(spec), address_functions(spec)
-    access, q_access = memory.access, memory.distribution_access
-    vector_width, words, word_type, element = access.vector_width, access.words, access.word_type, access.element
-    q_element, q_word_type, q_words = q_access.element, q_access.word_type, memory.distribution_words
-    load_vector, store_vector, load_distribution = memory.load_vector, memory.store_vector, memory.load_distribution
-    out_row, distribution_row = memory.out_row, memory.distribution_row
+    memory = address_functions(spec)
+    access, out_row, distribution_row = memory.access, memory.out_row, memory.distribution_row
     logits_stride, out_stride = memory.logits_stride, memory.out_stride
-    real, stored, dense_target, output_element = maths.real, maths.stored, maths.dense_target, maths.output_element
-    dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
-    sparse_label = bool(spec.labels) and not dense
-    step, total_words, zero = threads * vector_width, batch * words, real(0)
+    vector_width, word_type, total_words = access.vector_width, access.word_type, batch * access.words
+    has_distribution, ragged, step = bool(spec.distribution), spec.ragged, threads * vector_width
+    held = held_vectors(spec, threads, batch)
+    load_held, store_held = held.load, held.store_output
 
     @hw.device
     def store_output(args: Any, row: Any, x: Any, y: Any, thread: Any, begin: Any, end: Any, factors: Any) -> None:
         out = out_row(args, row)
         same_alignment = not ragged or ((out ^ x) & 15) == 0
         registers = hw.cuda.local.array(total_words, word_type)
-        q_registers = hw.cuda.local.array(q_words, q_word_type)
-        values = hw.cuda.local.array(vector_width, stored)
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         for start in range(begin + thread * vector_width, end, step * batch):
             first_vector, first_out = x + start * logits_stride(args), out + start * out_stride(args)
             limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
-            for i in range(batch):
-                if i * step < limit:
-                    vector = first_vector + i * step * logits_stride(args)
-                    load_vector(args, vector, start + i * step, registers, i * words)
-            for i in range(batch):
-                if i * step < limit:
-                    if has_distribution:
-                        load_distribution(args, q, start + i * step, q_registers)
-                    for k in range(vector_width):
-                        j = i * step + k
-                        t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y) if dense else zero
-                        logit = real(element(registers, i * words, k))
-                        values[k] = output_element(args, logit, factors, t_j, sparse_label and j == label)
-                    vector = first_out + i * step * out_stride(args)
-                    store_vector(args, vector, start + i * step, values, same_alignment)
+            share = Share(start, limit, label)
+            load_held(args, first_vector, share, registers)
+            store_held(args, q, y, share, registers, factors, first_out, same_alignment)
 
     return store_output

@@ -13,6 +13,7 @@ import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.reduce import reductions
+from xent_numba.backends.cuda.regimes.held import Share, held_vectors
 from xent_numba.backends.cuda.row.address import address_functions
 from xent_numba.backends.cuda.row.epilogue import RowStatistics
 from xent_numba.backends.cuda.row.functions import row_functions
@@ -31,12 +32,10 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     q_element, q_word_type, q_words = q_access.element, q_access.word_type, memory.distribution_words
     logits_row, out_row, distribution_row = memory.logits_row, memory.out_row, memory.distribution_row
     logits_stride, out_stride, elements_before = memory.logits_stride, memory.out_stride, memory.elements_before
-    load_vector, store_vector, fill_row = memory.load_vector, memory.store_vector, memory.fill_row
-    load_distribution = memory.load_distribution
-    real, stored, lowest, exp_term, transform = maths.real, maths.stored, maths.lowest, maths.exp_term, maths.transform
-    kept_label, label_logit = maths.kept_label, maths.label_logit
-    dense_target, epilogue = maths.dense_target, maths.epilogue
-    output_element, store_row_result = maths.output_element, maths.store_row_result
+    load_distribution, fill_row = memory.load_distribution, memory.fill_row
+    real, lowest, exp_term, transform = maths.real, maths.lowest, maths.exp_term, maths.transform
+    kept_label, label_logit, dense_target = maths.kept_label, maths.label_logit, maths.dense_target
+    epilogue, store_row_result = maths.epilogue, maths.store_row_result
     reduce = reductions(real, threads, spec.dense)
     reduce_max, reduce_add = reduce.reduce_max, reduce.reduce_add
     dense, has_output, ragged, has_distribution = spec.dense, bool(spec.output), spec.ragged, bool(spec.distribution)
@@ -44,6 +43,8 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     sparse_label = bool(spec.labels) and not dense
     total_words, step = vectors * words, threads * vector_width
     zero, minus_inf = real(0), real(-np.inf)
+    held = held_vectors(spec, threads, vectors)
+    load_held, raise_max, store_output = held.load, held.raise_max, held.store_output
 
     @hw.device
     def compute_row(args: Any, row: Any, thread: Any) -> None:
@@ -57,26 +58,17 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
             return
         x = logits_row(args, row)
         start = thread * vector_width - elements_before(x)
-        # Relative to `start`, so that unrolled loops compare constants with one 32-bit register each.
+        # Relative to `start`, as in `Share`.
         row_begin, row_end, label = hw.i32(-start), hw.i32(args.n_classes - start), hw.i32(y - start)
         registers = hw.cuda.local.array(total_words, word_type)
-        first_vector = x + start * logits_stride(args)  # one address; the vectors lie at constant distances from it
-        for i in range(vectors):
-            if i * step < row_end:
-                vector = first_vector + i * step * logits_stride(args)
-                load_vector(args, vector, start + i * step, registers, i * words)
+        share = Share(start, row_end, label)
+        first_vector = x + start * logits_stride(args)
+        load_held(args, first_vector, share, registers)
         z_y = label_logit(args, x, y)
 
         row_max = lowest
-        for i in range(vectors if sums_exp else 0):
-            if i * step < row_end:
-                for k in range(vector_width):
-                    j = i * step + k
-                    z = transform(args, real(element(registers, i * words, k)))
-                    if (ragged and (j < row_begin or j >= row_end)) or (sparse_label and j == label):
-                        z = minus_inf
-                    row_max = hw.fmax(row_max, z)
         if sums_exp:
+            row_max = raise_max(args, row_max, share, registers, row_begin, row_end)
             row_max = reduce_max(row_max)
 
         total, target_gap, target_sum = zero, zero, zero
@@ -108,18 +100,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
             store_row_result(args, row, loss, lse)
         if has_output:
             same_alignment = not ragged or ((out ^ x) & 15) == 0
-            values = hw.cuda.local.array(vector_width, stored)
             first_out = out + start * out_stride(args)
-            for i in range(vectors):
-                if i * step < row_end:
-                    if has_distribution:
-                        load_distribution(args, q, start + i * step, q_registers)
-                    for k in range(vector_width):
-                        j = i * step + k
-                        t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y) if dense else zero
-                        logit = real(element(registers, i * words, k))
-                        values[k] = output_element(args, logit, factors, t_j, sparse_label and j == label)
-                    vector = first_out + i * step * out_stride(args)
-                    store_vector(args, vector, start + i * step, values, same_alignment)
+            store_output(args, q, y, share, registers, factors, first_out, same_alignment)
 
     return compute_row

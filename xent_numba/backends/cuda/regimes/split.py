@@ -32,7 +32,7 @@ def build_statistics(spec: Spec, threads: int, batch: int) -> Any:
     `parts` has room for NUMBERS · segments · rows numbers; `segment_classes` is a whole number of vectors.
     """
     maths, memory, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
-    kept_label, logits_row, elements_before = maths.kept_label, memory.logits_row, memory.elements_before
+    kept_label, logits_row, segment = maths.kept_label, memory.logits_row, _segment(spec)
     statistics, merge = passes.statistics, passes.merge
     store, size = hw.store_f64 if spec.float64 else hw.store_f32, number_size(spec)
 
@@ -41,8 +41,7 @@ def build_statistics(spec: Spec, threads: int, batch: int) -> Any:
         kept, y = kept_label(args, row)
         if kept:
             x = logits_row(args, row)
-            begin = hw.block_index() * segment_classes - elements_before(x)
-            end = min(begin + segment_classes, args.n_classes)
+            begin, end = segment(args, x, segment_classes)
             row_max, total, target_gap, target_sum = merge(statistics(args, row, x, y, thread, begin, end))
             if thread == 0:
                 part = parts + (row * hw.grid_width() + hw.block_index()) * NUMBERS * size
@@ -113,8 +112,7 @@ def build_output(spec: Spec, threads: int, batch: int) -> Any:
     maths, memory, passes = row_functions(spec), address_functions(spec), row_passes(spec, threads, batch)
     kept_label, label_logit = maths.kept_label, maths.label_logit
     epilogue, store_output = maths.epilogue, passes.store_output
-    logits_row, out_row = memory.logits_row, memory.out_row
-    elements_before, fill_row = memory.elements_before, memory.fill_row
+    logits_row, out_row, fill_row, segment = memory.logits_row, memory.out_row, memory.fill_row, _segment(spec)
     saved, zero, lowest = bool(spec.saved_lse) and not spec.dense, maths.real(0), maths.lowest
     load, size = hw.load_f64 if spec.float64 else hw.load_f32, number_size(spec)
 
@@ -123,8 +121,7 @@ def build_output(spec: Spec, threads: int, batch: int) -> Any:
         kept, y = kept_label(args, row)
         if kept:
             x = logits_row(args, row)
-            begin = hw.block_index() * segment_classes - elements_before(x)
-            end = min(begin + segment_classes, args.n_classes)
+            begin, end = segment(args, x, segment_classes)
             if saved:
                 # In place, another block may have overwritten the label's logit by now.  But only the thread that has
                 # the label uses `at_target`, and it has not stored yet.
@@ -140,3 +137,18 @@ def build_output(spec: Spec, threads: int, batch: int) -> Any:
             fill_row(args, out_row(args, row), zero, hw.block_index() * threads + thread, hw.grid_width() * threads)
 
     return kernel
+
+
+def _segment(spec: Spec) -> Any:
+    """(args, address of class 0, segment_classes) -> the classes [begin, end) of this block's segment.
+
+    The first segment begins where the row's first vector does, which may be before class 0.
+    """
+    elements_before = address_functions(spec).elements_before
+
+    @hw.device
+    def segment(args: Any, x: Any, segment_classes: Any) -> Any:
+        begin = hw.block_index() * segment_classes - elements_before(x)
+        return begin, min(begin + segment_classes, args.n_classes)
+
+    return segment

@@ -55,8 +55,8 @@ def epilogue_function(spec: Spec, real: Any, exp: Any) -> Any:
 
 def _row_factors(spec: Spec, real: Any) -> Any:
     """(args, row) -> (factor of the row's loss, factor of its gradient, coefficient of lse²)."""
-    sample_weight = _factor("sample_weight", spec.sample_weight, real)
-    grad_output = _factor("grad_output", spec.grad_output, real)
+    sample_weight = factor_of_row("sample_weight", spec.sample_weight, real)
+    grad_output = factor_of_row("grad_output", spec.grad_output, real)
     one, zero = real(1), real(0)
     z_coefficient: Any = hw.device(lambda args: real(args.z_coefficient)) if spec.z_loss else hw.device(lambda _: zero)
     grad_scale: Any = hw.device(lambda args: one)
@@ -77,8 +77,8 @@ def _row_factors(spec: Spec, real: Any) -> Any:
     return row_factors
 
 
-def _factor(name: str, dtype: str, real: Any) -> Any:
-    """(args, row) -> a factor of the row, 1 where there are none."""
+def factor_of_row(name: str, dtype: str, real: Any) -> Any:
+    """(args, row) -> the row's "sample_weight" or "grad_output" in the type `real`, 1 where there are none."""
     one = real(1)
     if not dtype:
         return hw.device(lambda args, row: one)

@@ -52,6 +52,6 @@ def row_functions(spec: Spec) -> RowFunctions:
         label_logit=label_logit(spec, real, transform),
         dense_target=dense_target(spec, real),
         epilogue=epilogue_function(spec, real, exp),
-        output_element=output_element(spec, real, exp, transform, derivative),
+        output_element=output_element(spec, exp, transform, derivative),
         store_row_result=store_row_result(spec),
     )

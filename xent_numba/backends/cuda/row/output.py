@@ -8,7 +8,7 @@ from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.row.spec import Spec
 
 
-def output_element(spec: Spec, real: Any, exp: Any, transform: Any, derivative: Any) -> Any:
+def output_element(spec: Spec, exp: Any, transform: Any, derivative: Any) -> Any:
     """(args, x, OutputFactors, t_j, whether j is the label of a sparse target) -> the element of a class."""
 
     @hw.device

@@ -98,7 +98,7 @@ def lend(n_bytes: int, stream: Any = 0) -> Any:
 
 def _key(stream: Any) -> tuple[int, int]:
     """The current device and the stream, as numbers."""
-    return getattr(numba_cuda().get_current_device(), "id", 0), _stream_number(stream)
+    return numba_cuda().get_current_device().id, _stream_number(stream)
 
 
 def _stream_number(stream: Any) -> int:
