@@ -16,7 +16,7 @@ from xent_numba.prepare.layout import canonical
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import TextIO
 
     from numpy.typing import DTypeLike
@@ -53,7 +53,7 @@ def show_config(*, file: TextIO | None = None) -> None:
     versions:
       xent_numba: ...
     """
-    show(config(), file=file)
+    print("\n".join(lines(config())), file=file)
 
 
 def explain_plan(
@@ -91,12 +91,12 @@ def explain_plan(
     }
 
 
-def show(sections: Sections, *, file: TextIO | None = None) -> None:
-    """Print sections of facts, to stdout or `file`."""
+def lines(sections: Sections) -> Iterator[str]:
+    """Sections of facts as text."""
     for section, facts in sections.items():
-        print(f"{section}:", file=file)
+        yield f"{section}:"
         for name, value in facts.items():
-            print(f"  {name}: {value}", file=file)
+            yield f"  {name}: {value}"
 
 
 def _version(package: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tracemalloc
@@ -37,11 +38,27 @@ def test_worked_example_by_every_backend() -> None:
     rows = zip(WORKED_EXAMPLE["softmax"], WORKED_EXAMPLE["losses"], WORKED_EXAMPLE["gradient"], strict=True)
     expected = [number for p, loss, g in rows for number in (*p, loss, *g)] + [WORKED_EXAMPLE["mean"]]
     assert len(expected) == 15
+    assert numbers == expected
     running = [name for name, answer in xn.available_backends().items() if answer]
-    assert numbers == expected * len(running)
+    assert f"the same on: {', '.join(running)}\n" in table
     for name, answer in xn.available_backends().items():
         assert re.search(rf"^  {name} +", rest, re.MULTILINE), name
         assert answer or str(answer) in rest
+
+
+def test_worked_example_where_a_backend_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(example, "_table", lambda backend: "right" if backend != "b" else "wrong")
+    lines = list(example._worked_example(["a", "b", "c"]))
+    assert lines == ["right", "the same on: a, c", "wrong", "computed on: b"]
+
+
+def test_what_to_try_next_can_be_tried(data: dict[str, np.ndarray]) -> None:
+    np.save("targets.npy", data["target"])
+    for line, _ in example.NEXT:
+        program, *words = shlex.split(line)
+        assert program == "python"
+        done = subprocess.run([sys.executable, *words], env=environment(), capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_worked_example_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,6 +347,12 @@ def test_json(data: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -
         "grad": "out.npy",
         "rows": None,
     }
+
+
+def test_json_has_the_keys_that_the_help_names(data: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
+    (named,) = re.findall(r"with the keys ([\w, \n]+)\.", arguments._LOSS_END)
+    assert main("loss logits.npy target.npy --json".split()) == 0
+    assert list(json.loads(capsys.readouterr().out)) == re.findall(r"\b(?!and\b)\w+", named)
 
 
 def test_json_has_words_for_numbers_that_are_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,6 +148,24 @@ def test_a_replaced_file_keeps_its_permissions_and_its_links() -> None:
     assert np.load("real.npy").shape == (37, 6)
 
 
+HEADER = "{{'descr': '<f8', 'fortran_order': False, 'shape': {}}}\n"
+SHAPES = ("(-4, 3)", f"({2**70}, 3)", f"({2**62}, 3)", "(True, 3)", "(4, 3", "(1e400,)", "4", f"({'1,' * 70})")
+NO_HEADERS = ("", "{", "[1]", "'''", "garbage \0", "'" + "a" * 20_000 + "'", "-" * 9_000 + "1")
+
+
+@pytest.mark.parametrize("header", [*map(HEADER.format, SHAPES), *NO_HEADERS], ids=lambda header: ascii(header[-40:]))
+@pytest.mark.usefixtures("data")
+def test_a_header_that_cannot_be(header: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    Path("absurd.npy").write_bytes(data + bytes(96))
+    assert main(["loss", "absurd.npy", "target.npy"]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("xent-numba: error: absurd.npy: a .npy file with an invalid header (")
+    assert err.count("\n") == 1
+    assert len(err) < 250
+
+
 # loss: interrupted
 
 

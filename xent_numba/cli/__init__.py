@@ -8,6 +8,7 @@ blocks      a prepared call computed a block of rows at a time, so that files ma
 files       `.npy` files: opened as memory maps, written to a temporary file that replaces the target when complete
 progress    the progress bar
 errors      `UserError`, which is shown as one line without a traceback
+streams     standard output and error: closed, full, or left by their reader
 
 To add a command: a subparser in `arguments.build_parser`, a module with a function `run`, and a branch in `_run` below.
 To add an option of the loss: a line in `arguments._add_loss_arguments` and its name in `arguments.options_of`.
@@ -15,10 +16,9 @@ To add an option of the loss: a line in `arguments._add_loss_arguments` and its 
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
+from xent_numba.cli import streams
 from xent_numba.cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,20 +31,19 @@ NO_READER = 141  # 128 + SIGPIPE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (default: those of the process) and return its exit status."""
+    streams.open_closed()
     try:
-        _run(arguments)
-        sys.stdout.flush()
+        with streams.flushed():
+            _run(arguments)
     except UserError as error:
-        print(f"xent-numba: error: {error}", file=sys.stderr)
+        streams.complain(str(error))
         return MISTAKE
     except MemoryError as error:
-        print(f"xent-numba: error: not enough memory{f': {error}' if str(error) else ''}", file=sys.stderr)
+        streams.complain(f"not enough memory{f': {error}' if str(error) else ''}")
         return MISTAKE
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of the output has closed it, like `head`.  What is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
     return 0
 
@@ -57,7 +56,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     if parsed.version:
         from xent_numba._version import __version__
 
-        print(__version__)
+        streams.write([__version__])
     elif parsed.command == "info":
         from xent_numba.cli import info
 
@@ -69,5 +68,4 @@ def _run(arguments: Sequence[str] | None) -> None:
     else:
         from xent_numba.cli import example
 
-        for line in example.report():
-            print(line, flush=True)
+        streams.write(example.report())

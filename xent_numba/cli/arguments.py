@@ -6,10 +6,13 @@ import argparse
 from typing import TYPE_CHECKING, NoReturn
 
 from xent_numba.cli.errors import UserError
+from xent_numba.cli.streams import complain, write
 from xent_numba.prepare.options import REDUCTIONS
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from _typeshed import SupportsWrite
 
 BLOCK_BYTES = 64 << 20  # of logits in a block: enough to keep all threads busy, few enough to react to Ctrl-C
 
@@ -34,8 +37,8 @@ _LOSS_END = """\
 With --json, one object is printed, with the keys loss, reduction, denominator, shape, axis, dtype, backend, grad and
 rows.  Numbers that are not finite, which JSON lacks, are printed as the strings "NaN", "Infinity" and "-Infinity".
 
-Exit status: 0 on success; 2 for a mistake in the files or options, with one line on standard error that says which;
-130 after Ctrl-C.
+Exit status: 0 on success; 2 for a mistake in the files or options, or where the output cannot be written, with one
+line on standard error that says which; 130 after Ctrl-C; 141 where the reader of the output has closed it.
 """
 
 
@@ -44,7 +47,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message, without the usage."""
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        complain(f"{message} (see {self.prog} --help)", self.prog)
+        raise SystemExit(2)
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Print the help, with an error where that fails, which argparse would ignore."""
+        write([self.format_help().removesuffix("\n")])
 
 
 def _ignored(text: str) -> int | None:

@@ -22,6 +22,11 @@ LOGITS = [[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]]
 TARGET = [[0, 1, 0], [1, 0, 0]]
 SPEED_SHAPE = (2048, 4096)  # larger than most caches, and still computed in milliseconds
 SPEED_ROUNDS = 7
+NEXT = (
+    ("python -m xent_numba info --shape 4096 50257", "how logits of a shape would be computed"),
+    ("python -m xent_numba loss logits.npy targets.npy --grad grad.npy", "loss and gradient of arrays in files"),
+    ('python -c "import xent_numba as xn; help(xn.cross_entropy_and_grad)"', "the function and its options"),
+)
 
 
 def report() -> Iterator[str]:
@@ -30,27 +35,41 @@ def report() -> Iterator[str]:
     yield f"logits A = {LOGITS}"
     yield f"target Y = {TARGET}"
     yield ""
-    yield f"{'backend':<8} {'row':<4} {'softmax(A)':<17}   {'loss':>5}   gradient of the mean loss"
     backends = xn.available_backends()
-    for name in (name for name, answer in backends.items() if answer):
-        yield from _worked_example(name)
+    yield from _worked_example([name for name, answer in backends.items() if answer])
     yield ""
     yield "backends and threads"
     for name, answer in backends.items():
         yield f"  {name:<6} {_found(name) if answer else answer}"
     yield from _speed()
+    yield ""
+    yield "what to try next"
+    for command, purpose in NEXT:
+        yield f"  {command:<72} {purpose}"
 
 
-def _worked_example(backend: str) -> Iterator[str]:
+def _worked_example(backends: Iterable[str]) -> Iterator[str]:
+    """The table of the example, once for all backends that agree in every digit of it."""
+    agreeing: dict[str, list[str]] = {}
+    for name in backends:
+        agreeing.setdefault(_table(name), []).append(name)
+    for table, names in agreeing.items():
+        yield table
+        yield f"{'the same on' if len(names) > 1 else 'computed on'}: {', '.join(names)}"
+
+
+def _table(backend: str) -> str:
     """A line for each row of the example, and one for the mean loss."""
     logits, target = np.array(LOGITS), np.array(TARGET)
     with xn.use_backend(backend):
         probabilities = xn.softmax(logits)
         losses = xn.cross_entropy(logits, target, reduction="none")
         mean, gradient = xn.cross_entropy_and_grad(logits, target)
+    lines = [f"{'row':<4} {'softmax(A)':<17}   {'loss':>5}   gradient of the mean loss"]
     for row, (p, loss, g) in enumerate(zip(probabilities, losses, gradient, strict=True)):
-        yield f"{backend if row == 0 else '':<8} {row:<4} {_numbers(p, 5)}   {loss:.3f}   {_numbers(g, 6)}"
-    yield f"{'':<8} {'mean':<4} {'':<17}   {mean:.3f}"
+        lines.append(f"{row:<4} {_numbers(p, 5)}   {loss:.3f}   {_numbers(g, 6)}")
+    lines.append(f"{'mean':<4} {'':<17}   {mean:.3f}")
+    return "\n".join(lines)
 
 
 def _numbers(values: Iterable[float], width: int) -> str:

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+REASON = 120  # characters of NumPy's reason that are shown, which may quote a whole header
+
 
 def open_array(path: str) -> Array:
     """The array in a `.npy` file, memory-mapped and read-only."""
     with naming(path):
         try:
-            array: Array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
-        except (ValueError, EOFError) as error:
+            with np.errstate(over="ignore"):  # in the size of a shape that cannot be, which is an error below
+                array: Array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
+        except OSError:
+            raise
+        except Exception as error:  # an invalid header may make NumPy raise anything
             raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
     if array.dtype == np.dtype("V2"):
         # The .npy format has no name for bfloat16: NumPy stores it as two bytes of unknown meaning.
@@ -37,14 +42,16 @@ def open_array(path: str) -> Array:
 def _why_unreadable(path: str, error: Exception) -> str:
     """What is wrong with a file that NumPy cannot map, in the user's terms."""
     with open(path, "rb") as file:
-        head = file.read(4)
+        head = file.read(6)
     if head.startswith(b"PK"):
         return "an .npz archive; give one array in one .npy file"
     if "Python objects" in str(error):
         return "holds Python objects, not numbers"
     if "mmap length" in str(error):
         return "shorter than its header says, so it is incomplete"
-    return f"not a .npy file ({error})"
+    what = "a .npy file with an invalid header" if head == b"\x93NUMPY" else "not a .npy file"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{what} ({reason if len(reason) <= REASON else reason[:REASON] + ' ...'})"
 
 
 def _bfloat16(path: str) -> np.dtype[Any]:

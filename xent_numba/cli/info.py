@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xent_numba.cli.errors import UserError
-from xent_numba.config import explain_plan, show, show_config
+from xent_numba.cli.streams import write
+from xent_numba.config import config, explain_plan, lines
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
             value = getattr(arguments, name)
             if value is not None and value is not False:  # an axis of 0 is given, too
                 raise UserError(f"--{name.replace('_', '-')} needs --shape")
-        show_config()
+        write(lines(config()))
         return
     dtype = arguments.dtype or "float32"
     axis = -1 if arguments.axis is None else arguments.axis
@@ -35,4 +36,4 @@ def run(arguments: argparse.Namespace) -> None:
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"--shape {' '.join(map(str, arguments.shape))}: {error}") from error
-    show(plans)
+    write(lines(plans))

@@ -17,6 +17,7 @@ from xent_numba.cli import blocks, files
 from xent_numba.cli.arguments import options_of
 from xent_numba.cli.errors import UserError, naming
 from xent_numba.cli.progress import Progress
+from xent_numba.cli.streams import write
 from xent_numba.prepare.loss import Wanted, prepare
 from xent_numba.prepare.options import make_options
 
@@ -135,11 +136,11 @@ def _show(report: Report, arguments: argparse.Namespace) -> None:
             "grad": arguments.grad,
             "rows": arguments.rows,
         }
-        print(json.dumps(found, allow_nan=False))
+        write([json.dumps(found, allow_nan=False)])
     elif arguments.rows is None:
         values = np.ravel(loss)
-        for start in range(0, values.size, PRINT_ROWS):
-            print("\n".join(map(str, values[start : start + PRINT_ROWS])))
+        starts = range(0, values.size, PRINT_ROWS)
+        write("\n".join(map(str, values[start : start + PRINT_ROWS])) for start in starts)
 
 
 def _json_numbers(loss: Loss) -> object:
