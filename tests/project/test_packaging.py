@@ -153,7 +153,7 @@ def test_links_in_the_readme_lead_somewhere() -> None:
 
 
 def test_the_version_stands_in_one_place() -> None:
-    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert "version" in PROJECT["project"]["dynamic"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "xent_numba/_version.py"
     assert f'__version__ = "{xn.__version__}"' in (ROOT / "xent_numba/_version.py").read_text(encoding="utf-8")
 
@@ -180,6 +180,41 @@ def test_conda_environment_agrees() -> None:
     for line in PROJECT["project"]["optional-dependencies"]["test"]:
         name = re.split(r"[<>=!~; \[]", line)[0]
         assert name in packages or name == "ipykernel"  # a part of jupyter
+
+
+def test_conda_recipe_agrees() -> None:
+    text = (ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    project = PROJECT["project"]
+    assert f"  version: {xn.__version__}\n" in text
+    for line in (*project["dependencies"], *PROJECT["build-system"]["requires"], f"python{project['requires-python']}"):
+        assert f"    - {line.replace('>=', ' >=')}\n" in text
+    for value in (project["license"], project["description"], project["urls"]["Repository"]):
+        assert f": {value}\n" in text
+
+
+def test_citation_agrees() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = PROJECT["project"]
+    assert f"\nversion: {xn.__version__}\n" in text
+    assert f"\nlicense: {project['license']}\n" in text
+    assert f'\nrepository-code: "{project["urls"]["Repository"]}"\n' in text
+    assert f"  - name: {project['authors'][0]['name']}\n" in text
+
+
+def test_the_readme_of_a_package_index_has_absolute_links() -> None:
+    """What the build writes into the metadata, by the same substitutions."""
+    hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    text = README
+    for substitution in hook["substitutions"]:
+        text = re.sub(substitution["pattern"], substitution["replacement"], text)
+    repository = PROJECT["project"]["urls"]["Repository"]
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", text)
+    assert len(links) == len(re.findall(r"\]\(", README))
+    for image, link in links:
+        if image:
+            assert link.startswith(repository.replace("github.com", "raw.githubusercontent.com") + "/main/")
+        else:
+            assert link.startswith(("https://", "#"))
 
 
 def test_package_data() -> None:
