@@ -70,6 +70,11 @@ class CrossEntropyLoss(Generic[Reduction]):
     backward(grad_output=1.0, *, out=None)
         Gradient of the last loss.
 
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As in `cross_entropy`, for the options when the object is made, and for the arrays when it is called.
+
     See Also
     --------
     cross_entropy : The function for the loss; its notes define every symbol.
