@@ -75,7 +75,7 @@ def cross_entropy(
         lists or integers, which become float64.
     target : array_like
         Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
-        real numbers in the shape of the logits, whose rows need not sum to one.
+        real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
     axis : int, default -1
         The axis of the classes.
     weight : array_like of shape (C,), optional
@@ -212,7 +212,7 @@ def cross_entropy_and_grad(
         lists or integers, which become float64.
     target : array_like
         Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
-        real numbers in the shape of the logits, whose rows need not sum to one.
+        real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
     axis : int, default -1
         The axis of the classes.
     weight : array_like of shape (C,), optional

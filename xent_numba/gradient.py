@@ -58,7 +58,7 @@ def cross_entropy_grad(
         lists or integers, which become float64.
     target : array_like
         Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
-        real numbers in the shape of the logits, whose rows need not sum to one.
+        real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
     lse : array_like in the shape of class indices, optional
         The logsumexp of each row from an earlier pass, which saves one pass over the logits: that of the logits
         after `logit_scale` and `softcap`.

@@ -170,7 +170,7 @@ class CrossEntropyLoss(Generic[Reduction]):
             lists or integers, which become float64.
         target : array_like
             Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
-            real numbers in the shape of the logits, whose rows need not sum to one.
+            real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
         sample_weight : array_like in the shape of class indices, optional
             Weights s ≥ 0 of the rows, in place of the object's own for this call.
 

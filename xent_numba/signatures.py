@@ -3,8 +3,11 @@
 The overloads of a function say what a checker can know: the dtype of the logits, whether they are on the host, and
 whether `reduction` leaves one number.  Where it cannot know one of these, the result is `Any`: for arrays of an unknown
 dtype or of bfloat16 (whose type ml_dtypes does not declare), for arrays of other libraries, which may be on a GPU, and
-for a `reduction` that is some string.  One thing is simplified: of 1-D logits, the logsumexp and the loss without
-reduction are NumPy scalars, but are declared as arrays, because checkers seldom know the number of dimensions.
+for a `reduction` that is some string.
+
+Two things are simplified.  Of 1-D logits, the logsumexp and the loss without reduction are NumPy scalars, but are
+declared as arrays, because checkers seldom know the number of dimensions.  And `CrossEntropyLoss.backward`, which is
+not passed the logits, is declared to return a NumPy array of any dtype.
 """
 
 from __future__ import annotations
