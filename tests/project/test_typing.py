@@ -18,7 +18,10 @@ from tests.project import typing_program
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "tests" / "project" / "typing_program.py"
-CHECKERS = {"mypy": ["mypy", "--strict", "--cache-dir", os.devnull], "pyright": ["pyright"]}
+CHECKERS = {
+    "mypy": ["mypy", "--strict", "--cache-dir", os.devnull],
+    "pyright": ["pyright", "--pythonpath", sys.executable],
+}
 
 
 def is_a(value: Any, claim: Any) -> bool:

@@ -1,8 +1,5 @@
 # pyright: strict
-"""A user's program, in which type checkers find the type that each result has at run time.
-
-It is checked with mypy and pyright and also runs: `is_like` compares a result with the same claim.
-"""
+"""A user's program that claims the type of each result, for type checkers; `test_typing.py` also runs it."""
 
 from __future__ import annotations
 
