@@ -10,7 +10,9 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 # Where things are, from the outside inwards:
 #
-# api, layer, probabilities    the public functions and the class: signatures, docstrings, a few lines of glue
+# api, gradient, layer, probabilities
+#                              the public functions and the class: signatures, docstrings, a few lines of glue
+# signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
 # backends/                    the protocol, the registry, and the backends: numpy (reference), cpu and cuda
 # compute                      a prepared loss: the backend fills every slab, and its partial sums are reduced
@@ -25,9 +27,10 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 from xent_numba import forks  # noqa: F401 - first, so that it notices every fork from here on
 from xent_numba._version import __version__
-from xent_numba.api import cross_entropy, cross_entropy_and_grad, cross_entropy_grad
+from xent_numba.api import cross_entropy, cross_entropy_and_grad
 from xent_numba.backends.registry import available_backends, get_backend, set_backend, use_backend
 from xent_numba.config import show_config
+from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
 
@@ -46,3 +49,8 @@ __all__ = [
     "softmax",
     "use_backend",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion and `dir`; the modules are found all the same."""
+    return list(__all__)

@@ -1,8 +1,8 @@
-"""The public loss functions: their signatures and docstrings.
+"""The public functions of the loss, alone and with its gradient: their signatures and docstrings.
 
 Each validates its options (`prepare.options`), chooses a backend (`backends.registry`), brings its arrays into
 canonical form (`prepare.loss`), and has the backend compute them (`compute`).  The overloads tell type checkers which
-values of `reduction` give a scalar and which an array.
+logits and which `reduction` give what; `signatures` has their types.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, overload
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.compute import compute_loss
 from xent_numba.devices import on_device
-from xent_numba.prepare.loss import GRAD, LOSS, LOSS_AND_GRAD, prepare
+from xent_numba.prepare.loss import LOSS, LOSS_AND_GRAD, prepare
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Literal, Unpack
+    from typing import Any, Unpack
 
     import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
-    from xent_numba.prepare.options import LossOptions
+    from xent_numba.signatures import AnyArray, Half, LossOptions, Real, Reals, Rows, Total, WithGradOut
 
     Array = NDArray[Any]
     Scalar = np.floating[Any]
@@ -30,23 +30,31 @@ if TYPE_CHECKING:
 
 @overload
 def cross_entropy(
-    logits: ArrayLike, target: ArrayLike, *, reduction: Literal["mean", "sum"] = "mean", **options: Unpack[LossOptions]
-) -> Scalar: ...
+    logits: Reals[Real], target: AnyArray, *, reduction: Total = "mean", **options: Unpack[LossOptions]
+) -> Real: ...
 @overload
 def cross_entropy(
-    logits: ArrayLike, target: ArrayLike, *, reduction: Literal["none"], **options: Unpack[LossOptions]
-) -> Array: ...
+    logits: Half, target: AnyArray, *, reduction: Total = "mean", **options: Unpack[LossOptions]
+) -> np.float32: ...
 @overload
 def cross_entropy(
-    logits: ArrayLike, target: ArrayLike, *, reduction: str, **options: Unpack[LossOptions]
-) -> Scalar | Array: ...
+    logits: Reals[Real], target: AnyArray, *, reduction: Rows, **options: Unpack[LossOptions]
+) -> NDArray[Real]: ...
+@overload
 def cross_entropy(
-    logits: ArrayLike,
-    target: ArrayLike,
+    logits: Half, target: AnyArray, *, reduction: Rows, **options: Unpack[LossOptions]
+) -> NDArray[np.float32]: ...
+@overload
+def cross_entropy(
+    logits: AnyArray, target: AnyArray, *, reduction: str = "mean", **options: Unpack[LossOptions]
+) -> Any: ...
+def cross_entropy(
+    logits: AnyArray,
+    target: AnyArray,
     *,
     axis: int = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
+    weight: AnyArray | None = None,
+    sample_weight: AnyArray | None = None,
     ignore_index: int | Iterable[int] | None = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
@@ -58,50 +66,43 @@ def cross_entropy(
 ) -> Scalar | Array:
     """Softmax cross-entropy, in nats.
 
-    For row i, let z = f(logits) be the transformed logits, s the sample weight, t the effective target and
-    T = Σ_j t_j.  Then
-
-        loss_i = s_i (T · lse(z_i) − Σ_j t_j z_ij + z_loss · lse(z_i)²),   with 0 · (−inf) = 0 where t_j = 0
-
-    The effective target is t = w_y at the class y of an index target, or t = w q for a distribution q.  Label smoothing
-    ε turns it into (1 − ε) t + (ε/C) w.
+    The negative log-likelihood of the target, where the probabilities of the classes are the softmax of the logits.
 
     Parameters
     ----------
     logits : array_like of float64, float32, float16 or bfloat16
-        Unnormalised log-probabilities of any shape and with any strides.  They are never changed, and copied only
-        where they are lists or integers, which become float64.
+        Unnormalised log-probabilities, of any shape and with any strides.  They are copied only where they are
+        lists or integers, which become float64.
     target : array_like
-        Either class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
-        real numbers, in the shape of the logits, whose rows need not sum to one.  A float64 distribution makes the
-        arithmetic float64.
-    axis : int
+        Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
+        real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
+    axis : int, default -1
         The axis of the classes.
     weight : array_like of shape (C,), optional
-        Class weights w ≥ 0.
-    sample_weight : array_like of the shape of class indices, optional
-        Row weights s ≥ 0, as in scikit-learn.
-    ignore_index : int, several ints or None
-        Labels that mark rows to leave out.  The loss and the gradient of such a row are 0, whatever its logits are.
-    label_smoothing : float between 0 and 1
-        The ε above.
-    reduction : "mean", "sum" or "none"
-        "mean" divides Σ loss_i by Σ s_i w_{y_i} over the rows that are not ignored (class indices), or by Σ s_i
-        (distribution).  The z-loss is divided by Σ s_i in both cases.  The mean is nan where its divisor is 0.
-        "none" returns the loss of each row.
-    logit_scale, softcap : float, float > 0 or None
-        z = logit_scale · logits, or softcap · tanh(logit_scale · logits / softcap).
-    z_loss : float ≥ 0
-        The weight of lse², a penalty that keeps the logits from drifting.
-    backend : "auto", "numpy", "cpu" or "cuda", optional
-        The backend for this call, instead of the current one; see `set_backend`.
+        Weights w ≥ 0 of the classes.
+    sample_weight : array_like in the shape of class indices, optional
+        Weights s ≥ 0 of the rows.
+    ignore_index : int, several ints or None, default -100
+        Class indices that mark rows to leave out: their loss and gradient are 0, whatever their logits are.
+    label_smoothing : float, default 0.0
+        The part ε of the target, between 0 and 1, that is spread evenly over all classes.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The weighted mean of the losses of the rows, their sum, or all of them.
+    logit_scale : float, default 1.0
+        Factor of the logits.
+    softcap : float, optional
+        Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
+    z_loss : float, default 0.0
+        Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    backend : str, optional
+        The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
-        The largest number of threads to use.  Results are the same, bit for bit, for any number.
+        The largest number of threads to use.  Results have the same bits for any number.
 
     Returns
     -------
-    NumPy scalar, or an array of the shape of class indices for reduction="none"
-        float64 for float64 logits, else float32.
+    NumPy scalar, or ndarray in the shape of class indices for reduction="none"
+        Of dtype float64 for float64 logits, else float32.  For logits on a GPU, an array of the same library there.
 
     Raises
     ------
@@ -112,11 +113,39 @@ def cross_entropy(
     RuntimeError
         The backend that was asked for cannot run here.  The message says why.
 
+    See Also
+    --------
+    cross_entropy_and_grad : The loss and its gradient in one fused pass.
+    cross_entropy_grad : The gradient alone, times an upstream gradient.
+    CrossEntropyLoss : The loss as a layer, with its options fixed.
+    logsumexp : The term lse(z) of the loss, to be saved for the gradient.
+
     Notes
     -----
-    The names, the weighted mean, `ignore_index` and the smoothing are those of torch.nn.functional.cross_entropy;
-    `sample_weight` is that of scikit-learn; the z-loss and the softcap are those of PaLM and Gemma 2.  Unlike in
-    PyTorch, a class of probability 0 (a logit of −inf) contributes 0, not nan, to the loss where its target is 0.
+    For a row x of the logits, let z = f(x) be the transformed logits, t the effective target and T = Σ_j t_j.  Then
+
+        loss = s (T · lse(z) − Σ_j t_j z_j + λ · lse(z)²),   with 0 · (−inf) = 0 where t_j = 0
+
+    The transform is f(x) = logit_scale · x, or c · tanh(logit_scale · x / c) with a softcap c.  The effective target is
+    t = w_y at the class y of an index target and 0 elsewhere, or t = w q for a distribution q.  Label smoothing turns
+    it into (1 − ε) t + (ε/C) w.
+
+    The mean divides the sum of the losses by Σ s w_y over the rows that are not ignored (class indices), or by Σ s
+    (distribution).  Its z-loss is divided by Σ s in both cases.  It is nan where its divisor is 0.
+
+    A float64 distribution makes the arithmetic float64, whatever the dtype of the logits.  Logits are never changed.
+
+    The names, the weighted mean, `ignore_index` and the smoothing [1]_ are those of PyTorch [2]_, `sample_weight` is
+    that of scikit-learn [3]_, the z-loss that of PaLM [4]_ and the softcap that of Gemma 2 [5]_.  Unlike in PyTorch, a
+    class of probability 0 (a logit of −inf) contributes 0, not nan, to the loss where its target is 0.
+
+    References
+    ----------
+    .. [1] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", section 7, CVPR 2016.
+    .. [2] https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+    .. [3] https://scikit-learn.org/stable/modules/generated/sklearn.metrics.log_loss.html
+    .. [4] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", section 5, JMLR 24(240), 2023.
+    .. [5] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", section 2, arXiv:2408.00118, 2024.
 
     Examples
     --------
@@ -137,38 +166,31 @@ def cross_entropy(
 
 @overload
 def cross_entropy_and_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    reduction: Literal["mean", "sum"] = "mean",
-    grad_out: Array | None = None,
-    **options: Unpack[LossOptions],
-) -> tuple[Scalar, Array]: ...
+    logits: Reals[Real], target: AnyArray, *, reduction: Total = "mean", **options: Unpack[WithGradOut[Real]]
+) -> tuple[Real, NDArray[Real]]: ...
 @overload
 def cross_entropy_and_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    reduction: Literal["none"],
-    grad_out: Array | None = None,
-    **options: Unpack[LossOptions],
-) -> tuple[Array, Array]: ...
+    logits: Half, target: AnyArray, *, reduction: Total = "mean", **options: Unpack[WithGradOut[np.float16]]
+) -> tuple[np.float32, Half]: ...
 @overload
 def cross_entropy_and_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    reduction: str,
-    grad_out: Array | None = None,
-    **options: Unpack[LossOptions],
-) -> tuple[Scalar | Array, Array]: ...
+    logits: Reals[Real], target: AnyArray, *, reduction: Rows, **options: Unpack[WithGradOut[Real]]
+) -> tuple[NDArray[Real], NDArray[Real]]: ...
+@overload
 def cross_entropy_and_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
+    logits: Half, target: AnyArray, *, reduction: Rows, **options: Unpack[WithGradOut[np.float16]]
+) -> tuple[NDArray[np.float32], Half]: ...
+@overload
+def cross_entropy_and_grad(
+    logits: AnyArray, target: AnyArray, *, reduction: str = "mean", grad_out: Any = None, **options: Unpack[LossOptions]
+) -> tuple[Any, Any]: ...
+def cross_entropy_and_grad(
+    logits: AnyArray,
+    target: AnyArray,
     *,
     axis: int = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
+    weight: AnyArray | None = None,
+    sample_weight: AnyArray | None = None,
     ignore_index: int | Iterable[int] | None = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
@@ -179,23 +201,47 @@ def cross_entropy_and_grad(
     n_threads: int | None = None,
     grad_out: Array | None = None,
 ) -> tuple[Scalar | Array, Array]:
-    """Softmax cross-entropy, in nats, and its gradient with respect to the logits, in one fused pass.
+    """Softmax cross-entropy, in nats, and its gradient with respect to the logits.
 
-    With p = softmax(z) and the symbols of `cross_entropy`, and before the division that makes a mean,
-
-        ∂loss_i/∂logits_ij = s_i f'(logits_ij) (T p_ij − t_ij + 2 · z_loss · lse(z_i) · p_ij)
+    Both come from one fused pass, which writes each element of the gradient once.
 
     Parameters
     ----------
-    logits, target, and all other options
-        As in `cross_entropy`.
+    logits : array_like of float64, float32, float16 or bfloat16
+        Unnormalised log-probabilities, of any shape and with any strides.  They are copied only where they are
+        lists or integers, which become float64.
+    target : array_like
+        Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
+        real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
+    axis : int, default -1
+        The axis of the classes.
+    weight : array_like of shape (C,), optional
+        Weights w ≥ 0 of the classes.
+    sample_weight : array_like in the shape of class indices, optional
+        Weights s ≥ 0 of the rows.
+    ignore_index : int, several ints or None, default -100
+        Class indices that mark rows to leave out: their loss and gradient are 0, whatever their logits are.
+    label_smoothing : float, default 0.0
+        The part ε of the target, between 0 and 1, that is spread evenly over all classes.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The weighted mean of the losses of the rows, their sum, or all of them.
+    logit_scale : float, default 1.0
+        Factor of the logits.
+    softcap : float, optional
+        Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
+    z_loss : float, default 0.0
+        Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    backend : str, optional
+        The backend for this call, instead of the current one: a name that `set_backend` takes.
+    n_threads : int, optional
+        The largest number of threads to use.  Results have the same bits for any number.
     grad_out : ndarray of the logits' shape and dtype, optional
-        Receives the gradient.  It may be the logits themselves, which are then overwritten, but may not overlap any
-        input otherwise.
+        Receives the gradient.  It may be the logits themselves, which are then overwritten, but may not overlap
+        any input otherwise.
 
     Returns
     -------
-    loss : NumPy scalar or array
+    loss : NumPy scalar, or ndarray in the shape of class indices for reduction="none"
         As from `cross_entropy`, with the same bits if the gradient has the memory layout of the logits, which it has
         without `grad_out`.
     grad : ndarray of the logits' shape and dtype
@@ -207,6 +253,18 @@ def cross_entropy_and_grad(
     IndexError, ValueError, TypeError, RuntimeError
         As in `cross_entropy`, before anything is written.  ValueError also for a `grad_out` that does not fit, is
         read-only or overlaps an input.
+
+    See Also
+    --------
+    cross_entropy : The loss alone; its notes define every symbol.
+    cross_entropy_grad : The gradient alone, times an upstream gradient.
+    CrossEntropyLoss : The loss as a layer, with its options fixed.
+
+    Notes
+    -----
+    With p = softmax(z) and the symbols of `cross_entropy`, and before the division that makes a mean,
+
+        ∂loss/∂x_j = s f'(x_j) (T p_j − t_j + 2 λ · lse(z) · p_j)
 
     Examples
     --------
@@ -226,71 +284,3 @@ def cross_entropy_and_grad(
     chosen = select(backend)
     call = prepare(chosen, options, (logits, target, weight, sample_weight, None, None), LOSS_AND_GRAD, grad_out)
     return compute_loss(chosen, call), call.grad  # type: ignore[return-value]
-
-
-def cross_entropy_grad(
-    logits: ArrayLike,
-    target: ArrayLike,
-    *,
-    lse: ArrayLike | None = None,
-    grad_output: ArrayLike | None = None,
-    axis: int = -1,
-    weight: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    ignore_index: int | Iterable[int] | None = -100,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    backend: str | None = None,
-    n_threads: int | None = None,
-    out: Array | None = None,
-) -> Array:
-    """Gradient of the softmax cross-entropy with respect to the logits, times an upstream gradient.
-
-    It is the gradient that `cross_entropy_and_grad` returns, multiplied by `grad_output`.
-
-    Parameters
-    ----------
-    logits, target, and all other options
-        As in `cross_entropy`.
-    lse : array_like of the shape of class indices, optional
-        The logsumexp of each row of z, that is, of the logits after `logit_scale` and `softcap`, saved from an earlier
-        pass.  It saves one pass over the logits.  The result is only as accurate as `lse` is: a float32 lse of 1e8 is
-        a multiple of 8.
-    grad_output : float, or array_like of the shape of class indices, optional
-        ∂L/∂loss: one number for "mean" and "sum"; one for each row, or one for all, for "none".
-    out : ndarray of the logits' shape and dtype, optional
-        Receives the gradient.  It may be the logits themselves, which are then overwritten, but may not overlap any
-        input otherwise.
-
-    Returns
-    -------
-    ndarray of the logits' shape and dtype
-
-    Raises
-    ------
-    IndexError, ValueError, TypeError, RuntimeError
-        As in `cross_entropy_and_grad`.  ValueError also where `lse` or `grad_output` has another shape.
-
-    Examples
-    --------
-    >>> from xent_numba import cross_entropy_grad
-    >>> logits = [[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]]
-    >>> print(cross_entropy_grad(logits, [1, 0], grad_output=2.0).round(3))
-    [[ 0.659 -0.758  0.099]
-     [-0.927  0.487  0.44 ]]
-    """
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
-    if on_device(logits):
-        grad: Array = device_arrays(backend).gradient(
-            options, logits, target, weight, sample_weight, lse=lse, grad_output=grad_output, out=out
-        )
-        return grad
-    chosen = select(backend)
-    inputs = (logits, target, weight, sample_weight, lse, grad_output)
-    call = prepare(chosen, options, inputs, GRAD, out)
-    for slab in call.slabs:
-        chosen.cross_entropy_grad(slab.problem, slab.grad, slab.lse, slab.grad_output)  # type: ignore[arg-type]
-    return call.grad  # type: ignore[return-value]

@@ -47,8 +47,23 @@ def config() -> Sections:
 
 
 def show_config(*, file: TextIO | None = None) -> None:
-    """Print versions, backends (or why one cannot run) and threads, to stdout or `file`.
+    """Print versions, the machine, and what each backend says of itself or why it cannot run.
 
+    It is what to include in a bug report; `xent-numba info` prints the same.
+
+    Parameters
+    ----------
+    file : text file, optional
+        Where to print, instead of to stdout.
+
+    See Also
+    --------
+    available_backends : Whether each backend can run, to be used in a program.
+    get_backend : Name of the backend that calls use here.
+
+    Examples
+    --------
+    >>> from xent_numba import show_config
     >>> show_config()  # doctest: +ELLIPSIS
     versions:
       xent_numba: ...

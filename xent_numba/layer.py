@@ -2,29 +2,84 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, overload
 
-from xent_numba.api import cross_entropy, cross_entropy_grad
+from xent_numba.api import cross_entropy
 from xent_numba.backends.registry import select
+from xent_numba.gradient import cross_entropy_grad
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+    from typing import Any, Unpack
 
     import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
-    from xent_numba.prepare.options import LossOptions
+    from xent_numba.signatures import AnyArray, Half, LossOptions, Real, Reals, Reduction, Rows, Total
 
     Array = NDArray[Any]
+else:
+    from typing import TypeVar
+
+    Reduction = TypeVar("Reduction")
 
 
-class CrossEntropyLoss:
+class CrossEntropyLoss(Generic[Reduction]):
     """Softmax cross-entropy with its options fixed: call it for the loss, then `backward` for the gradient.
 
-    The options are those of `cross_entropy`, and are validated when the object is made.  The object keeps references to
-    the last logits and target, not copies, so neither may be changed in place between a call and its `backward`.
+    The options are validated when the object is made.  It keeps references to the last logits and target, not copies,
+    so neither may be changed in place between a call and its `backward`.
+
+    Parameters
+    ----------
+    axis : int, default -1
+        The axis of the classes.
+    weight : array_like of shape (C,), optional
+        Weights w ≥ 0 of the classes.
+    sample_weight : array_like in the shape of class indices, optional
+        Weights s ≥ 0 of the rows.
+    ignore_index : int, several ints or None, default -100
+        Class indices that mark rows to leave out: their loss and gradient are 0, whatever their logits are.
+    label_smoothing : float, default 0.0
+        The part ε of the target, between 0 and 1, that is spread evenly over all classes.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The weighted mean of the losses of the rows, their sum, or all of them.
+    logit_scale : float, default 1.0
+        Factor of the logits.
+    softcap : float, optional
+        Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
+    z_loss : float, default 0.0
+        Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    backend : str, optional
+        The backend for this call, instead of the current one: a name that `set_backend` takes.
+    n_threads : int, optional
+        The largest number of threads to use.  Results have the same bits for any number.
+
+    Attributes
+    ----------
+    reduction : str
+        As passed.
+    sample_weight : array_like or None
+        As passed; it may be replaced between calls.
+
+    Methods
+    -------
+    __call__(logits, target, *, sample_weight=None)
+        The loss.
+    backward(grad_output=1.0, *, out=None)
+        Gradient of the last loss.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As in `cross_entropy`, for the options when the object is made, and for the arrays when it is called.
+
+    See Also
+    --------
+    cross_entropy : The function for the loss; its notes define every symbol.
+    cross_entropy_and_grad : The loss and its gradient in one fused pass, which is faster.
+    cross_entropy_grad : The function for the gradient.
 
     Examples
     --------
@@ -37,12 +92,20 @@ class CrossEntropyLoss:
      [-0.464  0.243  0.22 ]]
     """
 
+    @overload
+    def __init__(
+        self: CrossEntropyLoss[Total], *, reduction: Total = "mean", **options: Unpack[LossOptions]
+    ) -> None: ...
+    @overload
+    def __init__(self: CrossEntropyLoss[Rows], *, reduction: Rows, **options: Unpack[LossOptions]) -> None: ...
+    @overload
+    def __init__(self: CrossEntropyLoss[str], *, reduction: str, **options: Unpack[LossOptions]) -> None: ...
     def __init__(
         self,
         *,
         axis: int = -1,
-        weight: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
+        weight: AnyArray | None = None,
+        sample_weight: AnyArray | None = None,
         ignore_index: int | Iterable[int] | None = -100,
         label_smoothing: float = 0.0,
         reduction: str = "mean",
@@ -69,26 +132,114 @@ class CrossEntropyLoss:
             "backend": backend,
             "n_threads": checked.n_threads,
         }
-        self._last: tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None
+        self._last: tuple[AnyArray, AnyArray, AnyArray | None] | None = None
 
+    @overload
     def __call__(
-        self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None
+        self: CrossEntropyLoss[Total],
+        logits: Reals[Real],
+        target: AnyArray,
+        *,
+        sample_weight: AnyArray | None = None,
+    ) -> Real: ...
+    @overload
+    def __call__(
+        self: CrossEntropyLoss[Total], logits: Half, target: AnyArray, *, sample_weight: AnyArray | None = None
+    ) -> np.float32: ...
+    @overload
+    def __call__(
+        self: CrossEntropyLoss[Rows], logits: Reals[Real], target: AnyArray, *, sample_weight: AnyArray | None = None
+    ) -> NDArray[Real]: ...
+    @overload
+    def __call__(
+        self: CrossEntropyLoss[Rows], logits: Half, target: AnyArray, *, sample_weight: AnyArray | None = None
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def __call__(self, logits: AnyArray, target: AnyArray, *, sample_weight: AnyArray | None = None) -> Any: ...
+    def __call__(
+        self, logits: AnyArray, target: AnyArray, *, sample_weight: AnyArray | None = None
     ) -> np.floating[Any] | Array:
-        """The loss, as from `cross_entropy`; a `sample_weight` replaces the object's own for this call."""
+        """The loss of one batch, with the options of the object.
+
+        The logits and the target are kept for `backward`.
+
+        Parameters
+        ----------
+        logits : array_like of float64, float32, float16 or bfloat16
+            Unnormalised log-probabilities, of any shape and with any strides.  They are copied only where they are
+            lists or integers, which become float64.
+        target : array_like
+            Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
+            real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
+        sample_weight : array_like in the shape of class indices, optional
+            Weights s ≥ 0 of the rows, in place of the object's own for this call.
+
+        Returns
+        -------
+        NumPy scalar, or ndarray in the shape of class indices for reduction="none"
+            As from `cross_entropy`.
+
+        See Also
+        --------
+        cross_entropy : The same as a function.
+
+        Examples
+        --------
+        >>> from xent_numba import CrossEntropyLoss
+        >>> print(CrossEntropyLoss(reduction="none")([[0.0, 0.0], [0.0, 3.0]], [0, 1]).round(3))
+        [0.693 0.049]
+        """
         weights = self.sample_weight if sample_weight is None else sample_weight
         self._last = None  # after a call that fails, `backward` must not use an older one
         options: LossOptions = {**self._options, "sample_weight": weights}
-        loss = cross_entropy(logits, target, reduction=self.reduction, **options)
+        loss: np.floating[Any] | Array = cross_entropy(logits, target, reduction=self.reduction, **options)
         self._last = (logits, target, weights)
         return loss
 
-    def backward(self, grad_output: ArrayLike = 1.0, *, out: Array | None = None) -> Array:
-        """Gradient of the last loss with respect to the logits, times `grad_output`, as from `cross_entropy_grad`."""
+    def backward(self, grad_output: AnyArray = 1.0, *, out: Array | None = None) -> Array:
+        """Gradient of the last loss with respect to the logits, times an upstream gradient.
+
+        It is computed from the logits again, as by `cross_entropy_grad`.
+
+        Parameters
+        ----------
+        grad_output : float, or array_like in the shape of class indices, default 1.0
+            The upstream gradient ∂L/∂loss: one number for "mean" and "sum"; one for each row, or one for all, for
+            "none".
+        out : ndarray of the logits' shape and dtype, optional
+            Receives the gradient.  It may be the logits themselves, which are then overwritten, but may not overlap
+            any input otherwise.
+
+        Returns
+        -------
+        ndarray of the logits' shape and dtype
+            The gradient.
+
+        Raises
+        ------
+        RuntimeError
+            The object was not called before, or its last call failed.
+
+        See Also
+        --------
+        cross_entropy_grad : The same as a function.
+
+        Examples
+        --------
+        >>> from xent_numba import CrossEntropyLoss
+        >>> xent = CrossEntropyLoss()
+        >>> loss = xent([[0.0, 0.0]], [0])
+        >>> print(xent.backward(grad_output=2.0))
+        [[-1.  1.]]
+        """
         if self._last is None:
             raise RuntimeError("backward needs a loss first: call the object with logits and target")
         logits, target, weights = self._last
         options: LossOptions = {**self._options, "sample_weight": weights}
-        return cross_entropy_grad(logits, target, grad_output=grad_output, reduction=self.reduction, out=out, **options)
+        grad: Array = cross_entropy_grad(
+            logits, target, grad_output=grad_output, reduction=self.reduction, out=out, **options
+        )
+        return grad
 
     def __repr__(self) -> str:
         """The object as it would be written in code."""

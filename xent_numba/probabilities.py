@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
@@ -11,34 +11,48 @@ from xent_numba.prepare.options import make_options
 from xent_numba.prepare.rowwise import prepare_rowwise
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Unpack
 
     import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
+
+    from xent_numba.signatures import AnyArray, Float, Floats, Half, Real, Reals, RowwiseOptions
 
     Array = NDArray[Any]
 
 
+@overload
 def softmax(
-    logits: ArrayLike,
+    logits: Floats[Float], *, out: NDArray[Float] | None = None, **options: Unpack[RowwiseOptions]
+) -> NDArray[Float]: ...
+@overload
+def softmax(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOptions]) -> Any: ...
+def softmax(
+    logits: AnyArray,
     *,
     axis: int = -1,
     out: Array | None = None,
     backend: str | None = None,
     n_threads: int | None = None,
 ) -> Array:
-    """Probabilities exp(x_j) / Σ_k exp(x_k) along an axis.
+    """Softmax, the probabilities of the classes.
+
+    It is exp(x_j) / Σ_k exp(x_k) along an axis, computed without overflow.
 
     Parameters
     ----------
     logits : array_like of float64, float32, float16 or bfloat16
-        Of any shape and with any strides; lists and integers become float64.
-    axis : int
+        Unnormalised log-probabilities, of any shape and with any strides.  They are copied only where they are
+        lists or integers, which become float64.
+    axis : int, default -1
         The axis of the classes.
     out : ndarray of the logits' shape and dtype, optional
-        Receives the result.  It may be the logits themselves, which are then overwritten.
-    backend, n_threads
-        As in `cross_entropy`.
+        Receives the result.  It may be the logits themselves, which are then overwritten, but may not overlap
+        any input otherwise.
+    backend : str, optional
+        The backend for this call, instead of the current one: a name that `set_backend` takes.
+    n_threads : int, optional
+        The largest number of threads to use.  Results have the same bits for any number.
 
     Returns
     -------
@@ -47,8 +61,13 @@ def softmax(
 
     Raises
     ------
-    TypeError, ValueError, RuntimeError
+    ValueError, TypeError, RuntimeError
         As in `cross_entropy_and_grad`.
+
+    See Also
+    --------
+    log_softmax : The logarithm of these probabilities, which keeps its digits where they are tiny.
+    cross_entropy : The loss, which needs no probabilities.
 
     Examples
     --------
@@ -60,17 +79,53 @@ def softmax(
     return _rowwise("softmax", logits, axis, out, backend, n_threads)
 
 
+@overload
 def log_softmax(
-    logits: ArrayLike,
+    logits: Floats[Float], *, out: NDArray[Float] | None = None, **options: Unpack[RowwiseOptions]
+) -> NDArray[Float]: ...
+@overload
+def log_softmax(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOptions]) -> Any: ...
+def log_softmax(
+    logits: AnyArray,
     *,
     axis: int = -1,
     out: Array | None = None,
     backend: str | None = None,
     n_threads: int | None = None,
 ) -> Array:
-    """Log-probabilities x_j − log Σ_k exp(x_k) along an axis, in nats, computed without forming the probabilities.
+    """Logarithm of the softmax, in nats.
 
-    Parameters, results and errors are those of `softmax`.  The log-probability of a logit of −inf is −inf.
+    It is x_j − log Σ_k exp(x_k) along an axis, computed without forming the probabilities.
+
+    Parameters
+    ----------
+    logits : array_like of float64, float32, float16 or bfloat16
+        Unnormalised log-probabilities, of any shape and with any strides.  They are copied only where they are
+        lists or integers, which become float64.
+    axis : int, default -1
+        The axis of the classes.
+    out : ndarray of the logits' shape and dtype, optional
+        Receives the result.  It may be the logits themselves, which are then overwritten, but may not overlap
+        any input otherwise.
+    backend : str, optional
+        The backend for this call, instead of the current one: a name that `set_backend` takes.
+    n_threads : int, optional
+        The largest number of threads to use.  Results have the same bits for any number.
+
+    Returns
+    -------
+    ndarray of the logits' shape and dtype
+        The result for a logit of −inf is −inf.  All nan in a row that contains +inf or nan, or nothing but −inf.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError
+        As in `cross_entropy_and_grad`.
+
+    See Also
+    --------
+    softmax : The probabilities themselves.
+    logsumexp : The term that is subtracted.
 
     Examples
     --------
@@ -81,33 +136,57 @@ def log_softmax(
     return _rowwise("log_softmax", logits, axis, out, backend, n_threads)
 
 
+@overload
 def logsumexp(
-    logits: ArrayLike,
+    logits: Reals[Real], *, out: NDArray[Real] | None = None, **options: Unpack[RowwiseOptions]
+) -> NDArray[Real]: ...
+@overload
+def logsumexp(
+    logits: Half, *, out: NDArray[np.float32] | None = None, **options: Unpack[RowwiseOptions]
+) -> NDArray[np.float32]: ...
+@overload
+def logsumexp(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOptions]) -> Any: ...
+def logsumexp(
+    logits: AnyArray,
     *,
     axis: int = -1,
     out: Array | None = None,
     backend: str | None = None,
     n_threads: int | None = None,
 ) -> Array | np.floating[Any]:
-    """Logarithm of a sum of exponentials, log Σ_k exp(x_k), along an axis, in nats.
+    """Logarithm of a sum of exponentials, in nats.
+
+    It is log Σ_k exp(x_k) along an axis, computed without overflow.
 
     Parameters
     ----------
-    logits, axis, backend, n_threads
-        As in `softmax`.
+    logits : array_like of float64, float32, float16 or bfloat16
+        Unnormalised log-probabilities, of any shape and with any strides.  They are copied only where they are
+        lists or integers, which become float64.
+    axis : int, default -1
+        The axis of the classes.
     out : ndarray of the logits' shape without `axis`, optional
         Receives the result; float64 for float64 logits, else float32.
+    backend : str, optional
+        The backend for this call, instead of the current one: a name that `set_backend` takes.
+    n_threads : int, optional
+        The largest number of threads to use.  Results have the same bits for any number.
 
     Returns
     -------
     ndarray of the logits' shape without `axis`, or a NumPy scalar for 1-D logits
-        float64 for float64 logits, else float32.  As in SciPy, −inf for a row of nothing but −inf, and +inf for any
-        row with a +inf.
+        Of dtype float64 for float64 logits, else float32.  As in SciPy, −inf for a row of nothing but −inf, and +inf
+        for any row with a +inf.
 
     Raises
     ------
-    TypeError, ValueError, RuntimeError
+    ValueError, TypeError, RuntimeError
         As in `cross_entropy_and_grad`.
+
+    See Also
+    --------
+    cross_entropy_grad : The gradient, which can use the result as its `lse`.
+    log_softmax : The logits minus this.
 
     Examples
     --------
@@ -118,9 +197,7 @@ def logsumexp(
     return _rowwise("logsumexp", logits, axis, out, backend, n_threads)
 
 
-def _rowwise(
-    name: str, logits: ArrayLike, axis: int, out: Array | None, backend: str | None, n_threads: int | None
-) -> Array:
+def _rowwise(name: str, logits: Any, axis: int, out: Array | None, backend: str | None, n_threads: int | None) -> Array:
     """The function of this name, which is also the name of the backend's method that computes it."""
     options = make_options(axis, n_threads=n_threads)
     reduces = name == "logsumexp"

@@ -3,5 +3,7 @@
 - `test_packaging.py`: the README's commands, examples, tables and links; the package's metadata.
 - `test_readme_edges.py`: the README's table of edges.
 - `test_doctests.py`: the examples in the docstrings.
-- `test_import.py`: what `import xent_numba` brings along.
+- `test_docstrings.py`: the form of the docstrings, and that they describe an option alike.
+- `test_typing.py`, `typing_program.py`: the types that mypy and pyright find in a user's program.
+- `test_import.py`: what `import xent_numba` brings along, and which names it shows.
 """

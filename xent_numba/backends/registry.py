@@ -73,11 +73,30 @@ def select(name: str | None = None) -> Backend:
 
 
 def set_backend(name: str) -> None:
-    """Make a backend the default of the whole process: "auto", "numpy", "cpu" or "cuda".
+    """Make a backend the default of the whole process.
 
-    `use_backend`, and the `backend=` of a call, take precedence over it.  ValueError for an unknown name, RuntimeError
-    for a backend that cannot run here.
+    `use_backend`, and the `backend` of a call, take precedence over it.
 
+    Parameters
+    ----------
+    name : {"auto", "numpy", "cpu", "cuda"}
+        The backend.  "auto" takes "cuda" for logits on a GPU, and else the fastest backend that can run.
+
+    Raises
+    ------
+    ValueError
+        There is no backend of this name.
+    RuntimeError
+        The backend cannot run here.  The message says why.
+
+    See Also
+    --------
+    use_backend : Choose a backend for a `with` block only.
+    available_backends : Which backends can run, and why others cannot.
+
+    Examples
+    --------
+    >>> from xent_numba import get_backend, set_backend
     >>> set_backend("numpy"); get_backend()
     'numpy'
     >>> set_backend("auto")
@@ -88,8 +107,23 @@ def set_backend(name: str) -> None:
 
 
 def get_backend() -> str:
-    """The name of the backend that calls without `backend=` use here; "auto" unless another was set.
+    """Name of the backend that calls use here.
 
+    It is "auto" unless another was set, by `use_backend`, `set_backend` or the environment variable XENT_NUMBA_BACKEND.
+
+    Returns
+    -------
+    str
+        One of the names that `set_backend` takes.
+
+    See Also
+    --------
+    set_backend : Choose a backend for the whole process.
+    show_config : Print, among other things, which backend "auto" stands for.
+
+    Examples
+    --------
+    >>> from xent_numba import get_backend
     >>> get_backend()
     'auto'
     """
@@ -98,8 +132,32 @@ def get_backend() -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Use a backend within a `with` block, only in this thread or asynchronous task.  Errors as in `set_backend`.
+    """Use a backend within a `with` block.
 
+    The choice is that of this thread or asynchronous task alone.
+
+    Parameters
+    ----------
+    name : str
+        One of the names that `set_backend` takes.
+
+    Yields
+    ------
+    None
+        Nothing.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        As in `set_backend`.
+
+    See Also
+    --------
+    set_backend : Choose a backend for the whole process.
+
+    Examples
+    --------
+    >>> from xent_numba import get_backend, use_backend
     >>> with use_backend("numpy"):
     ...     get_backend()
     'numpy'
@@ -113,8 +171,23 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def available_backends() -> dict[str, Availability]:
-    """Every backend by name, and whether it can run here: true or false as a condition, with the reason as text.
+    """Every backend by name, and whether it can run here.
 
+    To find out, each is imported, with the libraries that it needs.
+
+    Returns
+    -------
+    dict of str to Availability
+        The values are true or false as conditions, and "yes" or "no" with the reason as text.
+
+    See Also
+    --------
+    set_backend : Choose one of them.
+    show_config : Print the same, with versions and threads.
+
+    Examples
+    --------
+    >>> from xent_numba import available_backends
     >>> found = available_backends()
     >>> bool(found["numpy"]), str(found["numpy"])
     (True, 'yes')

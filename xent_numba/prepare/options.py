@@ -11,31 +11,13 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, SupportsFloat, TypedDict, cast
+from typing import SupportsFloat, cast
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 IgnoreIndex = int | Iterable[int] | None
 REDUCTIONS = ("mean", "sum", "none")
 DEFAULT_IGNORE_INDEX = -100
-
-
-class LossOptions(TypedDict, total=False):
-    """The keyword arguments that all loss functions share and that do not change the type of a result."""
-
-    axis: int
-    weight: ArrayLike | None
-    sample_weight: ArrayLike | None
-    ignore_index: int | Iterable[int] | None
-    label_smoothing: float
-    logit_scale: float
-    softcap: float | None
-    z_loss: float
-    backend: str | None
-    n_threads: int | None
 
 
 @dataclass(frozen=True, slots=True)
