@@ -13,6 +13,7 @@ from xent_numba.backends.registry import device_arrays, select
 from xent_numba.compute import compute_loss
 from xent_numba.devices import on_device
 from xent_numba.prepare.loss import GRAD, LOSS, LOSS_AND_GRAD, prepare
+from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def cross_entropy(
 def cross_entropy(
     logits: ArrayLike, target: ArrayLike, *, reduction: str, **options: Unpack[LossOptions]
 ) -> Scalar | Array: ...
+@explain_misuse
 def cross_entropy(
     logits: ArrayLike,
     target: ArrayLike,
@@ -74,7 +76,7 @@ def cross_entropy(
     target : array_like
         Either class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
         real numbers, in the shape of the logits, whose rows need not sum to one.  A float64 distribution makes the
-        arithmetic float64.
+        arithmetic float64.  Integers and bools in that shape must be one-hot rows.
     axis : int
         The axis of the classes.
     weight : array_like of shape (C,), optional
@@ -162,6 +164,7 @@ def cross_entropy_and_grad(
     grad_out: Array | None = None,
     **options: Unpack[LossOptions],
 ) -> tuple[Scalar | Array, Array]: ...
+@explain_misuse
 def cross_entropy_and_grad(
     logits: ArrayLike,
     target: ArrayLike,
@@ -228,6 +231,7 @@ def cross_entropy_and_grad(
     return compute_loss(chosen, call), call.grad  # type: ignore[return-value]
 
 
+@explain_misuse
 def cross_entropy_grad(
     logits: ArrayLike,
     target: ArrayLike,

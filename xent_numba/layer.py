@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from xent_numba.api import cross_entropy, cross_entropy_grad
 from xent_numba.backends.registry import select
+from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class CrossEntropyLoss:
      [-0.464  0.243  0.22 ]]
     """
 
+    @explain_misuse
     def __init__(
         self,
         *,
@@ -71,6 +73,7 @@ class CrossEntropyLoss:
         }
         self._last: tuple[ArrayLike, ArrayLike, ArrayLike | None] | None = None
 
+    @explain_misuse
     def __call__(
         self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None
     ) -> np.floating[Any] | Array:
@@ -82,6 +85,7 @@ class CrossEntropyLoss:
         self._last = (logits, target, weights)
         return loss
 
+    @explain_misuse
     def backward(self, grad_output: ArrayLike = 1.0, *, out: Array | None = None) -> Array:
         """Gradient of the last loss with respect to the logits, times `grad_output`, as from `cross_entropy_grad`."""
         if self._last is None:

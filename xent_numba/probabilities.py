@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
 from xent_numba.prepare.aligned import aligned_pairs
+from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 from xent_numba.prepare.rowwise import prepare_rowwise
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+@explain_misuse
 def softmax(
     logits: ArrayLike,
     *,
@@ -60,6 +62,7 @@ def softmax(
     return _rowwise("softmax", logits, axis, out, backend, n_threads)
 
 
+@explain_misuse
 def log_softmax(
     logits: ArrayLike,
     *,
@@ -81,6 +84,7 @@ def log_softmax(
     return _rowwise("log_softmax", logits, axis, out, backend, n_threads)
 
 
+@explain_misuse
 def logsumexp(
     logits: ArrayLike,
     *,

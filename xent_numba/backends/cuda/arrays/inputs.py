@@ -107,8 +107,10 @@ def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sa
     stream = current_stream(x)
     t = adopt(target, "target", x)
     if t.array.shape == x.array.shape and t.dtype not in ITEMSIZE:
-        raise TypeError(f"target has dtype {t.dtype}; on the GPU a distribution must be {FLOAT_CHOICES}")
-    _, is_distribution = as_target(t.array, x.array, axis)
+        raise TypeError(
+            f"target has dtype {t.dtype}; on the GPU a distribution must be {FLOAT_CHOICES}, or class indices"
+        )
+    _, is_distribution = as_target(t.array, x.array, axis, may_read=False)
     inputs = LossInputs(options, x, axis, stream, t, is_distribution)
     if is_distribution:
         check_ignore_index(options)
