@@ -232,7 +232,7 @@ def check_out(
         refuse_gradient(out, name)
         if not is_tensor(out):
             raise TypeError(
-                f"{name} must be a NumPy array to write to, not {type(out).__name__} (or a tensor of PyTorch on the CPU)"
+                f"{name} must be a NumPy array to write to, not {type(out).__name__} (or a CPU tensor of PyTorch)"
             )
         array = as_array(out, name)  # shares the memory of the tensor
     check_out_type(array.shape, array.dtype, name, shape, dtype)

@@ -43,13 +43,12 @@ def refuse_gradient(value: Any, name: str) -> None:
     while isinstance(value, (list, tuple)) and value:
         value = value[0]
     if getattr(value, "requires_grad", False) is True and _records_gradients():
-        instead = (
-            "take the gradient from cross_entropy_and_grad, in a torch.autograd.Function whose backward returns it"
-            if name == "logits"
-            else "gradients are those of the logits alone"
-        )
+        refused = f"{name} is a tensor that requires a gradient, which would be lost here; pass {name}.detach()"
+        if name != "logits":
+            raise TypeError(f"{refused}; gradients are those of the logits alone") from None
         raise TypeError(
-            f"{name} is a tensor that requires a gradient, which would be lost here; pass {name}.detach(): {instead}"
+            f"{refused}, and take the gradient from cross_entropy_and_grad, in a torch.autograd.Function whose "
+            "backward returns it"
         ) from None
     if _is_a(value, "jax", "Tracer"):
         raise TypeError(
