@@ -29,19 +29,25 @@ def one_hot_classes(target: Array, axis: int) -> NDArray[np.int64]:
         return classes
     layout = canonical(axis, target)
     found = classes.reshape(-1, layout.a, layout.b)
+    n_classes = target.shape[axis]
     for i, (view,) in enumerate(layout.slabs()):
-        for block in row_blocks(view.shape, BLOCK // view.shape[2]):
-            rows = view[block]
-            largest = rows.argmax(axis=2)
-            # One-hot rows have a 1 each, and no other element that is not 0.
-            has_one = np.take_along_axis(rows, largest[..., None], axis=2)[..., 0] == 1
-            if not has_one.all() or np.count_nonzero(rows) != has_one.size:
-                bad = ~has_one | (np.count_nonzero(rows, axis=2) != 1)
-                # The block is a view, so its first bad row is found again by marking it there.
-                found.fill(0)
-                found[i][block] = bad
-                _raise_not_one_hot(target, axis, np.unravel_index(int(classes.argmax()), classes.shape))
-            found[i][block] = largest
+        for block in row_blocks(view.shape, BLOCK // n_classes):
+            elements = view[block].reshape(-1)
+            starts = np.arange(0, elements.size, n_classes)
+            (places,) = elements.astype(bool, copy=False).nonzero()
+            # One-hot rows have one element each that is not 0, and it is 1.
+            one_hot = places.size == starts.size and bool((elements[places] == 1).all())
+            if one_hot:
+                places -= starts
+                one_hot = places.min() >= 0 and places.max() < n_classes
+            part = found[i][block]
+            if not one_hot:
+                rows = elements.reshape(-1, n_classes)
+                found.fill(False)
+                part[...] = ((np.count_nonzero(rows, axis=1) != 1) | (rows.max(axis=1) != 1)).reshape(part.shape)
+                first = int(classes.argmax())  # the first True in C order
+                _raise_not_one_hot(target, axis, np.unravel_index(first, classes.shape))
+            part[...] = places.reshape(part.shape)
     return classes
 
 
