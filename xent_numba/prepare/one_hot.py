@@ -28,27 +28,31 @@ def one_hot_classes(target: Array, axis: int) -> NDArray[np.int64]:
     if classes.size == 0:
         return classes
     layout = canonical(axis, target)
-    found = classes.reshape(-1, layout.a, layout.b)
-    n_classes = target.shape[axis]
+    by_slab = classes.reshape(-1, layout.a, layout.b)
     for i, (view,) in enumerate(layout.slabs()):
-        for block in row_blocks(view.shape, BLOCK // n_classes):
-            elements = view[block].reshape(-1)
-            starts = np.arange(0, elements.size, n_classes)
-            (places,) = elements.astype(bool, copy=False).nonzero()
-            # One-hot rows have one element each that is not 0, and it is 1.
-            one_hot = places.size == starts.size and bool((elements[places] == 1).all())
-            if one_hot:
-                places -= starts
-                one_hot = places.min() >= 0 and places.max() < n_classes
-            part = found[i][block]
-            if not one_hot:
-                rows = elements.reshape(-1, n_classes)
-                found.fill(False)
-                part[...] = ((np.count_nonzero(rows, axis=1) != 1) | (rows.max(axis=1) != 1)).reshape(part.shape)
-                first = int(classes.argmax())  # the first True in C order
+        for block in row_blocks(view.shape, BLOCK // view.shape[2]):
+            rows = view[block].reshape(-1, view.shape[2])
+            found = _classes_of(rows)
+            if found is None:
+                bad = (np.count_nonzero(rows, axis=1) != 1) | (rows.max(axis=1) != 1)
+                numbers = np.arange(classes.size).reshape(by_slab.shape)[i][block]
+                first = int(numbers.reshape(-1)[bad.argmax()])
                 _raise_not_one_hot(target, axis, np.unravel_index(first, classes.shape))
-            part[...] = places.reshape(part.shape)
+            part = by_slab[i][block]
+            part[...] = found.reshape(part.shape)
     return classes
+
+
+def _classes_of(rows: Array) -> NDArray[np.intp] | None:
+    """The class of each row (R, C); None where not all rows are one-hot."""
+    elements = rows.reshape(-1)
+    starts = np.arange(0, elements.size, rows.shape[1])
+    # As many elements that are not 0 as there are rows, all of them 1, and each in a row of its own.
+    (places,) = elements.astype(bool, copy=False).nonzero()
+    if places.size != starts.size or not (elements[places] == 1).all():
+        return None
+    classes = places - starts
+    return classes if classes.min() >= 0 and classes.max() < rows.shape[1] else None
 
 
 def _raise_not_one_hot(target: Array, axis: int, index: tuple[Any, ...]) -> NoReturn:
