@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from xent_numba.prepare.layout import place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, NoReturn
 
     from numpy.typing import NDArray
@@ -46,11 +49,19 @@ def _codes(value: object) -> str:
 
 def _first_odd(array: Array, shape: tuple[int, ...]) -> tuple[int, str]:
     """The C-order index of the first label that is no whole number, and what to do about it; (-1, "") for none."""
-    for index, label in enumerate(array.reshape(-1).tolist()):
+    labels = array.reshape(-1)
+    candidates: Iterable[int] = range(labels.size)
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            candidates = np.flatnonzero(~(labels % 1 == 0))[:1].tolist()
+    elif array.dtype.kind not in "OSTU":
+        return -1, ""
+    for index in candidates:
+        label = labels[index]
         if isinstance(label, (str, bytes)):
             return index, "number the classes by names, target = np.unique(target, return_inverse=True)"
         if label is None or type(label).__name__ in _MISSING or label != label:
             return index, "mark missing labels by ignore_index, as in np.where(missing, -100, target).astype(np.int64)"
-        if isinstance(label, float) and not label.is_integer():
+        if isinstance(label, (float, np.floating)) and not label.is_integer():
             return index, f"pass probabilities of the classes as a distribution of shape {shape}"
     return -1, ""
