@@ -13,6 +13,7 @@ from xent_numba.backends.registry import device_arrays, select
 from xent_numba.compute import compute_loss
 from xent_numba.devices import on_device
 from xent_numba.prepare.loss import LOSS, LOSS_AND_GRAD, prepare
+from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def cross_entropy(
 def cross_entropy(
     logits: AnyArray, target: AnyArray, *, reduction: str = "mean", **options: Unpack[LossOptions]
 ) -> Any: ...
+@explain_misuse
 def cross_entropy(
     logits: AnyArray,
     target: AnyArray,
@@ -184,6 +186,7 @@ def cross_entropy_and_grad(
 def cross_entropy_and_grad(
     logits: AnyArray, target: AnyArray, *, reduction: str = "mean", grad_out: Any = None, **options: Unpack[LossOptions]
 ) -> tuple[Any, Any]: ...
+@explain_misuse
 def cross_entropy_and_grad(
     logits: AnyArray,
     target: AnyArray,

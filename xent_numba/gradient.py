@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, overload
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
 from xent_numba.prepare.loss import GRAD, prepare
+from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def cross_entropy_grad(
 def cross_entropy_grad(
     logits: AnyArray, target: AnyArray, *, out: Any = None, **options: Unpack[WithGradOutput]
 ) -> Any: ...
+@explain_misuse
 def cross_entropy_grad(
     logits: AnyArray,
     target: AnyArray,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, overload
 from xent_numba.api import cross_entropy
 from xent_numba.backends.registry import select
 from xent_numba.gradient import cross_entropy_grad
+from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class CrossEntropyLoss(Generic[Reduction]):
     def __init__(self: CrossEntropyLoss[Rows], *, reduction: Rows, **options: Unpack[LossOptions]) -> None: ...
     @overload
     def __init__(self: CrossEntropyLoss[str], *, reduction: str, **options: Unpack[LossOptions]) -> None: ...
+    @explain_misuse
     def __init__(
         self,
         *,
@@ -156,6 +158,7 @@ class CrossEntropyLoss(Generic[Reduction]):
     ) -> NDArray[np.float32]: ...
     @overload
     def __call__(self, logits: AnyArray, target: AnyArray, *, sample_weight: AnyArray | None = None) -> Any: ...
+    @explain_misuse
     def __call__(
         self, logits: AnyArray, target: AnyArray, *, sample_weight: AnyArray | None = None
     ) -> np.floating[Any] | Array:
@@ -196,6 +199,7 @@ class CrossEntropyLoss(Generic[Reduction]):
         self._last = (logits, target, weights)
         return loss
 
+    @explain_misuse
     def backward(self, grad_output: AnyArray = 1.0, *, out: Array | None = None) -> Array:
         """Gradient of the last loss with respect to the logits, times an upstream gradient.
 

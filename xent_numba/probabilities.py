@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, overload
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
 from xent_numba.prepare.aligned import aligned_pairs
+from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 from xent_numba.prepare.rowwise import prepare_rowwise
 
@@ -27,6 +28,7 @@ def softmax(
 ) -> NDArray[Float]: ...
 @overload
 def softmax(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOptions]) -> Any: ...
+@explain_misuse
 def softmax(
     logits: AnyArray,
     *,
@@ -85,6 +87,7 @@ def log_softmax(
 ) -> NDArray[Float]: ...
 @overload
 def log_softmax(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOptions]) -> Any: ...
+@explain_misuse
 def log_softmax(
     logits: AnyArray,
     *,
@@ -146,6 +149,7 @@ def logsumexp(
 ) -> NDArray[np.float32]: ...
 @overload
 def logsumexp(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOptions]) -> Any: ...
+@explain_misuse
 def logsumexp(
     logits: AnyArray,
     *,

@@ -150,10 +150,33 @@ def test_errors_are_those_of_every_backend(on_gpu):
         arrays.loss(make_options(), on_gpu(x), good, want_grad=True, out=on_gpu(x[:, ::-1]))
 
 
+def test_remedies_for_targets_on_a_gpu(on_gpu):
+    """Elements on a GPU are not read for the sake of a message, and arrays there are not converted."""
+    x = np.zeros((2, 3), np.float32)
+    with pytest.raises(TypeError) as caught:
+        arrays.loss(make_options(), on_gpu(x), on_gpu(np.array([0.0, np.nan])))
+    assert str(caught.value) == (
+        "target has the shape of class indices but dtype float64; class indices are integers: convert with "
+        "target.astype(np.int64), or pass a distribution of shape (2, 3)"
+    )
+    for one_hot in (np.eye(2, 3, dtype=np.int64), np.eye(2, 3, dtype=bool)):
+        with pytest.raises(TypeError) as caught:
+            arrays.loss(make_options(), on_gpu(x), on_gpu(one_hot))
+        assert str(caught.value) == (
+            f"target has dtype {one_hot.dtype}; on the GPU a distribution must be float64, float32, float16 or "
+            "bfloat16: convert it, or pass the class indices of one-hot rows, target.argmax(axis)"
+        )
+    first, second = on_gpu(np.array([0, 1])), on_gpu(x)
+    first.shape, first.dtype, second.shape, second.dtype = (2,), "int64", (2, 3), "float32"
+    with pytest.raises(TypeError, match=r"dtype int64; .*; the arguments may be swapped: the logits come first"):
+        arrays.loss(make_options(), first, second)
+
+
 GOOD = np.zeros((2, 2), np.int64)
 WRONG = {  # arguments of cross_entropy_grad beside logits of shape (2, 2, 3)
     "a label out of range": {"target": np.array([[0, 1], [7, 2]])},
     "a target of another shape": {"target": np.zeros(4, np.int64)},
+    "a target for another axis": {"target": np.zeros((2, 3), np.int64)},
     "a real target": {"target": np.zeros((2, 2))},
     "an ignored distribution": {"target": np.ones((2, 2, 3), np.float32), "ignore_index": 1},
     "an infinite weight": {"target": GOOD, "weight": np.array([1.0, 1.0, np.inf])},

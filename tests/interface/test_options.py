@@ -103,3 +103,19 @@ def test_numbers_of_numpy_are_numbers():
 
 def test_an_infinite_cap_is_no_cap():
     assert make_options(softcap=float("inf")).softcap is None
+
+
+def test_values_that_can_change_are_not_remembered():
+    """A tensor of PyTorch is hashable, by its identity, and yet its number may change in place."""
+
+    class Tensor:
+        ndim = 0
+        number = 1.0
+
+        def __float__(self):
+            return self.number
+
+    scale = Tensor()
+    assert make_options(logit_scale=scale).logit_scale == 1.0
+    scale.number = 2.0
+    assert make_options(logit_scale=scale).logit_scale == 2.0

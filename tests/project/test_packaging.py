@@ -61,6 +61,15 @@ def test_python_in_the_readme_runs_and_gives_what_its_comments_say() -> None:
                 assert str(names[name]).startswith(digits)
 
 
+def test_errors_in_the_readme_are_raised_in_these_words() -> None:
+    (block,) = (block for language, block in BLOCKS if language == "pycon")
+    names = {"xn": xn, "logits": np.eye(2, 3), "target": np.array([1, 0])}
+    for call, error in re.findall(r"^>>> (.*)\n(.*)$", block, re.MULTILINE):
+        with pytest.raises((TypeError, IndexError)) as caught:
+            eval(call, names)
+        assert f"{caught.type.__name__}: {caught.value}" == error
+
+
 def test_supported_backends() -> None:
     assert supported("backends") <= set(xn.available_backends())
     for name in supported("backends") - {"cuda"}:

@@ -85,7 +85,7 @@ def test_values_by_hand(backend):
 )
 def test_rows_that_are_nan(row, dtype, backend):
     x = np.array([[1.0, 2.0], row, [1.0, 2.0]], dtype)
-    for target in ([0, 0, 1], [0, 1, 1], [[1, 0]] * 3, [[0, 0]] * 3, [[0.5, 0.5]] * 3):
+    for target in ([0, 0, 1], [0, 1, 1], [[1.0, 0.0]] * 3, [[0.0, 0.0]] * 3, [[0.5, 0.5]] * 3):
         for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1}):
             loss, grad = both(x, target, reduction="none", **options)
             np.testing.assert_array_equal(np.isnan(loss), [False, True, False])

@@ -6,12 +6,21 @@ options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
 layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied
 aligned    arrays with misaligned elements: copied in and out, a block of rows at a time
+one_hot    integer targets in the shape of the logits: one-hot rows, replaced by their class indices
+labels     why something else than integers cannot be class indices, and what to write instead
+tensors    tensors of PyTorch and JAX on the host: bfloat16 read in place, gradients not lost unnoticed
+misuse     arguments in the names or the order of other libraries: what to write instead
 
 Every error about an argument is raised here or, for a backend, in the registry before: always before anything is
 written, and in the same words on every backend:
 
     a scalar option of the wrong type or out of range                options.make_options
+    an argument that a function does not have                        misuse.explain_misuse
+    the target passed first                                          misuse.raise_if_swapped
     a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_factors, …
+    a tensor whose gradient would be lost                            tensors.refuse_gradient
+    labels that are not integers                                     labels.raise_not_labels
+    integers in the shape of the logits that are not one-hot         one_hot.one_hot_classes
     a weight that is negative or not finite                          inputs.raise_bad_weight
     a label out of range                                             inputs.raise_bad_label
     `ignore_index` next to a distribution                            inputs.check_ignore_index

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xent_numba.devices import on_device
+from xent_numba.prepare.labels import raise_not_labels
 from xent_numba.prepare.layout import overlaps, overlaps_itself, place, row_shape, same_memory
+from xent_numba.prepare.one_hot import one_hot_classes
 from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
+from xent_numba.prepare.tensors import is_tensor, read_unusual, refuse_gradient
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -48,8 +51,7 @@ def as_array(value: object, name: str) -> Array:
     try:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{name} cannot be read as an array: {error}") from error
+        return read_unusual(value, name, error)
 
 
 def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
@@ -77,40 +79,41 @@ def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
     return array, axis
 
 
-def as_target(value: ArrayLike, logits: Array, axis: int) -> tuple[Array, bool]:
-    """The target as an array, and whether it is a distribution; class indices keep their dtype (see `as_labels`)."""
+def as_target(value: ArrayLike, logits: Array, axis: int, *, may_read: bool = True) -> tuple[Array, bool]:
+    """The target as an array, and whether it is a distribution; class indices keep their dtype (see `as_labels`).
+
+    A distribution is floating point, or else one-hot and replaced by its class indices.  `may_read` is False where the
+    elements are on a GPU.
+    """
     array = as_array(value, "target")
     indices = row_shape(logits.shape, axis)
     if array.shape == logits.shape:
-        return _as_distribution(array, logits.dtype), True
+        return _as_distribution(array, axis), True
     if array.shape != indices:
+        fits = [i for i in range(logits.ndim) if array.shape == row_shape(logits.shape, i)]
         raise ValueError(
             f"target of shape {array.shape} does not fit logits of shape {logits.shape} with axis = {axis}: "
             f"class indices have shape {indices}, a distribution over the classes has shape {logits.shape}"
+            + (f"; with axis={fits[0]} it would fit" if fits else "")
         )
     if array.size == 0 and not isinstance(value, np.ndarray):
         array = array.astype(np.int64)  # np.asarray([]) is float64 for want of any number
     if array.dtype.kind not in "iu":
-        raise TypeError(
-            f"target has the shape of class indices but dtype {array.dtype}; class indices are integers: convert with "
-            f"target.astype(np.int64), or pass a distribution of shape {logits.shape}"
-        )
+        raise_not_labels(array, value, logits.shape, may_read=may_read)
     return array, False
 
 
-def _as_distribution(array: Array, logits: np.dtype[Any]) -> Array:
-    """A distribution in one of the logits' dtypes: as it is, or converted; integers take the dtype of the loss."""
+def _as_distribution(array: Array, axis: int) -> Array:
+    """A distribution in one of the logits' dtypes, as it is or converted; class indices for one-hot integers."""
     dtype = array.dtype
     if dtype in _FLOATS or is_bfloat16(dtype):
         return array
-    if dtype.kind not in "biuf":
+    if dtype.kind in "biu":
+        return one_hot_classes(array, axis)
+    if dtype.kind != "f":
         raise TypeError(f"target has dtype {dtype}; a distribution over the classes must be real numbers")
-    if dtype.kind == "f":
-        exact = dtype.newbyteorder("=") if dtype.itemsize <= 8 else np.dtype(np.float64)
-    else:
-        exact = np.dtype(np.float64 if logits.char == "d" else np.float32)
     with np.errstate(all="ignore"):
-        return array.astype(exact)
+        return array.astype(dtype.newbyteorder("=") if dtype.itemsize <= 8 else np.float64)
 
 
 def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
@@ -223,12 +226,18 @@ def check_out(
 
     It must own each of its elements and share no memory with an input; being exactly the logits, however, is allowed.
     """
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array to write to, not {type(out).__name__}")
-    check_out_type(out.shape, out.dtype, name, shape, dtype)
-    if not out.flags.writeable:
+    if isinstance(out, np.ndarray):
+        array = np.asarray(out)
+    else:
+        refuse_gradient(out, name)
+        if not is_tensor(out):
+            raise TypeError(
+                f"{name} must be a NumPy array to write to, not {type(out).__name__} (or a CPU tensor of PyTorch)"
+            )
+        array = as_array(out, name)  # shares the memory of the tensor
+    check_out_type(array.shape, array.dtype, name, shape, dtype)
+    if not array.flags.writeable:
         raise ValueError(f"{name} is read-only; pass an array that can be written to")
-    array = np.asarray(out)
     if overlaps_itself(array):
         raise ValueError(f"{name} has elements that share memory with each other; pass an array without overlaps")
     in_place = shape == logits.shape and same_memory(array, logits)

@@ -28,6 +28,7 @@ from xent_numba.prepare.inputs import (
     without_extremes,
 )
 from xent_numba.prepare.layout import canonical, overlaps, row_shape
+from xent_numba.prepare.misuse import raise_if_swapped
 from xent_numba.reduction import loss_dtype
 from xent_numba.results import empty_like
 
@@ -83,7 +84,8 @@ class _Checked(NamedTuple):
 
     logits: Array  # floating point, in the layout of the user's
     axis: int  # of the classes, counted from the front
-    target: Array  # as passed, before `labels` or `distribution` was made of it
+    target: Array  # class indices as passed, before `labels` was made of them
+    is_distribution: bool  # which has `labels` too where it is one-hot
     labels: Array | None  # int32 or int64
     ignore: tuple[int, ...]  # values among the labels that mark ignored rows
     distribution: Array | None
@@ -115,7 +117,7 @@ def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, 
     x = checked.logits
     grad = None
     if wanted.grad:
-        _, _, _, labels, _, q, *per_class_or_row, _ = checked
+        _, _, _, _, labels, _, q, *per_class_or_row, _ = checked
         others = (labels, q, *per_class_or_row)  # what kernels read besides the logits
         grad = empty_like(x) if out is None else check_out(out, wanted.out_name, x.shape, x.dtype, x, *others)
     rows_shape = row_shape(x.shape, checked.axis)
@@ -134,8 +136,12 @@ def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, 
 def _check(options: Options, inputs: Inputs) -> _Checked:
     """Validate and convert every array argument."""
     logits, any_target, weight, sample_weight, lse, grad_output = inputs
-    x, axis = as_logits(logits, options.axis)
-    target, is_distribution = as_target(any_target, x, axis)
+    try:
+        x, axis = as_logits(logits, options.axis)
+        target, is_distribution = as_target(any_target, x, axis)
+    except (TypeError, ValueError) as error:
+        raise_if_swapped(error, logits, any_target)
+        raise
     rows_shape, classes = row_shape(x.shape, axis), x.shape[axis]
     w = None if weight is None else as_weights(weight, "weight", (classes,), "one per class")
     s = None if sample_weight is None else as_weights(sample_weight, "sample_weight", rows_shape, PER_ROW)
@@ -143,9 +149,10 @@ def _check(options: Options, inputs: Inputs) -> _Checked:
     scale, upstream = as_grad_output(grad_output, options.reduction, rows_shape)
     if is_distribution:
         check_ignore_index(options)
-        return _make(_Checked, (x, axis, target, None, (), target, w, s, saved, upstream, scale))
+        labels, q = (target, None) if target.dtype.kind == "i" else (None, target)
+        return _make(_Checked, (x, axis, target, True, labels, (), q, w, s, saved, upstream, scale))
     labels, ignore = as_labels(target, options.ignore, options.ignore_beyond)
-    return _make(_Checked, (x, axis, target, labels, ignore, None, w, s, saved, upstream, scale))
+    return _make(_Checked, (x, axis, target, False, labels, ignore, None, w, s, saved, upstream, scale))
 
 
 def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows: int) -> tuple[_Checked, float, float]:
@@ -154,15 +161,16 @@ def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows:
     A mean does not change when all weights in its denominator are multiplied by one number.  So extreme weights are
     rescaled here, by powers of two, where their sum would overflow or lose digits.
     """
-    labels, w, s, mean = checked.labels, checked.weight, checked.sample_weight, options.reduction == "mean"
+    has_labels, mean = not checked.is_distribution, options.reduction == "mean"
+    w, s = checked.weight, checked.sample_weight
     if n_rows == 0:
         return checked, 0.0 if mean else 1.0, 1.0
     if mean and not (w is None and s is None):
         s = None if s is None else without_extremes(s)
-        w = w if w is None or labels is None else without_extremes(w)
+        w = w if w is None or not has_labels else without_extremes(w)
         if w is not checked.weight or s is not checked.sample_weight:
             checked = checked._replace(weight=w, sample_weight=s)
-    if labels is None:
+    if not has_labels:
         if not mean:
             return checked, 1.0, 1.0
         total = float(n_rows) if s is None else float(np.add.reduce(s, axis=None))
@@ -181,7 +189,7 @@ def _slabs(
     options: Options, checked: _Checked, grad: Array | None, rows: Array | None, denominators: tuple[float, float]
 ) -> Iterable[Slab]:
     """The call as (A, B, C) views, several where one cannot describe the layout; misaligned arrays are copied."""
-    x, axis, _, labels, ignore, q, w, s, saved, upstream, scale = checked
+    x, axis, _, _, labels, ignore, q, w, s, saved, upstream, scale = checked
     d1, d2 = denominators
     shared = (
         ignore, options.label_smoothing, options.logit_scale, options.softcap, options.z_loss * (d1 / d2), d1,

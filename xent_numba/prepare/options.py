@@ -18,6 +18,7 @@ import numpy as np
 IgnoreIndex = int | Iterable[int] | None
 REDUCTIONS = ("mean", "sum", "none")
 DEFAULT_IGNORE_INDEX = -100
+_CONSTANT = (int, float, str, tuple, np.generic, type(None))  # types of values that never change
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def make_options(
         ignore_index = _ignore_index(ignore_index)
     try:
         return _cached(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
-    except TypeError:  # a value that is not hashable, like a 0-d array, or one of the wrong type
+    except TypeError:  # a value that may change, like a 0-d array, or one of the wrong type
         return _build(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
 
 
@@ -99,7 +100,12 @@ def _build(
     )
 
 
-_cached = lru_cache(maxsize=512, typed=True)(_build)
+@lru_cache(maxsize=512, typed=True)
+def _cached(*values: object) -> Options:
+    """`_build`, remembered; TypeError for a value that may change later, as a tensor, whose hash is its identity."""
+    if not all(isinstance(value, _CONSTANT) for value in values):
+        raise TypeError
+    return _build(*values)  # type: ignore[arg-type]
 
 
 def _reduction(value: object) -> str:

@@ -32,6 +32,7 @@ from xent_numba.prepare.inputs import (
     grad_output_shape,
 )
 from xent_numba.prepare.layout import row_shape
+from xent_numba.prepare.misuse import raise_if_swapped
 
 if TYPE_CHECKING:
     from xent_numba.prepare.options import Options
@@ -103,12 +104,24 @@ class LossInputs:
 
 def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
     """Adopt and check the arguments that all losses have."""
+    try:
+        return _read(options, logits, target, weight, sample_weight)
+    except (TypeError, ValueError) as error:
+        raise_if_swapped(error, logits, target)
+        raise
+
+
+def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
+    """`read_loss_inputs`, without the hint about arguments in the wrong order."""
     x, axis = read_logits(logits, options.axis)
     stream = current_stream(x)
     t = adopt(target, "target", x)
     if t.array.shape == x.array.shape and t.dtype not in ITEMSIZE:
-        raise TypeError(f"target has dtype {t.dtype}; on the GPU a distribution must be {FLOAT_CHOICES}")
-    _, is_distribution = as_target(t.array, x.array, axis)
+        raise TypeError(
+            f"target has dtype {t.dtype}; on the GPU a distribution must be {FLOAT_CHOICES}: convert it, or pass the "
+            "class indices of one-hot rows, target.argmax(axis)"
+        )
+    _, is_distribution = as_target(t.array, x.array, axis, may_read=False)
     inputs = LossInputs(options, x, axis, stream, t, is_distribution)
     if is_distribution:
         check_ignore_index(options)

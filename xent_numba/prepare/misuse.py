@@ -1,0 +1,138 @@
+"""Calls that cannot be right, as users of other libraries write them: the error says what to write here instead.
+
+`explain_misuse` decorates the public functions, for arguments of another name or too many by position;
+`raise_if_swapped` is for the target passed first.
+
+To add a name that another library uses: in `_NAMES`, where an argument here has the same meaning, else in `_ADVICE`.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import Any, ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
+# An argument here -> what other libraries call it.
+_NAMES = {
+    "logits": ("input", "inputs", "x", "a", "scores", "y_pred", "y_score"),
+    "target": ("targets", "label", "labels", "y", "y_true"),
+    "axis": ("dim",),
+    "weight": ("weights", "class_weight", "class_weights"),
+    "sample_weight": ("sample_weights",),
+    "ignore_index": ("ignored_index", "ignore_class"),
+    "label_smoothing": ("smoothing",),
+    "softcap": ("soft_cap", "logit_softcap"),
+    "z_loss": ("lse_square_scale",),
+    "n_threads": ("num_threads", "n_jobs"),
+    "lse": ("precomputed_lse",),
+    "grad_output": ("gradient",),
+    "grad_out": ("out",),
+    "out": ("grad_out",),
+}
+_SAME = {theirs: here for here, names in _NAMES.items() for theirs in names}
+
+# An argument of another library -> the argument that a function must have for the advice to apply, and the advice.
+_REDUCTION = ("reduction", "write reduction='mean', 'sum' or 'none'")
+_MASK = ("target", "leave rows out with a sample_weight of 0, and classes with logits of -inf")
+_EXPAND = ("logits", "restore the axis afterwards: np.expand_dims(result, axis)")
+_ADVICE = {
+    "grad_out": ("target", "cross_entropy_and_grad computes the gradient"),
+    "grad_output": ("target", "cross_entropy_grad takes it"),
+    "lse": ("target", "cross_entropy_grad takes it"),
+    "reduce": _REDUCTION,
+    "size_average": _REDUCTION,
+    "normalize": _REDUCTION,
+    "temperature": ("logit_scale", "write logit_scale=1 / temperature"),
+    "from_logits": ("logits", "logits are always unnormalised; in place of probabilities p, pass np.log(p)"),
+    "where": _MASK,
+    "mask": _MASK,
+    "dtype": ("logits", "convert the logits first: logits.astype(dtype)"),
+    "keepdim": _EXPAND,
+    "keepdims": _EXPAND,
+}
+
+
+def explain_misuse(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a public function: arguments that do not fit its signature raise a TypeError that says what would.
+
+    Every other exception passes through as it is, those of the function's body too.
+    """
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # the body was never entered
+                _raise_hint(function, args, kwargs)
+            raise
+
+    return checked
+
+
+def _raise_hint(function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+    """TypeError for too many arguments by position, or for one of an unknown name; nothing where neither is so."""
+    from inspect import Parameter, signature  # only here, where time does not matter
+
+    name = function.__qualname__.removesuffix(".__init__")
+    parameters = {key: one for key, one in signature(function).parameters.items() if key != "self"}
+    positional = [key for key, one in parameters.items() if one.kind is not Parameter.KEYWORD_ONLY]
+    surplus = args[len(signature(function).parameters) - len(parameters) + len(positional) :]
+    if surplus:
+        # The third argument is the class weights in PyTorch, and the axis in Optax, as is the second of a softmax.
+        likely = ("axis" if _is_number(surplus[0]) else "weight", "axis", "sample_weight", "out")
+        rest = next(_written(key, surplus[0]) for key in likely if key in parameters)
+        taken = " and ".join(positional) or "nothing"
+        raise TypeError(f"{name}() takes {taken} by position; pass the rest by name, as in {rest}") from None
+    unknown = {key: _hint(key, value, parameters) for key, value in kwargs.items() if key not in parameters}
+    if unknown:
+        found = " and ".join(f"no argument {key!r}{hint and f' ({hint})'}" for key, hint in unknown.items())
+        known = "" if all(unknown.values()) else f"; it takes {', '.join(parameters)}"
+        raise TypeError(f"{name}() has {found}{known}") from None
+
+
+def _hint(key: str, value: object, parameters: Collection[str]) -> str:
+    """What to write instead of an argument that a function with these parameters does not have; "" if unknown."""
+    same = _SAME.get(key, "")
+    if same in parameters:
+        return f"write {_written(same, value)}"
+    needed, advice = _ADVICE.get(key, ("", ""))
+    return advice if needed in parameters else ""
+
+
+def _written(name: str, value: object) -> str:
+    """An argument as it would be written in code; an ellipsis stands for a value that is long."""
+    return f"{name}={value!r}" if _is_number(value) or isinstance(value, str) or value is None else f"{name}=..."
+
+
+def _is_number(value: object) -> bool:
+    """Whether this is a plain number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def raise_if_swapped(error: Exception, logits: object, target: object) -> None:
+    """Raise `error` again with a hint where the first argument has the shape of class indices for the second.
+
+    Only shapes and names of dtypes are read, so this also serves arrays on a GPU.
+    """
+    try:
+        (first, _), (second, dtype) = _shape_and_dtype(logits), _shape_and_dtype(target)
+    except Exception:  # what cannot be read as an array has no shape to compare
+        return
+    if "float" in dtype and any(first == second[:i] + second[i + 1 :] for i in range(len(second))):
+        raise type(error)(f"{error}; the arguments may be swapped: the logits come first, then the target") from None
+
+
+def _shape_and_dtype(value: Any) -> tuple[tuple[int, ...], str]:
+    """The shape of an array or list, and the name of its dtype."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    return tuple(value.shape), str(value.dtype)
