@@ -7,7 +7,7 @@ loss        the command `loss`: loss and gradient of arrays in files
 blocks      a prepared call computed a block of rows at a time, so that files may be larger than memory
 files       `.npy` files: opened as memory maps, written to a temporary file that replaces the target when complete
 progress    the progress bar
-errors      `UserError`, which is shown as one line without a traceback
+errors      what is shown as one line without a traceback: a `UserError`, and a failure of Numba
 
 To add a command: a subparser in `arguments.build_parser`, a module with a function `run`, and a branch in `_run` below.
 To add an option of the loss: a line in `arguments._add_loss_arguments` and its name in `arguments.options_of`.
@@ -19,12 +19,13 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from xent_numba.cli.errors import UserError
+from xent_numba.cli.errors import UserError, compiler_failure, warnings_in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MISTAKE = 2  # the exit status that argparse uses
+FAILURE = 3  # of a backend's compiler, with files and options that are right
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NO_READER = 141  # 128 + SIGPIPE
 
@@ -32,7 +33,8 @@ NO_READER = 141  # 128 + SIGPIPE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (default: those of the process) and return its exit status."""
     try:
-        _run(arguments)
+        with warnings_in_a_line():
+            _run(arguments)
         sys.stdout.flush()
     except UserError as error:
         print(f"xent-numba: error: {error}", file=sys.stderr)
@@ -46,6 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output has closed it, like `head`.  What is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
+    except Exception as error:
+        failure = compiler_failure(error, arguments)
+        if failure is None:
+            raise
+        print(f"xent-numba: error: {failure}", file=sys.stderr)
+        return FAILURE
     return 0
 
 
