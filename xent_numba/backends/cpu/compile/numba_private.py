@@ -11,8 +11,9 @@ Some members of these classes and of the objects that Numba passes on are intern
                         flags.no_compile
     in `kernel`         CPUDispatcher._cache and .overloads (0.23); the option _nrt; library.get_pointer_to_function and
                         fndesc.llvm_cfunc_wrapper_name (0.26) of a compile result
-    in `cache`          ._cache of a dispatcher that `numba.njit` made (0.23); NumbaCache._impl, CompileResultCacheImpl.reduce, .rebuild and .check_cachable (0.31);
-                        target_context.refresh and .codegen; codegen.magic_tuple; .codegen of a compile result
+    in `cache`          ._cache of what `numba.njit` returns (0.23); NumbaCache._impl, CompileResultCacheImpl.reduce,
+                        .rebuild and .check_cachable (0.31); target_context.refresh and .codegen;
+                        codegen.magic_tuple; .codegen of a compile result
     in `parallel_for`   context.active_code_library (0.41) and its .name and .add_linking_library, context.call_conv,
                         context.declare_function; function.get_call_type and .dispatcher of an argument that is a
                         function; the C functions get_num_threads and set_num_threads of the threading layer
