@@ -294,6 +294,23 @@ def test_threads_test_and_warn_once(fresh: pytest.MonkeyPatch) -> None:
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize("kind", [MemoryError, RecursionError])
+def test_what_only_one_call_lacks_is_not_held_against_numba(
+    kind: type[Exception], fresh: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    problem = selftest._problem
+
+    def fails() -> None:
+        raise kind
+
+    fresh.setattr(selftest, "_problem", fails)
+    with pytest.raises(kind):
+        registry.select()
+    fresh.setattr(selftest, "_problem", problem)
+    assert registry.select().name == "cpu"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_warning_that_is_an_error_leaves_the_backend_usable(fresh: pytest.MonkeyPatch) -> None:
     fresh.setattr(selftest, "_outcome", lambda: "it failed; try another")
     with pytest.raises(RuntimeWarning, match="it failed"):  # as these tests run

@@ -31,8 +31,8 @@ class Implementation:
 
     module: str  # where `BACKEND` is; imported when first needed
     needs: str  # what to do where what it needs is not installed, for error messages
-    pace: str = "slower"  # than the first of `AUTO`, for the warning that "auto" takes this backend instead
-    is_tested: bool = False  # whether the module `tested` lists versions of what it needs
+    pace: str = "slower"  # against the first of `AUTO`, for the warning that "auto" takes this backend instead
+    is_tested: bool = False  # whether the module `tested` lists versions of the package that it needs
 
 
 @dataclass(frozen=True, slots=True)

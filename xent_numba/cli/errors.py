@@ -55,7 +55,7 @@ def compiler_failure(error: Exception, arguments: Sequence[str] | None) -> str |
         traceback.print_exception(error)
         more = ""
     else:
-        more = f"; for the traceback: xent-numba --traceback {shlex.join(arguments)}"
+        more = f"; for the traceback: {shlex.join(['xent-numba', '--traceback', *arguments])}"
     others = " or ".join(f"--backend {other}" for other in AUTO if other != name)
     what = f"backend {name!r} failed inside Numba, which is no mistake in the files or options"
     failure = unusable(what, error) if IMPLEMENTATIONS[name].is_tested else f"{what} ({quoted(error)})"
