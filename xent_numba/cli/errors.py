@@ -29,8 +29,14 @@ def naming(path: str) -> Iterator[None]:
 def warnings_in_a_line() -> Iterator[None]:
     """Show a warning as the command line shows an error, without the place in the source."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"xent-numba: warning: {message}", file=sys.stderr)
+        warnings.showwarning = _show_warning
         yield
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning on standard error, if that can be written to."""
+    with contextlib.suppress(OSError):
+        print(f"xent-numba: warning: {message}", file=sys.stderr)
 
 
 def is_compiler_failure(error: Exception) -> bool:
@@ -52,7 +58,8 @@ def compiler_failure(error: Exception, arguments: Sequence[str] | None) -> str |
     if "--traceback" in arguments:
         import traceback
 
-        traceback.print_exception(error)
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
         more = ""
     else:
         more = f"; for the traceback: {shlex.join(['xent-numba', '--traceback', *arguments])}"
