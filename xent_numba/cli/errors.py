@@ -29,11 +29,11 @@ def naming(path: str) -> Iterator[None]:
 def warnings_in_a_line() -> Iterator[None]:
     """Show a warning as the command line shows an error, without the place in the source."""
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = lambda message, *_: _warn(str(message))
         yield
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _warn(message: str) -> None:
     """Print a warning on standard error, if that can be written to."""
     with contextlib.suppress(OSError):
         print(f"xent-numba: warning: {message}", file=sys.stderr)
