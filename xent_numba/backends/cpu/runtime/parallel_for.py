@@ -2,9 +2,9 @@
 
 Numba compiles the body of a `prange` loop three times, which takes two seconds for a kernel of this size.  So the
 `prange` loop is in a function of its own, `_shared_loop`, which is given the address of its body and calls it for each
-index.  It is plain `@njit(parallel=True)`, but for the cache and for its machine code, which a kernel calls directly.
-A kernel is compiled once and runs serially or in parallel, as its caller says: `parallel_for` takes the address
-of a loop descriptor (`loop_descriptor`), or 0 to run serially.
+index.  It is an ordinary `@njit(parallel=True)`, except that it is cached as kernels are, and that kernels call its
+machine code by address.  A kernel is compiled once and runs serially or in parallel, as its caller says: `parallel_for`
+takes the address of a loop descriptor (`loop_descriptor`), or 0 to run serially.
 
 The loop itself sets the number of threads, and takes the lock that the `workqueue` layer needs, and restores both.  All
 of that is machine code, which a Ctrl-C does not interrupt; between Python instructions it could, and would leave the
