@@ -23,6 +23,7 @@ from xent_numba.backends.cpu import selftest
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.numba_private import CompileResultCacheImpl
 from xent_numba.backends.cpu.runtime import parallel_for
+from xent_numba.cli.errors import compiler_failure, is_compiler_failure
 from xent_numba.tested import NUMBA, NUMPY
 
 ROOT = Path(__file__).parents[2]
@@ -259,6 +260,39 @@ def test_numba_that_cannot_be_imported(fresh: pytest.MonkeyPatch, tmp_path: Path
     fresh.setitem(registry.IMPLEMENTATIONS, "cpu", replace(cpu, module="needs_numba"))
     with pytest.warns(RuntimeWarning, match="numba is not installed; install numba: pip install numba"):
         assert registry.select().name == NEXT
+
+
+def test_whose_failure_an_error_is() -> None:
+    """One from inside Numba is that of the backend that called it; the versions are those of numba only where it is."""
+
+    def raised(*modules: str) -> Exception:
+        """A TypeError in the last of functions of these modules, each called by the one before it."""
+        call: dict[str, object] = {}
+        for module in reversed(modules):
+            body = "inner()" if call else "raise TypeError('weight')"
+            names = {"__name__": module, "inner": call.get("f")}
+            exec(f"def f(): {body}", names)
+            call = names
+        with pytest.raises(TypeError) as caught:
+            call["f"]()
+        return caught.value
+
+    own = raised("xent_numba.cli.loss", "xent_numba.backends.cpu.backend", "xent_numba.backends.cpu.arguments")
+    assert not is_compiler_failure(own)
+    assert compiler_failure(own, []) is None
+    for backend, module, others in (
+        ("cpu", "numba.core.compiler", registry.AUTO[1:]),
+        ("cuda", "numba.cuda.dispatcher", registry.AUTO),
+    ):
+        error = raised("xent_numba.cli.loss", f"xent_numba.backends.{backend}.backend", module, "__main__")
+        assert is_compiler_failure(error)
+        said = compiler_failure(error, ["loss", "a file.npy"])
+        assert said.startswith(
+            f"backend '{backend}' failed inside Numba, which is no mistake in the files or options ("
+        )
+        assert (PIP in said) == (backend == "cpu")
+        assert f"use --backend {' or --backend '.join(others)}; " in said
+        assert said.endswith("for the traceback: xent-numba --traceback loss 'a file.npy'")
 
 
 def test_backends_on_numba_say_what_was_tested() -> None:
