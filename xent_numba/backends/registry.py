@@ -1,13 +1,16 @@
 """The registry of backends: which exist, which one a call gets, and why another cannot run.
 
-A backend is imported when a call first needs it.  "auto" means the first of `AUTO` that can run.  A backend that is
-asked for by name either runs or raises an error that says why it cannot.
+A backend is imported when a call first needs it.  "auto" means the first of `AUTO` that can run, with one warning in
+a process where that is not the first of all, since calls then take far longer.  A backend that is asked for by name
+either runs or raises an error that says why it cannot.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
+import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,7 +30,9 @@ class Implementation:
     """One line of the registry."""
 
     module: str  # where `BACKEND` is; imported when first needed
-    needs: str  # what to do where it cannot be imported, for error messages
+    needs: str  # what to do where what it needs is not installed, for error messages
+    pace: str = "slower"  # against the first of `AUTO`, for the warning that "auto" takes this backend instead
+    is_tested: bool = False  # whether the module `tested` lists versions of the package that it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,8 @@ class Availability:
 
 
 IMPLEMENTATIONS = {
-    "numpy": Implementation("xent_numba.backends.reference", "install numpy"),
-    "cpu": Implementation("xent_numba.backends.cpu.backend", "install numba: pip install numba"),
+    "numpy": Implementation("xent_numba.backends.reference", "install numpy", "tens to hundreds of times slower"),
+    "cpu": Implementation("xent_numba.backends.cpu.backend", "install numba: pip install numba", is_tested=True),
     "cuda": Implementation("xent_numba.backends.cuda.backend", "install numba-cuda: pip install 'numba-cuda[cu12]'"),
 }
 AUTO = ("cpu", "numpy")  # for arrays on the host, the first of these that can run
@@ -57,6 +62,7 @@ _default: str = os.environ.get(VARIABLE) or "auto"  # validated on first use, so
 _default_source = f" (from the environment variable {VARIABLE})"
 _chosen: ContextVar[str | None] = ContextVar("xent_numba_backend", default=None)
 _ready: dict[str, Backend] = {}  # backends that can run, by name, and what "auto" stands for
+_warned: dict[str, object] = {}  # under "auto", who has warned that it stands for a slower one
 
 
 def select(name: str | None = None) -> Backend:
@@ -209,14 +215,33 @@ def _known(name: object) -> str:
 
 def _load(name: str) -> Backend:
     """Import a backend, or the first of `AUTO` that can run, and remember it under this name."""
-    reasons = []
+    reasons: dict[str, list[str]] = {}  # each with the names that it is true of
     for candidate in AUTO if _known(name) == "auto" else (name,):
         outcome = _try(candidate)
         if not isinstance(outcome, str):
             _ready[name] = outcome
+            if reasons:
+                _warn_once(candidate, reasons)
             return outcome
-        reasons.append(outcome)
+        reasons.setdefault(outcome, []).append(candidate)
     raise RuntimeError(f"backend {name!r} cannot run here: {'; '.join(reasons)}")
+
+
+def _warn_once(name: str, reasons: dict[str, list[str]]) -> None:
+    """Warn, if nobody has before, that "auto" takes the backend `name`, and why it takes none of those before it."""
+    me = object()
+    if _warned.setdefault("auto", me) is not me:  # one step, so that only one of several threads passes
+        return
+    why = "; ".join(f"{' and '.join(map(repr, others))} cannot run here: {why}" for why, others in reasons.items())
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("xent_numba"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"backend 'auto' computes with {name!r}, {IMPLEMENTATIONS[name].pace}, because {why}.  "
+        f"{VARIABLE}={name} or set_backend({name!r}) chooses {name!r} without this warning.",
+        RuntimeWarning,
+        level,
+    )
 
 
 def _try(name: str) -> Backend | str:
@@ -226,11 +251,17 @@ def _try(name: str) -> Backend | str:
     try:
         with uninterrupted():
             module = importlib.import_module(implementation.module)
-    except ModuleNotFoundError as error:
-        missing = error.name or str(error)
-        return absent if missing.startswith("xent_numba") else f"{missing} is not installed; {implementation.needs}"
     except Exception as error:  # a broken installation may raise anything
-        return f"importing it failed ({type(error).__name__}: {error}); {implementation.needs}"
+        missing = error.name or str(error) if isinstance(error, ModuleNotFoundError) else ""
+        if missing.startswith("xent_numba"):
+            return absent
+        if missing and not (implementation.is_tested and "." in missing):  # else a part of what is installed
+            return f"{missing} is not installed; {implementation.needs}"
+        from xent_numba.backends.diagnosis import quoted, unusable
+
+        if implementation.is_tested:
+            return unusable("importing it failed", error)
+        return f"importing it failed ({quoted(error)}); {implementation.needs}"
     backend: Backend | None = getattr(module, "BACKEND", None)
     return absent if backend is None else backend.why_not() or backend
 

@@ -7,7 +7,7 @@ loss        the command `loss`: loss and gradient of arrays in files
 blocks      a prepared call computed a block of rows at a time, so that files may be larger than memory
 files       `.npy` files: opened as memory maps, written to a temporary file that replaces the target when complete
 progress    the progress bar
-errors      `UserError`, which is shown as one line without a traceback
+errors      what is shown as one line without a traceback: a `UserError`, and a failure of Numba
 streams     standard output and error: closed, full, or left by their reader
 
 To add a command: a subparser in `arguments.build_parser`, a module with a function `run`, and a branch in `_run` below.
@@ -19,12 +19,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xent_numba.cli import streams
-from xent_numba.cli.errors import UserError
+from xent_numba.cli.errors import UserError, compiler_failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MISTAKE = 2  # the exit status that argparse uses
+FAILURE = 3  # of a backend's compiler, with files and options that are right
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NO_READER = 141  # 128 + SIGPIPE
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with `arguments` (default: those of the process) and return its exit status."""
     streams.open_closed()
     try:
-        with streams.flushed():
+        with streams.flushed(), streams.warnings_in_a_line():
             _run(arguments)
     except UserError as error:
         streams.complain(str(error))
@@ -45,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return NO_READER
+    except Exception as error:
+        failure = compiler_failure(error, arguments)
+        if failure is None:
+            raise
+        streams.complain(failure)
+        return FAILURE
     return 0
 
 

@@ -38,7 +38,8 @@ With --json, one object is printed, with the keys loss, reduction, denominator, 
 rows.  Numbers that are not finite, which JSON lacks, are printed as the strings "NaN", "Infinity" and "-Infinity".
 
 Exit status: 0 on success; 2 for a mistake in the files or options, or where the output cannot be written, with one
-line on standard error that says which; 130 after Ctrl-C; 141 where the reader of the output has closed it.
+line on standard error that says which; 3 where the compiler of a backend fails, which is no mistake of yours; 130 after
+Ctrl-C; 141 where the reader of the output has closed it.
 """
 
 
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         "example, what can run on this machine, and how fast it runs.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("--traceback", action="store_true", help="print the traceback where a backend fails")
     commands = parser.add_subparsers(dest="command", metavar="{loss,info}")
     info = commands.add_parser("info", help="versions, backends and threads", description=_INFO)
     _add_info_arguments(info)

@@ -15,7 +15,7 @@ import numpy as np
 from xent_numba.backends.registry import select
 from xent_numba.cli import blocks, files
 from xent_numba.cli.arguments import options_of
-from xent_numba.cli.errors import UserError, naming
+from xent_numba.cli.errors import UserError, is_compiler_failure, naming
 from xent_numba.cli.progress import Progress
 from xent_numba.cli.streams import write
 from xent_numba.prepare.loss import Wanted, prepare
@@ -92,8 +92,12 @@ def _naming_files(inputs: dict[str, str | None]) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        if is_compiler_failure(error):
+            raise
         message = str(error)
-        named = [name for name in re.findall(r"\w+", message) if inputs.get(name) is not None]
+        # A RuntimeError is about the backend, and may quote names of Numba.
+        words = [] if isinstance(error, RuntimeError) else re.findall(r"\w+", message)
+        named = [name for name in words if inputs.get(name) is not None]
         paths = [str(inputs[name]) for name in dict.fromkeys(named)]
         raise UserError(": ".join((*([", ".join(paths)] if paths else []), message))) from error
 

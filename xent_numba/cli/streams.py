@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from xent_numba.cli.errors import UserError
@@ -46,10 +47,18 @@ def flushed() -> Iterator[None]:
             sys.stdout.flush()
 
 
-def complain(message: str, program: str = "xent-numba") -> None:
-    """Print an error in one line on standard error, if that can be written to."""
+@contextlib.contextmanager
+def warnings_in_a_line() -> Iterator[None]:
+    """Show a warning as an error is shown, without the place in the source."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: complain(str(message), kind="warning")
+        yield
+
+
+def complain(message: str, program: str = "xent-numba", kind: str = "error") -> None:
+    """Print an error or a warning in one line on standard error, if that can be written to."""
     try:
-        print(f"{program}: error: {message}", file=sys.stderr, flush=True)
+        print(f"{program}: {kind}: {message}", file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xent_numba.backends.cpu import selftest
 from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
@@ -44,8 +45,8 @@ class Cpu:
     name = "cpu"
 
     def why_not(self) -> str | None:
-        """None: where Numba can be imported, it runs."""
-        return None
+        """None if the installed Numba passes the self-test."""
+        return selftest.why_not()
 
     def describe(self) -> dict[str, object]:
         """Versions, threads, processor."""

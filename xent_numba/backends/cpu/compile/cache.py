@@ -9,6 +9,9 @@ the versions of the compilers, the processor and the signature.  A file is writt
 renamed, so a reader sees all of it or nothing.  Whatever fails on the disk, the function is compiled and the call goes
 on.
 
+The directory also holds an empty file for each combination of sources, versions and processor that has passed the
+self-test of this backend (`note_passed`), so that later processes need not repeat it.
+
 The directory is `xent_numba` within the one that `XENT_NUMBA_CACHE_DIR` names, else within `NUMBA_CACHE_DIR`, else
 within the user's cache directory.  An empty `XENT_NUMBA_CACHE_DIR` turns the cache off.  Code is loaded only from a
 directory that belongs to the user or to root and that nobody else can write to.  A directory that can only be read,
@@ -17,6 +20,7 @@ such as one that was filled when a container was built, works too.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -31,7 +35,15 @@ from typing import Any
 import numba
 import numpy as np
 
-from xent_numba.backends.cpu.compile.numba_private import VERSIONS, CompileResultCacheImpl, NumbaCache, dumps
+from xent_numba._version import __version__
+from xent_numba.backends.cpu.compile.numba_private import (
+    VERSIONS,
+    CompileResultCacheImpl,
+    NumbaCache,
+    dumps,
+    host_cpu_features,
+    host_cpu_name,
+)
 
 VARIABLE = "XENT_NUMBA_CACHE_DIR"
 ABANDONED = 3600  # age in seconds of a temporary file that no running process can still be writing
@@ -117,6 +129,33 @@ def _options() -> dict[str, Any]:
     return {name: str(getattr(numba.config, name, None)) for name in names}
 
 
+def _passed_file() -> Path | None:
+    """The file that says that the self-test has passed here; None if there is no cache."""
+    home = directory()
+    if home is None or _SOURCES is None:
+        return None
+    chosen = numba.config.CPU_NAME, numba.config.CPU_FEATURES  # by the user, instead of those of the host
+    key = (__version__, _package_digest(), host_cpu_name(), sorted(host_cpu_features().items()), chosen)
+    return home / f"selftest-{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.passed"
+
+
+def has_passed() -> bool:
+    """Whether the self-test has passed, in any process, with these sources and versions and on this processor."""
+    path = _passed_file()
+    try:
+        return path is not None and path.exists()
+    except OSError:
+        return False
+
+
+def note_passed() -> None:
+    """Note that it has, if possible."""
+    path = _passed_file()
+    if path is not None and _sources_digest() == _SOURCES:
+        with contextlib.suppress(OSError):
+            path.touch(mode=0o600)
+
+
 def _tidy(home: Path) -> None:
     """Remove temporary files left by processes that were killed while writing."""
     for path in home.glob("*.tmp"):
@@ -136,6 +175,15 @@ class Cache(NumbaCache):
     def cache_path(self) -> str:
         """The directory, which Numba reports under this name."""
         return str(directory())
+
+    def pack(self, compiled: Any) -> bytes:
+        """A compiled function as bytes."""
+        content: bytes = dumps(self._impl.reduce(compiled))
+        return content
+
+    def unpack(self, content: bytes, target_context: Any) -> Any:
+        """The compiled function that `pack` made bytes of."""
+        return self._impl.rebuild(target_context, pickle.loads(content))
 
     def _file(self, sig: Any, codegen: Any) -> Path | None:
         """The file for a signature and a processor; None if there is no cache."""
@@ -162,7 +210,7 @@ class Cache(NumbaCache):
             checksum, content = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]
             if checksum != hashlib.sha256(content).digest():  # truncated or damaged: must not be run
                 return None
-            return self._impl.rebuild(target_context, pickle.loads(content))
+            return self.unpack(content, target_context)
         except Exception:  # most often, there is no such file yet
             return None
 
@@ -172,7 +220,7 @@ class Cache(NumbaCache):
             path = self._file(sig, data.codegen)
             if path is None or not self._impl.check_cachable(data) or _sources_digest() != _SOURCES:
                 return
-            content = dumps(self._impl.reduce(data))
+            content = self.pack(data)
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:20], suffix=".tmp")
             try:
                 with os.fdopen(handle, "wb") as file:
@@ -194,3 +242,9 @@ class Cache(NumbaCache):
 
     def flush(self) -> None:
         """Do nothing: outdated files have other names, so they are never read."""
+
+
+def cached(dispatcher: Any) -> Any:
+    """Give a function of Numba's `njit` this cache: `@cached` above `@njit`."""
+    dispatcher._cache = Cache(dispatcher)
+    return dispatcher

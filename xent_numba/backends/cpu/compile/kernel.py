@@ -9,7 +9,8 @@ arrays count as having any strides, and every array as writable.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -18,6 +19,7 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.cache import Cache
 from xent_numba.backends.cpu.compile.numba_private import CPUDispatcher, global_compiler_lock
+from xent_numba.backends.diagnosis import unusable
 from xent_numba.interrupts import uninterrupted
 
 # NumPy's error model: no division raises.  No reference counting: kernels own no memory, and atomic counting would cost
@@ -32,8 +34,8 @@ class Kernel(CPUDispatcher):
     the machine code would misread its arguments.
     """
 
-    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
-        super().__init__(function, {}, {**OPTIONS, **options})
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function, {}, dict(OPTIONS))
         self._cache = Cache(self)
         self._entries: dict[Any, Callable[..., Any]] = {}
 
@@ -53,26 +55,40 @@ class Kernel(CPUDispatcher):
         return found
 
     def compile(self, sig: Any) -> Any:
-        """Compile with the garbage collector off, which would traverse all of Numba's objects over and over (15 %).
-
-        It is off only while the compiler lock is held, and a fork waits for that lock, so no child inherits it off.
-        Ctrl-C waits until the end, since Numba imports some of its modules only now.
-        """
-        with uninterrupted(), global_compiler_lock:
-            enabled = gc.isenabled()
-            try:
-                gc.disable()
-                return super().compile(sig)
-            finally:
-                if enabled:
-                    gc.enable()
+        """Compile, or load from disk, for a signature."""
+        with compiling(self.py_func.__name__):
+            return super().compile(sig)
 
 
-def kernel(function: Any = None, **options: Any) -> Any:
-    """Make a function a `Kernel`: `@kernel`, or `@kernel(parallel=True)` with further options of Numba's."""
-    if function is None:
-        return lambda function: Kernel(function, **options)
-    return Kernel(function, **options)
+def kernel(function: Any) -> Any:
+    """Make a function a `Kernel`: `@kernel`."""
+    return Kernel(function)
+
+
+@contextmanager
+def compiling(name: str) -> Iterator[None]:
+    """Around a compilation: the garbage collector is off, which would traverse all of Numba's objects again and again.
+
+    That saves 15 % of the time.  It is off only while the compiler lock is held, and a fork waits for that lock, so no
+    child inherits it off.  Ctrl-C waits until the end, since Numba imports some of its modules only now.  An error says
+    that it is one of the compiler.
+    """
+    with uninterrupted(), global_compiler_lock:
+        enabled = gc.isenabled()
+        try:
+            gc.disable()
+            yield
+        except Exception as error:
+            error.add_note(unusable(f"compiling {name!r} failed"))
+            raise
+        finally:
+            if enabled:
+                gc.enable()
+
+
+def address(compiled: Any) -> int:
+    """The address of the machine code of a compile result, as a C function of the same arguments."""
+    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
 
 
 def signature_key(value: Any) -> Any:

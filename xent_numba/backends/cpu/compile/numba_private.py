@@ -9,13 +9,14 @@ Some members of these classes and of the objects that Numba passes on are intern
                         ._get_module_for_linking (since 0.17); CPUDispatcher._compiler and ._customize_flags (0.26),
                         .add_overload, .get_call_template, .get_overload and .targetctx.insert_user_function (0.14);
                         flags.no_compile
-    in `kernel`         CPUDispatcher._cache and .overloads (0.23); the option _nrt
-    in `cache`          NumbaCache._impl, CompileResultCacheImpl.reduce, .rebuild and .check_cachable (0.31);
-                        target_context.refresh and .codegen; codegen.magic_tuple; .codegen of a compile result
+    in `kernel`         CPUDispatcher._cache and .overloads (0.23); the option _nrt; library.get_pointer_to_function and
+                        fndesc.llvm_cfunc_wrapper_name (0.26) of a compile result
+    in `cache`          ._cache of what `numba.njit` returns (0.23); NumbaCache._impl, CompileResultCacheImpl.reduce,
+                        .rebuild and .check_cachable (0.31); target_context.refresh and .codegen;
+                        codegen.magic_tuple; .codegen of a compile result
     in `parallel_for`   context.active_code_library (0.41) and its .name and .add_linking_library, context.call_conv,
-                        context.declare_function; fndesc.llvm_cfunc_wrapper_name (0.26),
-                        library.get_pointer_to_function; function.get_call_type and .dispatcher of an argument that is
-                        a function; the C functions get_num_threads and set_num_threads of the threading layer
+                        context.declare_function; function.get_call_type and .dispatcher of an argument that is a
+                        function; the C functions get_num_threads and set_num_threads of the threading layer
     in `simd`           context.make_array, of which .data and .strides are read
     in all intrinsics   context.cast, context.get_dummy_value
     options of both     forceinline, no_cpython_wrapper, no_cfunc_wrapper (0.49)

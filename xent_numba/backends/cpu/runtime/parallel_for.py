@@ -2,8 +2,9 @@
 
 Numba compiles the body of a `prange` loop three times, which takes two seconds for a kernel of this size.  So the
 `prange` loop is in a function of its own, `_shared_loop`, which is given the address of its body and calls it for each
-index.  A kernel is compiled once and runs serially or in parallel, as its caller says: `parallel_for` takes the address
-of a loop descriptor (`loop_descriptor`), or 0 to run serially.
+index.  It is an ordinary `@njit(parallel=True)`, except that it is cached as kernels are, and that kernels call its
+machine code by address.  A kernel is compiled once and runs serially or in parallel, as its caller says: `parallel_for`
+takes the address of a loop descriptor (`loop_descriptor`), or 0 to run serially.
 
 The loop itself sets the number of threads, and takes the lock that the `workqueue` layer needs, and restores both.  All
 of that is machine code, which a Ctrl-C does not interrupt; between Python instructions it could, and would leave the
@@ -16,10 +17,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import prange, types
+from numba import njit, prange, types
 from numba.extending import intrinsic
 
-from xent_numba.backends.cpu.compile.kernel import kernel
+from xent_numba.backends.cpu.compile.cache import cached
+from xent_numba.backends.cpu.compile.kernel import address, compiling
 from xent_numba.backends.cpu.compile.numba_private import alloca_once_value, for_range, get_or_insert_function, ir
 
 _WORD = ir.IntType(64)
@@ -127,7 +129,8 @@ def _set_threads(typingctx: Any, n: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@kernel(parallel=True)
+@cached
+@njit(parallel=True, error_model="numpy")
 def _shared_loop(body: int, arguments: int, n: int, descriptor: int) -> None:
     """Call the body for each k < n, in parallel; serially if another thread holds the lock of the descriptor."""
     lock = _load_word(descriptor, _LOCK)
@@ -147,9 +150,9 @@ def _shared_loop(body: int, arguments: int, n: int, descriptor: int) -> None:
 def _loop_address() -> int:
     """The address of the machine code of `_shared_loop`, which is compiled at the first call."""
     arg_types = (types.int64,) * 4
-    _shared_loop.compile(types.void(*arg_types))
-    compiled = _shared_loop.overloads[arg_types]
-    return int(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+    with compiling("_shared_loop"):
+        _shared_loop.compile(types.void(*arg_types))
+    return address(_shared_loop.overloads[arg_types])
 
 
 _lock = np.zeros(1, np.int64)  # 1 while a thread is in a parallel loop that excludes others
