@@ -100,6 +100,9 @@ def get_backend() -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Use a backend within a `with` block, only in this thread or asynchronous task.  Errors as in `set_backend`.
 
+    Threads that are started within the block use it too where Python lets them inherit context variables
+    (`sys.flags.thread_inherit_context`, which is set on free-threaded builds).
+
     >>> with use_backend("numpy"):
     ...     get_backend()
     'numpy'
