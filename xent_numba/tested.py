@@ -8,7 +8,7 @@ copy the table to the README.
 from __future__ import annotations
 
 TABLE = (  # Python (t: free-threaded), Numba, NumPy; the lowest versions first, the newest last
-    ("3.11", "0.62.1", "2.1.0"),
+    ("3.11", "0.62.1", "2.1.2"),
     ("3.11", "0.68.1", "2.4.6"),
     ("3.12", "0.68.1", "2.5.5"),
     ("3.13", "0.68.1", "2.5.5"),

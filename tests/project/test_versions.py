@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """A version as numbers that compare, without zeros at the end: 2.1 and 2.1.0 are the same."""
+    """A version as numbers that compare, without zeros at the end: 2.2 and 2.2.0 are the same."""
     found = [int(part) for part in version.removesuffix("t").split(".")]
     while found[-1] == 0:
         found.pop()
