@@ -1,6 +1,7 @@
 """What the project says of itself.
 
 - `test_packaging.py`: the README's commands, examples, tables and links; the package's metadata.
+- `test_versions.py`: the versions that were tested, wherever they are named.
 - `test_readme_edges.py`: the README's table of edges.
 - `test_doctests.py`: the examples in the docstrings.
 - `test_docstrings.py`: the form of the docstrings, and that they describe an option alike.

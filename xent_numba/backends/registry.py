@@ -140,7 +140,9 @@ def get_backend() -> str:
 def use_backend(name: str) -> Iterator[None]:
     """Use a backend within a `with` block.
 
-    The choice is that of this thread or asynchronous task alone.
+    The choice is that of this thread or asynchronous task alone.  Threads that are started within the block use it too
+    where Python lets them inherit context variables (`sys.flags.thread_inherit_context`, which is set on free-threaded
+    builds).
 
     Parameters
     ----------
