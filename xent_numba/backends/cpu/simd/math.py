@@ -207,7 +207,7 @@ def divide(a: Any, b: Any) -> Any:
         approximation = promote(exp_avx512.approximate_reciprocal(demote_to_float32(b)))
         return a * _newton_step(b, _newton_step(b, approximation))
 
-    return from_approximation if exp_avx512.AVAILABLE else from_reciprocal
+    return from_approximation if exp_avx512.is_available() else from_reciprocal
 
 
 @inline

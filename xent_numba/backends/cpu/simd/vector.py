@@ -75,6 +75,11 @@ def llvm_suffix(vector: ir.VectorType) -> str:
     return f"v{vector.count}{scalar or f'i{vector.element.width}'}"
 
 
+def integer_constants(vector: ir.VectorType, value: int) -> Any:
+    """A constant integer in every lane."""
+    return ir.Constant(vector, [value] * vector.count)
+
+
 def broadcast(builder: Any, value: Any, lanes: int) -> Any:
     """Generate the code that copies a scalar to every lane."""
     vector = ir.VectorType(value.type, lanes)
