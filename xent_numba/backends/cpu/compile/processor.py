@@ -18,19 +18,21 @@ from xent_numba.backends.cpu.compile.numba_private import Target, parse_assembly
 
 _PROBE = """
 define void @probe(ptr %p, ptr %q) {
-  %half = load <4 x half>, ptr %q
-  %wider = fpext <4 x half> %half to <4 x float>
-  %sum = fadd <4 x float> %wider, %wider
-  %narrower = fptrunc <4 x float> %sum to <4 x half>
-  store <4 x half> %narrower, ptr %q
   %a = load <16 x float>, ptr %p
-  %b = fadd <16 x float> %a, %a
-  store <16 x float> %b, ptr %p
+  %sum = fadd <16 x float> %a, %a
+  store <16 x float> %sum, ptr %p
+  %half = load <4 x half>, ptr %q
+  %b = fpext <4 x half> %half to <4 x float>
+  %fused = call <4 x float> @llvm.fma.v4f32(<4 x float> %b, <4 x float> %b, <4 x float> %b)
+  %narrower = fptrunc <4 x float> %fused to <4 x half>
+  store <4 x half> %narrower, ptr %q
   ret void
 }
+declare <4 x float> @llvm.fma.v4f32(<4 x float>, <4 x float>, <4 x float>)
 """
-# The functions that LLVM calls where there is no instruction; the just-in-time linker does not have them.
+# The functions that LLVM calls where there is no instruction.
 _CONVERSION_OF_HALF = re.compile(r"extendhf|trunc[sdx]fhf|[hf]2[hf]_ieee|aeabi_[hf]2[hf]")
+_FUSED_MULTIPLY_ADD = re.compile(r"\b_?fmaf\b")
 
 
 class Processor(NamedTuple):
@@ -39,6 +41,7 @@ class Processor(NamedTuple):
     name: str
     vector_bits: int  # of the widest registers: 512 with AVX-512, 256 with AVX, else 128
     converts_half: bool  # whether it has instructions that convert between half and single precision
+    fuses: bool  # whether it has a fused multiply-add
 
 
 @cache
@@ -49,4 +52,5 @@ def processor() -> Processor:
     assembly = machine.emit_assembly(parse_assembly(_PROBE))
     registers = ((512, "zmm"), (256, "ymm"))
     vector_bits = next((bits for bits, register in registers if register in assembly), 128)
-    return Processor(name, vector_bits, _CONVERSION_OF_HALF.search(assembly) is None)
+    converts_half, fuses = (not calls.search(assembly) for calls in (_CONVERSION_OF_HALF, _FUSED_MULTIPLY_ADD))
+    return Processor(name, vector_bits, converts_half, fuses)
