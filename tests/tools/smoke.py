@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -33,7 +35,7 @@ class Case(NamedTuple):
     shape: tuple[int, int]
     dtype: Any
     what: str = "labels"  # or "distribution", for a loss; or one of FUNCTIONS
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
 
     def __str__(self) -> str:
         parts = [self.regime, str(self.shape), np.dtype(self.dtype).name, self.what, *self.options]
@@ -43,19 +45,17 @@ class Case(NamedTuple):
 # Those of 32768 logits and more are computed by several threads.
 CASES = [
     Case("long", (70, 700), np.float32),
-    Case("long", (4, 300), np.float16, "labels", {"label_smoothing": 0.1}),
     Case("long", (3, 259), np.float64, "distribution"),
     Case("split", (2, 70_000), np.float32),
     Case("packed", (601, 100), ml_dtypes.bfloat16),
     Case("packed", (37, 40), np.float32, "labels", {"weight": True, "z_loss": 1e-3, "logit_scale": -0.37}),
     Case("lanes", (5001, 10), np.float16),
     Case("lanes", (21, 5), np.float32, "distribution", {"label_smoothing": 0.2}),
-    Case("lanes", (19, 37), np.float64),
+    Case("lanes", (19, 37), np.float64, "labels", {"label_smoothing": 0.1}),
     Case("lanes", (9, 20), np.float32, "labels", {"softcap": 30.0}),
-    Case("long", (3, 400), ml_dtypes.bfloat16, "softmax"),
-    Case("lanes", (20, 30), np.float16, "log_softmax"),
+    Case("long", (3, 400), np.float16, "softmax"),
+    Case("lanes", (20, 30), ml_dtypes.bfloat16, "log_softmax"),
     Case("long", (3, 400), np.float64, "logsumexp"),
-    Case("lanes", (20, 7), np.float32, "logsumexp"),
 ]
 
 
