@@ -96,7 +96,7 @@ def cross_entropy(
     backend : "auto", "numpy", "cpu" or "cuda", optional
         The backend for this call, instead of the current one; see `set_backend`.
     n_threads : int, optional
-        The largest number of threads to use.  Results are the same, bit for bit, for any number.
+        The largest number of threads to use.  On one machine, results are the same, bit for bit, for any number.
 
     Returns
     -------
