@@ -26,7 +26,7 @@ X86 = pytest.mark.skipif(platform.machine() not in {"x86_64", "AMD64"}, reason="
     "environment",
     [
         {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""},
-        pytest.param({"NUMBA_CPU_NAME": "sandybridge", "NUMBA_CPU_FEATURES": ""}, marks=pytest.mark.rare),
+        pytest.param({"NUMBA_CPU_NAME": "ivybridge", "NUMBA_CPU_FEATURES": ""}, marks=pytest.mark.rare),
         pytest.param({"NUMBA_ENABLE_AVX": "0"}, marks=pytest.mark.rare),
     ],
     ids=str,
