@@ -43,7 +43,9 @@ def assembly() -> dict[str, list[str]]:
     if not binding.get_host_cpu_features().get("avx512f"):
         pytest.skip("this processor has no AVX-512")
     env = {**os.environ, "XENT_NUMBA_CACHE_DIR": "", "PYTHONPATH": str(ROOT)}
-    for name in ("XENT_NUMBA_BACKEND", "NUMBA_BOUNDSCHECK", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT"):
+    for name in ("XENT_NUMBA_BACKEND", "NUMBA_BOUNDSCHECK", "NUMBA_OPT"):
+        env.pop(name, None)
+    for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_ENABLE_AVX"):
         env.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True, timeout=240

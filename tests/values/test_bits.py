@@ -1,4 +1,4 @@
-"""What must hold to the bit, and the identities that a loss must satisfy."""
+"""What must hold to the bit, on one machine, and the identities that a loss must satisfy."""
 
 from __future__ import annotations
 
@@ -58,6 +58,14 @@ def test_the_same_bits_for_any_number_of_threads_and_calls(options, case, backen
         np.testing.assert_array_equal(xn.cross_entropy_grad(x, y, n_threads=n_threads, **options), grad)
 
 
+@pytest.mark.parametrize("function", [xn.softmax, xn.log_softmax, xn.logsumexp], ids=lambda f: f.__name__)
+def test_softmax_has_the_same_bits_for_any_number_of_threads_and_calls(function, case, backend):
+    x, _ = case
+    found = function(x)
+    for n_threads in (1, 2, 3, None):
+        np.testing.assert_array_equal(function(x, n_threads=n_threads), found)
+
+
 def test_a_row_has_the_same_bits_in_any_batch(case, backend):
     x, y = case
     rows, _ = xn.cross_entropy_and_grad(x, y, reduction="none")
@@ -74,6 +82,17 @@ def test_a_row_has_the_same_bits_in_any_batch(case, backend):
                 np.testing.assert_array_equal(xn.softmax(x[part])[at], p[i])
                 np.testing.assert_array_equal(xn.log_softmax(x[part])[at], log_p[i])
                 assert xn.logsumexp(x[part])[at] == lse[i]
+
+
+def test_a_row_that_threads_share_has_the_same_bits(dtype, backend, rng):
+    """A few rows of very many classes are each shared by all threads; of more rows, each thread computes whole ones."""
+    x, y = random_logits(rng, (16, 70_000), dtype), np.zeros(16, int)
+    rows, _ = xn.cross_entropy_and_grad(x, y, reduction="none")
+    grad = xn.cross_entropy_and_grad(x, y, reduction="sum")[1]
+    for part in (slice(3, 4), slice(9, 16)):
+        np.testing.assert_array_equal(xn.cross_entropy(x[part], y[part], reduction="none"), rows[part])
+        found = xn.cross_entropy_and_grad(x[part], y[part], reduction="sum")[1]
+        np.testing.assert_array_equal(found, grad[part])
 
 
 def test_in_place_gives_the_same_bits(case, backend):

@@ -10,7 +10,8 @@ from xent_numba.backends.cpu import selftest
 from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
-from xent_numba.backends.cpu.compile.numba_private import VERSIONS, host_cpu_features, host_cpu_name
+from xent_numba.backends.cpu.compile.numba_private import VERSIONS
+from xent_numba.backends.cpu.compile.processor import processor
 from xent_numba.backends.cpu.fallback import (
     computes_in_float64,
     is_ordinary,
@@ -50,12 +51,10 @@ class Cpu:
 
     def describe(self) -> dict[str, object]:
         """Versions, threads, processor."""
-        features = host_cpu_features()
-        widths = (("avx512f", 512), ("avx2", 256), ("avx", 256))
         return {
             **VERSIONS,
-            "processor": host_cpu_name(),
-            "vector_bits": next((bits for name, bits in widths if features.get(name)), 128),
+            "processor": processor().name,
+            "vector_bits": processor().vector_bits,
             "threads": threads.available(),
             "threading_layer": threads.layer(),
             "cache": str(cache.directory()),

@@ -29,10 +29,12 @@ from __future__ import annotations
 from typing import Any
 
 import llvmlite
-import llvmlite.binding
 import numba
 from llvmlite import ir  # the public IR builder; here so that llvmlite is named in one file only
-from llvmlite.binding import parse_assembly  # public: an LLVM module from IR text
+from llvmlite.binding import (  # public
+    Target,  # for `processor`: what LLVM can generate code for
+    parse_assembly,  # an LLVM module from IR text
+)
 
 # For `cache`.
 from numba.core.caching import CompileResultCacheImpl  # a compiled function to picklable data and back; since 0.31
@@ -51,7 +53,10 @@ from numba.core.codegen import JITCodeLibrary  # since 0.49
 from numba.core.compiler import CompilerBase  # since 0.46
 from numba.core.compiler_lock import global_compiler_lock  # held while compiling, and across a fork; since 0.40
 from numba.core.compiler_machinery import PassManager  # since 0.46
-from numba.core.registry import CPUDispatcher  # base of `InlineFunction`, and of `Kernel`; since 0.23
+from numba.core.registry import (
+    CPUDispatcher,  # base of `InlineFunction`, and of `Kernel`; since 0.23
+    cpu_target,  # for `processor`: the processor that Numba compiles for; since 0.14
+)
 from numba.core.serialize import dumps  # for `cache`: pickles what it stores; since 0.51
 from numba.core.sigutils import normalize_signature  # the argument types in any form of a signature; since 0.12
 from numba.core.typed_passes import (  # since 0.46, PreLowerStripPhis since 0.49
@@ -76,8 +81,12 @@ from numba.np.ufunc import parallel as _parallel
 
 VERSIONS = {"numba": numba.__version__, "llvmlite": llvmlite.__version__}
 thread_start_lock = _parallel._backend_init_thread_lock  # held while the threads are started; since 0.40
-host_cpu_name = llvmlite.binding.get_host_cpu_name  # public
-host_cpu_features = llvmlite.binding.get_host_cpu_features  # public
+
+
+def target_processor() -> tuple[str, str, str]:
+    """The triple, the name and the features of the processor that Numba compiles for."""
+    found: tuple[str, str, str] = cpu_target.target_context.codegen().magic_tuple()
+    return found
 
 
 def threads_started() -> bool:

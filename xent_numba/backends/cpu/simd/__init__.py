@@ -19,6 +19,7 @@
     exp_shifted    exp(x − c) for sums over a row, without the error of rounding x − c
     exp_avx512     exp of sixteen float32 on processors with AVX-512
     storage        dtypes in memory: decode, encode, masks; used by load_store, cache_control and transpose
+    half           float16 where the processor cannot convert it; used by storage
 
 Names are those of Google Highway, xsimd or LLVM where they fit, and _n means the first n lanes only.
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.compile.numba_private import host_cpu_features, ir
+from xent_numba.backends.cpu.compile.numba_private import ir
+from xent_numba.backends.cpu.compile.processor import processor
 from xent_numba.backends.cpu.simd.vector import Vector, fma, llvm_call, splat
 
 LANES = 16
@@ -30,15 +30,9 @@ LOG2E = 1.4426950408889634  # 1 / ln 2
 _LOWEST = -87.33  # exp of anything less is below the smallest normal number
 
 
-def _has_avx512() -> bool:
+def is_available() -> bool:
     """Whether Numba generates code for a processor with AVX-512."""
-    features, name = numba.config.CPU_FEATURES, numba.config.CPU_NAME
-    if features is not None:
-        return "+avx512f" in features
-    return name is None and bool(host_cpu_features().get("avx512f"))
-
-
-AVAILABLE = _has_avx512()
+    return processor().vector_bits == 512
 
 
 def _power_of_two(scale_bits: int) -> Any:
@@ -91,7 +85,7 @@ def approximate_reciprocal(typingctx: Any, a: Any) -> Any:
 
 def supports(vector: Vector) -> bool:
     """Whether the exponential below works for this type of vector, on this processor."""
-    return AVAILABLE and vector.dtype == types.float32 and vector.lanes == LANES
+    return is_available() and vector.dtype == types.float32 and vector.lanes == LANES
 
 
 def exponential(scale_bits: int) -> Any:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.compile.processor import processor
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_avx512 import LN2, LOG2E
 from xent_numba.backends.cpu.simd.math import FLOAT32_LANES, exp, exp_adjusted, exp_scaled, exp_scaled_adjusted
@@ -34,6 +35,28 @@ def _finite_error(error: Any) -> Any:
     return select(error * error < splat(1.0, error), error, splat(0.0, error))
 
 
+@specialize
+def _product_error(a: Any, b: Any, product: Any) -> Any:
+    """The rounding error of `product`, which is a · b as rounded; NaN where it overflows."""
+    if processor().fuses:
+        return lambda a, b, product: fma(a, b, splat(0.0, a) - product)
+    half_of_bits = 2.0**12 if a.dtype == types.float32 else 2.0**27
+
+    def of_parts(a: Any, b: Any, product: Any) -> Any:  # Dekker: the products of halves of the digits are exact
+        a_high, b_high = _upper_digits(a, half_of_bits), _upper_digits(b, half_of_bits)
+        a_low, b_low = a - a_high, b - b_high
+        return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+    return of_parts
+
+
+@inline
+def _upper_digits(a: Any, half_of_bits: float) -> Any:
+    """The upper half of the digits of a."""
+    shifted = splat(half_of_bits + 1.0, a) * a
+    return shifted - (shifted - a)
+
+
 @inline
 def _difference(a: Any, b: Any, s: Any) -> Any:
     """s · (a − b) as rounded, and its rounding error."""
@@ -44,7 +67,7 @@ def _difference(a: Any, b: Any, s: Any) -> Any:
         return d, _finite_error(error)
     scale = splat(s, d)
     product = d * scale
-    return product, _finite_error(fma(d, scale, splat(0.0, d) - product) + error * scale)
+    return product, _finite_error(_product_error(d, scale, product) + error * scale)
 
 
 def _of_product(exponential: Any) -> Any:

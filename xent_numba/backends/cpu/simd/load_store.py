@@ -19,14 +19,13 @@ from xent_numba.backends.cpu.simd.storage import (
     element_pointer,
     encode,
     first_n_mask,
-    integer_constants,
     masked_load,
     masked_store,
     size_of,
     stored_vector,
     vector_pointer,
 )
-from xent_numba.backends.cpu.simd.vector import broadcast, ir_vector, llvm_call, llvm_suffix
+from xent_numba.backends.cpu.simd.vector import broadcast, integer_constants, ir_vector, llvm_call, llvm_suffix
 
 
 # ------------------------------------------------------------------------------------------------ addresses

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.compile.processor import processor
 from xent_numba.backends.cpu.simd import exp_avx512
 from xent_numba.backends.cpu.simd.cast import (
     bitcast_to_float,
@@ -52,6 +53,9 @@ class _RangeReduction(NamedTuple):
 
 # ln 2 in two parts, the higher with so few digits that its product with n is exact.
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+# The same of LN2, the ln 2 of float32; both products are exact.
+_LN2_SHORT = 0.693359375
+_LN2_SHORT_REST = LN2 - _LN2_SHORT
 _RANGE_REDUCTION32 = _RangeReduction(LN2, 0.0, 12582912.0 + 127.0, -88.02969193111305, 23)
 _RANGE_REDUCTION64 = _RangeReduction(_LN2_HIGH, _LN2_LOW, 6755399441055744.0 + 1023.0, -709.0895657128241, 52)
 # Coefficients of q, highest power first.
@@ -77,6 +81,14 @@ _EXP_COEFFICIENTS64 = (
 _exp_polynomial32, _exp_polynomial64 = polynomial(_EXP_COEFFICIENTS32), polynomial(_EXP_COEFFICIENTS64)
 
 
+@specialize
+def _remainder(minus_n: Any, d: Any) -> Any:
+    """d − n · LN2 in float32, rounded once: without a fused multiply-add in two steps, the first without rounding."""
+    if processor().fuses:
+        return lambda minus_n, d: fma(minus_n, splat(LN2, d), d)
+    return lambda minus_n, d: minus_n * splat(_LN2_SHORT_REST, d) + (minus_n * splat(_LN2_SHORT, d) + d)
+
+
 def _exponential(scale_bits32: int, scale_bits64: int) -> Any:
     """Make an exponential of (d, adjustment) that is scaled by 2^scale_bits, with the bits for float32 or float64.
 
@@ -98,7 +110,7 @@ def _exponential(scale_bits32: int, scale_bits64: int) -> Any:
             d = select(d < floor, floor, d)
             shift = splat(rounder, d) - m
             biased = fma(d, splat(LOG2E, d), shift)
-            r = fma(shift - biased, splat(ln2_high, d), d)
+            r = _remainder(shift - biased, d)
             one = splat(1.0, d)
             p = fma(fma(_exp_polynomial32(r), r, one), r, one)
             return p * bitcast_to_float(shift_left(bitcast_to_int(biased), mantissa_bits), d)
@@ -207,7 +219,7 @@ def divide(a: Any, b: Any) -> Any:
         approximation = promote(exp_avx512.approximate_reciprocal(demote_to_float32(b)))
         return a * _newton_step(b, _newton_step(b, approximation))
 
-    return from_approximation if exp_avx512.AVAILABLE else from_reciprocal
+    return from_approximation if exp_avx512.is_available() else from_reciprocal
 
 
 @inline

@@ -16,7 +16,17 @@ from typing import Any
 from numba import types
 
 from xent_numba.backends.cpu.compile.numba_private import ir
-from xent_numba.backends.cpu.simd.vector import Vector, broadcast, integer_vector, ir_vector, llvm_call, llvm_suffix
+from xent_numba.backends.cpu.compile.processor import processor
+from xent_numba.backends.cpu.simd.half import float32_from_half, half_from_float32
+from xent_numba.backends.cpu.simd.vector import (
+    Vector,
+    broadcast,
+    integer_constants,
+    integer_vector,
+    ir_vector,
+    llvm_call,
+    llvm_suffix,
+)
 
 # Each Numba dtype that an array may have, and the LLVM type of one element in memory.
 _STORED = {
@@ -56,19 +66,16 @@ def buffer_vector(builder: Any, memory: Any, k: int, vector: Vector) -> Any:
     return builder.bitcast(where, ir_vector(vector).as_pointer())
 
 
-def integer_constants(vector: ir.VectorType, value: int) -> Any:
-    """A constant integer in every lane."""
-    return ir.Constant(vector, [value] * vector.count)
-
-
 # ------------------------------------------------------------------------------------------------ dtypes in memory
 def decode(builder: Any, raw: Any, dtype: types.Type, vector: Vector) -> Any:
     """Elements of storage dtype `dtype`, as loaded, converted to lanes of type `vector`."""
     result, lanes = ir_vector(vector), vector.lanes
     if isinstance(vector.dtype, types.Integer):
         return raw if raw.type == result else builder.sext(raw, result)
-    if dtype == types.uint16:
+    if dtype == types.uint16 and processor().converts_half:
         raw, dtype = builder.bitcast(raw, ir.VectorType(ir.HalfType(), lanes)), types.float16
+    elif dtype == types.uint16:
+        raw, dtype = float32_from_half(builder, raw), types.float32
     elif dtype == types.int16:
         bits = ir.VectorType(ir.IntType(32), lanes)
         raw = builder.shl(builder.zext(raw, bits), integer_constants(bits, 16))
@@ -84,6 +91,8 @@ def encode(builder: Any, value: Any, dtype: types.Type) -> Any:
     if isinstance(value.type.element, ir.DoubleType) and dtype != types.float64:
         nearest = builder.fptrunc(value, ir.VectorType(ir.FloatType(), lanes))
         value = nearest if dtype == types.float32 else _round_to_odd(builder, value, nearest)
+    if dtype == types.uint16 and not processor().converts_half:
+        return _halves(builder, half_from_float32(builder, value), 1 - _UPPER_HALF)
     if dtype == types.uint16:
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), lanes))
         return builder.bitcast(half, ir.VectorType(ir.IntType(16), lanes))
@@ -94,12 +103,20 @@ def encode(builder: Any, value: Any, dtype: types.Type) -> Any:
         rounded = builder.add(bits, builder.add(odd, integer_constants(word, 0x7FFF)))
         quiet_nan = builder.or_(bits, integer_constants(word, 0x400000))  # rounding could turn a NaN into infinity
         rounded = builder.select(builder.fcmp_unordered("uno", value, value), quiet_nan, rounded)
-        # Take the upper halves by a shuffle.  With a truncation instead, LLVM 22 turns the store of one lane into a
-        # store of all 32 bits.
-        halves = builder.bitcast(rounded, ir.VectorType(ir.IntType(16), 2 * lanes))
-        upper = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [2 * i + _UPPER_HALF for i in range(lanes)])
-        return builder.shuffle_vector(halves, halves, upper)
+        return _halves(builder, rounded, _UPPER_HALF)
     return value
+
+
+def _halves(builder: Any, words: Any, which: int) -> Any:
+    """16 of the 32 bits of each lane, the upper or the lower ones, by their index in memory.
+
+    They are taken by a shuffle.  With a truncation instead, LLVM 22 turns the store of one lane into a store of all 32
+    bits.
+    """
+    lanes = words.type.count
+    halves = builder.bitcast(words, ir.VectorType(ir.IntType(16), 2 * lanes))
+    chosen = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [2 * i + which for i in range(lanes)])
+    return builder.shuffle_vector(halves, halves, chosen)
 
 
 def _round_to_odd(builder: Any, value: Any, nearest: Any) -> Any:

@@ -3,10 +3,13 @@
 Numba vectorises loops over arrays only where LLVM finds it legal and profitable: in an order of its choice, never for a
 maximum, and never with non-temporal stores.  Here a vector is a value, and a kernel states each operation.
 `load(p, i, vtype)` gives the 16 float32 (or 8 float64) of one cache line; `+ - * /`, `fma`, `maximum` and `select` act
-on every lane.  LLVM turns each operation into one AVX-512 instruction, two AVX ones, or four of SSE or NEON.  The
-number of lanes and the order of every sum are the same everywhere.  The bits of a result still depend on the processor
-in two ways: whether it has a fused multiply-add, and whether it has AVX-512, which computes float32 exponentials and
-reciprocals differently (`exp_avx512`, `math.divide`).
+on every lane.  LLVM turns each operation into one AVX-512 instruction, two AVX ones, or four of SSE or NEON.
+
+The number of lanes and the order of every sum are the same everywhere, and the accuracy that is promised too; the bits
+of results are not.  They are the same on processors with the same instructions, for one version of Numba and LLVM.
+With AVX-512, float32 exponentials and reciprocals are computed differently (`exp_avx512`, `math.divide`); without a
+fused multiply-add, `fma` rounds twice, and remainders and the errors of products are computed in parts (`math`,
+`exp_shifted`).
 
 A vector of one lane (`one_lane`) is a scalar in a register, so a function written for a vector of rows, one row in each
 lane, serves a single long row as well.
@@ -73,6 +76,11 @@ def llvm_suffix(vector: ir.VectorType) -> str:
     """How the names of LLVM's intrinsics spell a vector type, as in `v16f32`."""
     scalar = {ir.FloatType(): "f32", ir.DoubleType(): "f64", ir.HalfType(): "f16"}.get(vector.element)
     return f"v{vector.count}{scalar or f'i{vector.element.width}'}"
+
+
+def integer_constants(vector: ir.VectorType, value: int) -> Any:
+    """A constant integer in every lane."""
+    return ir.Constant(vector, [value] * vector.count)
 
 
 def broadcast(builder: Any, value: Any, lanes: int) -> Any:
@@ -217,7 +225,7 @@ def lanes_of(typingctx: Any, vtype: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ lane by lane
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    """a·b + c, rounded once wherever the processor has the instruction."""
+    """a·b + c, rounded once where the processor has a fused multiply-add, else twice."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _fmuladd(builder, *args)
