@@ -96,7 +96,7 @@ class FakeCuda:
         (FakeCuda(None), "libNVVM.*pip install"),
         (FakeCuda(None, (9, 0), (12, 4)), r"too old.*12.4.*13.0.*cuda12"),
         (FakeCuda("CUDA_ERROR_UNKNOWN"), "CUDA_ERROR_UNKNOWN"),
-        (FakeCuda(None, (7, 5)), "7.5, at least 8.0"),
+        (FakeCuda(None, (7, 0)), "7.0, at least 7.5"),
         (FakeCuda(None, OSError("broken")), "broken.*update"),
         (FakeCuda(None, ImportError("no cuda.bindings")), "no cuda.bindings.*pip install"),
     ],
@@ -111,9 +111,10 @@ def test_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'xent_numba[cuda13]'" in str(device.why_not())
     monkeypatch.undo()
-    monkeypatch.setattr(device, "numba_cuda", lambda: FakeCuda(None, (9, 0)))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert device.why_not() is None
+    for capability in ((7, 5), (9, 0)):
+        monkeypatch.setattr(device, "numba_cuda", lambda found=capability: FakeCuda(None, found))
+        assert device.why_not() is None
 
 
 def test_out_of_memory_says_how_much(monkeypatch):

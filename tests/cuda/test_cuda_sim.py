@@ -252,6 +252,23 @@ else:
         with pytest.raises(ValueError, match="aligned"):
             cudasim.load_f32(place + 2)
 
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_conversions_of_older_devices(dtype, monkeypatch, rng):
+        """Before compute capability 8.0 other intrinsics store 16 bits; test_cuda_codegen.py compares what they store."""
+        x, y = inputs(rng, 7, DTYPES[dtype])
+        used = []
+        for name in ("pack_f16", "pack_bf16", "store_bf16"):
+            original = getattr(cudasim, name)
+            monkeypatch.setattr(
+                cudasim, f"{name}_before_sm_80", lambda *args, call=original: (used.append(1), call(*args))[1]
+            )
+        grads = []
+        for capability in ((8, 0), (7, 5)):
+            monkeypatch.setattr(device, "facts", lambda found=capability: device.DeviceFacts("simulator", found, 40))
+            grads.append(xn.cross_entropy_and_grad(x, y, backend="cuda")[1])
+            assert bool(used) == (capability < (8, 0))
+        assert np.array_equal(*grads)
+
     def test_the_choice_of_regime():
         from xent_numba.backends.cuda.row.spec import Spec
 

@@ -75,9 +75,9 @@ def row_layout(operands: Operands, spec: Spec) -> str:
     return "packed" if packed and aligned and not spec.two_row_strides else ""
 
 
-def kernel_arguments(operands: Operands) -> tuple[Spec, Any]:
-    """What the kernels of a call are compiled for, and the arguments that they are passed."""
-    spec = _spec(operands)
+def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (8, 0)) -> tuple[Spec, Any]:
+    """What the kernels of a call are compiled for on such a device, and the arguments that they are passed."""
+    spec = _spec(operands, compute_capability)
     _, b, classes = operands.shape
     cap = 1.0 if operands.softcap is None else operands.softcap
     values: dict[str, int | float] = {
@@ -111,8 +111,8 @@ def kernel_arguments(operands: Operands) -> tuple[Spec, Any]:
     return spec, arguments(*(values[name] for name in arguments._fields))
 
 
-def _spec(operands: Operands) -> Spec:
-    """The dtypes, options and layout of a call."""
+def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
+    """The dtypes, options and layout of a call, and the instructions that the device has for it."""
     unit_stride, two_row_strides = _unit_stride(operands), _two_row_strides(operands)
     return Spec(
         dtype=operands.logits.dtype,
@@ -134,6 +134,7 @@ def _spec(operands: Operands) -> Spec:
         aligned=unit_stride and _aligned(operands, two_row_strides),
         unit_stride=unit_stride,
         two_row_strides=two_row_strides,
+        sm_80=compute_capability >= (8, 0),
     )
 
 
