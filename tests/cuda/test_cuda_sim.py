@@ -10,6 +10,7 @@ own law, (4 + |ln |v||) ulp.  Where the law is relative to the larger of T·p an
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -163,6 +164,33 @@ else:
             check(loss, exact, np.float32, floor=size)
             check(grad, slope, np.float32, floor=float(np.abs(slope).max()))
 
+    def test_one_hot_distributions(regime, rng):
+        """They keep the digits of the class index, of which a confident row has none to spare."""
+        name, classes = regime
+        x, y = np.zeros((3, classes)), np.array([classes - 2, 1, 1])
+        x[0, y[0]] = 20.0
+        x[1] = rng.normal(scale=4.0, size=classes)
+        x[1, y[1]] = 9.0 + x[1].max()
+        x[2, :3] = 50.0  # several at the maximum
+        weight = rng.uniform(0.5, 2.0, classes)
+        for kind in (np.float32, np.float64) if name in ("tile", "online") else (np.float32,):
+            x, q = x.astype(kind), np.eye(classes, dtype=kind)[y]
+            loss, grad = xn.cross_entropy_and_grad(x, q, weight=weight, reduction="none", backend="cuda")
+            exact, slope = xn.cross_entropy_and_grad(
+                x.astype(np.float64), y, weight=weight, reduction="none", backend="numpy"
+            )
+            check(loss, exact, kind, scale=2.0)
+            check(grad, slope, kind, scale=2.0)
+
+    def test_sums_over_many_classes(monkeypatch):
+        """A single thread adds all classes of a row in the regime "columns"."""
+        monkeypatch.setattr(launch, "plan", lambda *arguments: Plan("columns", "forced", 32))
+        q = np.full((1, 6000), 0.1)
+        loss, grad = xn.cross_entropy_and_grad(np.zeros(q.shape), q, backend="cuda")
+        exact = math.fsum(q[0])
+        assert abs(loss / (exact * math.log(6000)) - 1) < 3 * 2**-52
+        assert abs((grad[0, 0] + 0.1) / (exact / 6000) - 1) < 3 * 2**-52
+
     def test_distributions_beyond_float32(regime, rng):
         """What float32 cannot hold of a float64 distribution counts all the same: the arithmetic is float64."""
         x, _ = inputs(rng, regime[1], np.float32)
@@ -254,7 +282,7 @@ else:
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
     def test_conversions_of_older_devices(dtype, monkeypatch, rng):
-        """Before compute capability 8.0 other intrinsics store 16 bits; test_cuda_codegen.py compares what they store."""
+        """Before compute capability 8.0 other intrinsics store 16 bits; test_cuda_codegen.py tests their rounding."""
         x, y = inputs(rng, 7, DTYPES[dtype])
         used = []
         for name in ("pack_f16", "pack_bf16", "store_bf16"):

@@ -21,8 +21,12 @@ def output_element(spec: Spec, exp: Any, transform: Any, derivative: Any) -> Any
 
     @hw.device
     def dense_gradient(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:
-        p = exp(transform(args, x) - factors.row_max) * factors.p_factor
-        return (p - t_j) * factors.scale * derivative(args, x)
+        z = transform(args, x)
+        if z == factors.row_max:
+            difference = (factors.p_factor - t_j) + factors.at_target
+        else:
+            difference = exp(z - factors.row_max) * factors.p_factor - t_j
+        return difference * factors.scale * derivative(args, x)
 
     @hw.device
     def sparse_gradient(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:
