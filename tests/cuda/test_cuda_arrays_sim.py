@@ -322,7 +322,7 @@ def test_torch_results_are_tensors(monkeypatch, rng):
     y = torch.tensor([1, 7, 0])
     cudasim.allow(x.detach().view(torch.uint8).numpy())
     cudasim.allow(y.numpy())
-    loss, grad = arrays.loss(make_options(), x, y, want_grad=True)
+    loss, grad = arrays.loss(make_options(), x.detach(), y, want_grad=True)
     expected = torch.nn.functional.cross_entropy(x.double(), y)
     (slope,) = torch.autograd.grad(expected, x)
     assert loss.dtype == torch.float32
