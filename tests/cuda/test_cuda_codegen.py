@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -139,6 +140,31 @@ def test_a_small_grid_is_no_reason_to_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hw.configure(hw.jit_kernel(kernel, 32), 1, 32)
+
+
+def test_a_first_launch_is_not_interrupted():
+    """It may compile the kernel; the launches after it only queue it."""
+    from xent_numba.backends.cuda.hw import intrinsics as hw
+
+    reached = []
+
+    def launch(*args):
+        signal.raise_signal(signal.SIGINT)
+        reached.append(args)
+
+    class Kernel:
+        def __getitem__(self, shape):
+            return launch
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        launches = [hw.configure(Kernel(), 1, 32)] * 2
+        for number, one in enumerate(launches):
+            with pytest.raises(KeyboardInterrupt):
+                one(number)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached == [(0,)]
 
 
 def test_what_is_compiled_is_what_a_launch_asks_for():

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numba.cuda
 
 from xent_numba.backends.cuda.hw.numba_private import NumbaPerformanceWarning, intrinsic, ir, register_jitable, types
+from xent_numba.interrupts import uninterrupted
 
 Function = TypeVar("Function")
 cuda: Any = numba.cuda  # as Any: Numba's annotations differ between its releases
@@ -79,12 +80,34 @@ def jit_kernel(kernel: Any, threads: int) -> Any:
     return cuda.jit(kernel, launch_bounds=threads, lto=False)
 
 
+class Launch:
+    """A kernel with its launch shape, ready to be called."""
+
+    __slots__ = ("_configured", "_launched")
+
+    def __init__(self, configured: Any) -> None:
+        """Hold what Numba makes of kernel and launch shape."""
+        self._configured, self._launched = configured, False
+
+    def __call__(self, *args: Any) -> None:
+        """Launch the kernel, and do not wait until it has run.
+
+        The first time, when the kernel may have to be compiled, Ctrl-C waits until that is done.
+        """
+        if self._launched:
+            self._configured(*args)
+        else:
+            with uninterrupted():
+                self._configured(*args)
+                self._launched = True
+
+
 @lru_cache(maxsize=1024)
-def configure(kernel: Any, grid: int | tuple[int, int], threads: int, stream: Any = 0, shared: int = 0) -> Any:
-    """The kernel with its launch shape, ready to be called; cached, so that a repeated launch costs one look-up."""
+def configure(kernel: Any, grid: int | tuple[int, int], threads: int, stream: Any = 0, shared: int = 0) -> Launch:
+    """The kernel with its launch shape; cached, so that a repeated launch costs one look-up."""
     with warnings.catch_warnings():  # a grid of few blocks is no mistake here: the problem is small
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        return kernel[grid, threads, stream, shared]
+        return Launch(kernel[grid, threads, stream, shared])
 
 
 def address(array: Any) -> int:

@@ -34,8 +34,7 @@ class Operands:
     distribution: Operand | None = None
     weight: Operand | None = None
     sample_weight: Operand | None = None
-    grad_output: Operand | None = None
-    grad_output_row: int = 8  # bytes from row to row of grad_output, 0 where all rows share one number
+    grad_output: Operand | None = None  # row_stride is 0 where all rows share one number
     saved_lse: Operand | None = None
     ignore: tuple[int, ...] = ()
     ignore_list: int = 0  # address of the values to ignore, int64, where there are several
@@ -91,7 +90,6 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         "scale_over_cap": operands.logit_scale / cap,
         "z_coefficient": operands.z_coefficient,
         "grad_scale": operands.grad_scale,
-        "grad_output_row": operands.grad_output_row,
         "device_scales": operands.device_scales,
         "rows": operands.rows,
         "lse": operands.lse,
@@ -104,6 +102,8 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         if array is None:
             continue
         values[name] = array.address
+        if name == "grad_output":
+            values["grad_output_row"] = array.row_stride
         if name in ("logits", "out", "labels", "distribution"):
             values[f"{name}_outer"], values[f"{name}_row"] = operands.row_strides(array)
             values[f"{name}_class"] = array.class_stride

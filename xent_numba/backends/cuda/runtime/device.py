@@ -6,6 +6,8 @@ import importlib.util
 from functools import cache
 from typing import Any, NamedTuple
 
+from xent_numba.interrupts import uninterrupted
+
 NEEDED = (7, 5)  # compute capability; also the least that the compiler of CUDA 13 knows
 INSTALL = "pip install 'xent_numba[cuda13]' (or [cuda12], to match the driver)"
 
@@ -18,11 +20,13 @@ class DeviceFacts(NamedTuple):
     multiprocessors: int
 
 
+@cache
 def numba_cuda() -> Any:
     """numba.cuda, imported when first needed."""
-    from numba import cuda
+    with uninterrupted():
+        from numba import cuda
 
-    return cuda
+        return cuda
 
 
 def why_not() -> str | None:
