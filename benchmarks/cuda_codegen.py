@@ -86,10 +86,13 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     for suffix, spec in variants.items():
         if suffix != " ragged":
             yield kernel("tile", suffix, spec, plan.TILE_THREADS)
-        threads = plan.WARP_THREADS
+        threads, before_sm_80 = plan.WARP_THREADS, replace(spec, sm_80=False)
         vectors = min(plan.most_vectors(spec, threads, (8, 0)), plan.WARP_CLASSES // (32 * vector_width))
         yield kernel("warp", suffix, spec, threads, vectors)
-        yield kernel("block", suffix, spec, 512, plan.most_vectors(spec, 512, (8, 0)))
+        vectors, fewer = plan.most_vectors(spec, 512, (8, 0)), plan.most_vectors(before_sm_80, 512, (7, 5))
+        yield kernel("block", suffix, spec, 512, vectors, on=ARCHITECTURES[vectors != fewer :])
+        if vectors != fewer:
+            yield kernel("block", suffix, before_sm_80, 512, fewer, on=("sm_75",))
         vectors = plan.most_vectors(spec, 1024, (9, 0))
         if vectors:
             yield kernel("block", suffix, spec, 1024, vectors, on=("sm_90", "sm_120"))
@@ -230,7 +233,10 @@ def main() -> int:
             return 0
         rows = []
         for kernel in selected:
+            others = [arch for arch in ARCHITECTURES if arch not in kernel.architectures]
             for arch in chosen.arch or kernel.architectures:
+                if arch in others:
+                    continue
                 rows.append(compile_kernel(kernel, arch)[0])
                 if not chosen.json:
                     _print_row(rows[-1], header=len(rows) == 1)

@@ -314,6 +314,9 @@ else:
         assert regime(spec, 1000, 65536)[0:3:2] == ("block", 1024)
         assert regime(spec, 1000, 65536, on=device.DeviceFacts("", (8, 0), 108)).regime == "online"
         assert regime(spec, 1000, 131072).regime == "online"
+        assert regime(ragged, 1000, 20001, layout="").regime == "block"
+        before_sm_80 = Spec("bfloat16", labels="int64", aligned=False, sm_80=False)  # its conversions are not unrolled
+        assert regime(before_sm_80, 1000, 20001, layout="", on=device.DeviceFacts("", (7, 5), 40)).regime == "online"
         strided = Spec("float32", unit_stride=False)
         assert regime(strided, 10**6, 7, layout="").regime == "online"
         assert regime(strided, 10**6, 7, layout="columns").regime == "columns"

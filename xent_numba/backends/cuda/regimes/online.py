@@ -96,7 +96,7 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     q_element, q_word_type, q_words = q_access.element, q_access.word_type, memory.distribution_words
     load_distribution, distribution_row = memory.load_distribution, memory.distribution_row
     logits_stride = memory.logits_stride
-    real, lowest, exp, exp_term = maths.real, maths.lowest, maths.exp, maths.exp_term
+    real, lowest, exp, summand = maths.real, maths.lowest, maths.exp, maths.summand
     transform, dense_target = maths.transform, maths.dense_target
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
@@ -145,10 +145,8 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
                             z = transform(args, real(element(registers, i * words, k)))
                             if not inside or (sparse_label and j == label):
                                 z = minus_inf
-                            if dense and left_out == zero and z == row_max:
-                                left_out = one
-                            else:
-                                batch_total += exp_term(z, row_max)
+                            term, left_out = summand(z, row_max, left_out)
+                            batch_total += term
                         if dense and inside:
                             t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y)
                             batch_target += t_j

@@ -33,7 +33,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     logits_row, out_row, distribution_row = memory.logits_row, memory.out_row, memory.distribution_row
     logits_stride, out_stride, elements_before = memory.logits_stride, memory.out_stride, memory.elements_before
     load_distribution, fill_row = memory.load_distribution, memory.fill_row
-    real, lowest, exp_term, transform = maths.real, maths.lowest, maths.exp_term, maths.transform
+    real, lowest, summand, transform = maths.real, maths.lowest, maths.summand, maths.transform
     kept_label, label_logit, dense_target = maths.kept_label, maths.label_logit, maths.dense_target
     epilogue, store_row_result = maths.epilogue, maths.store_row_result
     reduce = reductions(real, threads, spec.dense)
@@ -85,10 +85,8 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
                     if not inside or (sparse_label and j == label):
                         z = minus_inf
                     if sums_exp:
-                        if dense and left_out == zero and z == row_max:
-                            left_out = one
-                        else:
-                            total += exp_term(z, row_max)
+                        term, left_out = summand(z, row_max, left_out)
+                        total += term
                     if dense and inside:
                         t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y)
                         target_sum += t_j

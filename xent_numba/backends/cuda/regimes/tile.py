@@ -80,7 +80,7 @@ def _row_in_tile(spec: Spec) -> Any:
     maths, memory = row_functions(spec), address_functions(spec)
     distribution_row, q_load = memory.distribution_row, memory.distribution_access.load
     q_size = memory.distribution_access.itemsize
-    real, lowest, exp_term, transform = maths.real, maths.lowest, maths.exp_term, maths.transform
+    real, lowest, summand, transform = maths.real, maths.lowest, maths.summand, maths.transform
     kept_label, dense_target, epilogue = maths.kept_label, maths.dense_target, maths.epilogue
     output_element, store_row_result = maths.output_element, maths.store_row_result
     dense, has_output, has_label = spec.dense, bool(spec.output), bool(spec.labels)
@@ -110,10 +110,9 @@ def _row_in_tile(spec: Spec) -> Any:
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         for j in range(args.n_classes):
             z = transform(args, tile[_slot(first + j)])
-            if dense and left_out == zero and z == row_max:
-                left_out = one
-            elif sums_exp and (not sparse_label or j != y):
-                total += exp_term(z, row_max)
+            if sums_exp and (not sparse_label or j != y):
+                term, left_out = summand(z, row_max, left_out)
+                total += term
             if dense:
                 t_j = dense_target(args, real(q_load(q + j * q_size)) if has_distribution else zero, j, y)
                 target_sum += t_j
