@@ -346,7 +346,7 @@ else:
         apart = np.empty((1000, 100), np.float32).T[None]  # strides do not matter: the kernels see packed copies
         assert BACKEND.explain(apart, None, None) == BACKEND.explain(np.empty(apart.shape, np.float32), None, None)
 
-    @pytest.mark.parametrize("here", [((9, 0), 132), ((8, 0), 108), ((8, 9), 58)])
+    @pytest.mark.parametrize("here", [((9, 0), 132), ((8, 0), 108), ((8, 9), 58), ((7, 5), 40)])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_the_benchmark_checks_every_regime(dtype, here):
         from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
@@ -360,6 +360,6 @@ else:
         for rows, classes, columns in benchmark.checked_shapes(facts.multiprocessors):
             x = Operand(dtype, 4096, 0, size, rows * size) if columns else Operand(dtype, 4096, 0, classes * size, size)
             operands = Operands((1, rows, classes), x, "grad", x, Operand("int64", 4096, 0, 8), rows=4096)
-            spec, _ = kernel_arguments(operands)
+            spec, _ = kernel_arguments(operands, facts.compute_capability)
             met.add(plan(spec, rows, classes, row_layout(operands, spec), facts).regime)
         assert met == benchmark.REGIMES
