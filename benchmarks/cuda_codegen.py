@@ -17,7 +17,8 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 # NVIDIA's Python package is called `cuda` too: this folder must not come before it.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
-ARCHITECTURES = ("sm_80", "sm_90")
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 VECTOR = re.compile(r"(?:ld|st)\.global(?:\.\w+)*?\.(?:v4\.[a-z]32|v2\.[a-z]64)\b")
 
@@ -35,7 +36,7 @@ class Kernel(NamedTuple):
 
     name: str
     dtype: str
-    build: Any  # () -> Python function
+    build: Any  # (whether the device has the conversions of compute capability 8.0) -> Python function
     signature: Any  # () -> Numba signature
     threads: int
     scalar_by_design: str = ""  # why there is no vector access
@@ -76,19 +77,25 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         scalar: str = "", on: Any = ARCHITECTURES,
     ) -> Kernel:  # fmt: skip
         name = f"{built} {threads}×{vectors * vector_width}{suffix}" if built == "block" else built + suffix
-        build = partial(launch.build, built, spec, threads, vectors)
+
+        def build(sm_80: bool) -> Any:
+            return launch.build(built, replace(spec, sm_80=sm_80), threads, vectors)
+
         return Kernel(name, dtype, build, lambda: signature(spec, extra), threads, scalar, on)
 
     for suffix, spec in variants.items():
         if suffix != " ragged":
             yield kernel("tile", suffix, spec, plan.TILE_THREADS)
-        threads = plan.WARP_THREADS
+        threads, before_sm_80 = plan.WARP_THREADS, replace(spec, sm_80=False)
         vectors = min(plan.most_vectors(spec, threads, (8, 0)), plan.WARP_CLASSES // (32 * vector_width))
         yield kernel("warp", suffix, spec, threads, vectors)
-        yield kernel("block", suffix, spec, 512, plan.most_vectors(spec, 512, (8, 0)))
+        vectors, fewer = plan.most_vectors(spec, 512, (8, 0)), plan.most_vectors(before_sm_80, 512, (7, 5))
+        yield kernel("block", suffix, spec, 512, vectors, on=ARCHITECTURES[vectors != fewer :])
+        if vectors != fewer:
+            yield kernel("block", suffix, before_sm_80, 512, fewer, on=("sm_75",))
         vectors = plan.most_vectors(spec, 1024, (9, 0))
         if vectors:
-            yield kernel("block", suffix, spec, 1024, vectors, on=("sm_90",))
+            yield kernel("block", suffix, spec, 1024, vectors, on=("sm_90", "sm_120"))
         yield kernel("online", suffix, spec, plan.ONLINE_THREADS)
     threads = plan.ONLINE_THREADS
     yield kernel("online", " strided", strided, threads, scalar="classes do not lie side by side")
@@ -137,7 +144,7 @@ def _label_kernels(dtype: str, labels: Any, threads: int) -> Iterator[Kernel]:
         ("labels peek weight", lambda: labels.build_peek(dtype), lambda: _integers(2), 32, "reads one number"),
     )  # fmt: skip
     for name, build, types, threads_, scalar in table:
-        yield Kernel(name, dtype, build, types, threads_, scalar)
+        yield Kernel(name, dtype, lambda sm_80, build=build: build(), types, threads_, scalar)
 
 
 def _integers(count: int, floats: int = 0) -> Any:
@@ -161,9 +168,9 @@ def pretended_device(capability: tuple[int, int]) -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def _function(kernel: Kernel) -> Any:
-    """The same function for each architecture: Numba then infers its types once."""
-    return kernel.build()
+def _function(kernel: Kernel, sm_80: bool) -> Any:
+    """The same function for architectures that need no other: Numba then infers its types once."""
+    return kernel.build(sm_80)
 
 
 def compile_kernel(kernel: Kernel, arch: str) -> tuple[dict[str, Any], str]:
@@ -175,7 +182,7 @@ def compile_kernel(kernel: Kernel, arch: str) -> tuple[dict[str, Any], str]:
     capability = (int(digits[:-1]), int(digits[-1]))
     with pretended_device(capability):
         ptx, _ = cuda.compile_ptx(
-            _function(kernel), kernel.signature(), cc=capability, launch_bounds=kernel.threads
+            _function(kernel, capability >= (8, 0)), kernel.signature(), cc=capability, launch_bounds=kernel.threads
         )  # the defaults of a launch: no fastmath
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=arch, ptxas_options=["-v"]))
     linker.link("cubin")
@@ -226,7 +233,10 @@ def main() -> int:
             return 0
         rows = []
         for kernel in selected:
+            others = [arch for arch in ARCHITECTURES if arch not in kernel.architectures]
             for arch in chosen.arch or kernel.architectures:
+                if arch in others:
+                    continue
                 rows.append(compile_kernel(kernel, arch)[0])
                 if not chosen.json:
                     _print_row(rows[-1], header=len(rows) == 1)

@@ -96,7 +96,7 @@ class FakeCuda:
         (FakeCuda(None), "libNVVM.*pip install"),
         (FakeCuda(None, (9, 0), (12, 4)), r"too old.*12.4.*13.0.*cuda12"),
         (FakeCuda("CUDA_ERROR_UNKNOWN"), "CUDA_ERROR_UNKNOWN"),
-        (FakeCuda(None, (7, 5)), "7.5, at least 8.0"),
+        (FakeCuda(None, (7, 0)), "7.0, at least 7.5"),
         (FakeCuda(None, OSError("broken")), "broken.*update"),
         (FakeCuda(None, ImportError("no cuda.bindings")), "no cuda.bindings.*pip install"),
     ],
@@ -111,9 +111,10 @@ def test_not_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'xent_numba[cuda13]'" in str(device.why_not())
     monkeypatch.undo()
-    monkeypatch.setattr(device, "numba_cuda", lambda: FakeCuda(None, (9, 0)))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert device.why_not() is None
+    for capability in ((7, 5), (9, 0)):
+        monkeypatch.setattr(device, "numba_cuda", lambda found=capability: FakeCuda(None, found))
+        assert device.why_not() is None
 
 
 def test_out_of_memory_says_how_much(monkeypatch):
@@ -238,13 +239,40 @@ def test_dlpack_without_the_other_interface():
     assert found.owner is given  # a result goes back as what its library made
 
 
+@pytest.mark.parametrize("name", ["logits", "target", "weight", "sample_weight", "lse", "grad_output", "out"])
+def test_no_gradient_is_lost_silently(name):
+    """A tensor that requires a gradient, or an array that JAX traces, whichever argument it is."""
+    pytest.importorskip("numba_cuda")
+    from xent_numba.backends.cuda.arrays import api
+    from xent_numba.prepare.options import make_options
+
+    arguments = {"logits": OnDevice(np.ones((2, 3), np.float32)), "target": OnDevice(np.zeros(2, np.int64))}
+    on_gpu = {"__dlpack_device__": lambda self: (2, 0)}
+    tensor = type("Parameter", (), {"__module__": "torch.nn", "requires_grad": True, **on_gpu})()
+    remedy = rf"^{name} is a tensor that requires a gradient, which would be lost here; pass {name}\.detach\(\)"
+    with pytest.raises(TypeError, match=remedy):
+        api.gradient(make_options(reduction="none"), **{**arguments, name: tensor})
+    tracer = type("JitTracer", (type("Tracer", (), {"__module__": "jax._src.core", **on_gpu}),), {})()
+    with pytest.raises(TypeError, match=f"^{name} is traced by JAX.*outside of jit"):
+        api.gradient(make_options(reduction="none"), **{**arguments, name: tracer})
+    if name == "logits":
+        for output in ("softmax", ""):
+            with pytest.raises(TypeError, match=remedy):
+                api.rowwise(make_options(), tensor, None, output)
+
+
 def test_a_torch_tensor_that_requires_gradients():
     torch = pytest.importorskip("torch")
     tensor = torch.ones(3, 8, dtype=torch.bfloat16, requires_grad=True)[:, ::2]
     assert not on_device(tensor)  # it is on the host
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adopt, "on_device", lambda value: True)
-        found = adopt.adopt(tensor, "logits")
+        with pytest.raises(
+            TypeError, match=r"^logits is a tensor that requires a gradient.*pass logits\.detach\(\), and"
+        ):
+            adopt.adopt(tensor, "logits")
+        with torch.no_grad():  # no gradient is wanted
+            found = adopt.adopt(tensor, "logits")
     assert found.dtype == "bfloat16"
     assert found.library == "torch"
     assert found.array.strides == (16, 4)

@@ -5,6 +5,7 @@ Runs in the process that test_cuda_sim.py starts.
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,7 +26,7 @@ from xent_numba.backends.cuda import launch, plan
 from xent_numba.backends.cuda.arrays import adopt, inputs, label_scan
 from xent_numba.backends.cuda.arrays import api as arrays
 from xent_numba.backends.cuda.deferred import deferred_checks
-from xent_numba.backends.cuda.row.operands import Operand
+from xent_numba.backends.cuda.row.operands import Operand, Operands
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.prepare.options import make_options
 
@@ -253,6 +254,20 @@ def test_deferred_checks(on_gpu, monkeypatch, rng):
         assert np.allclose(value(loss), exact, rtol=2e-6)
 
 
+def test_long_denominators(on_gpu, monkeypatch):
+    """Each thread adds the weights of many rows."""
+    monkeypatch.setattr(launch, "SCAN_THREADS", 1)
+    weights, labels = np.full(3000, 0.1), np.zeros(3000, np.int64)
+    operands = Operands(
+        (1, 3000, 3),
+        Operand("float32", 0),
+        labels=Operand("int64", cudasim.allow(labels), 0, 8, 8),
+        sample_weight=Operand("float64", cudasim.allow(weights)),
+    )
+    found = launch.read_scan(launch.scan_labels(operands, True, 0, keep=False), 0)
+    assert found.weight_sum == found.sample_sum == math.fsum(weights)
+
+
 def test_unsigned_labels_beyond_int64(on_gpu, rng):
     x, y = rng.normal(size=(3, 6)).astype(np.float32), np.array([0, 2**64 - 1, 5], np.uint64)
     for ignore in (2**64 - 1, (2**64 - 1, 7)):
@@ -330,7 +345,7 @@ def test_torch_results_are_tensors(monkeypatch, rng):
     y = torch.tensor([1, 7, 0])
     cudasim.allow(x.detach().view(torch.uint8).numpy())
     cudasim.allow(y.numpy())
-    loss, grad = arrays.loss(make_options(), x, y, want_grad=True)
+    loss, grad = arrays.loss(make_options(), x.detach(), y, want_grad=True)
     expected = torch.nn.functional.cross_entropy(x.double(), y)
     (slope,) = torch.autograd.grad(expected, x)
     assert loss.dtype == torch.float32

@@ -1,7 +1,7 @@
 """The real compiler, without a GPU: kernels assemble, keep their rows in registers, and access memory by 128 bits.
 
-By default the kernels of every regime and dtype for both architectures, and their variants for one;
-XENT_CODEGEN=all compiles the whole table of benchmarks/cuda_codegen.py.
+By default the kernels of every regime and dtype for sm_80 and sm_90, their variants for sm_90, and some kernels for
+sm_75 and sm_120; XENT_CODEGEN=all compiles the whole table of benchmarks/cuda_codegen.py.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -41,14 +43,19 @@ _spec.loader.exec_module(codegen)
 KERNELS = codegen.kernels()
 OFTEN = ("tile", "warp", "block 512", "online", "split", "columns", "labels")
 RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged", "deferred")
+SAMPLED = {"sm_75": {"bfloat16", "float16"}, "sm_120": {"float32"}}  # what the oldest and the newest are compiled for
+ADDED_BY_SM_80 = ("cvt.rn.bf16", "cvt.rn.f16x2", "cp.async", "redux.sync", "mbarrier", "L2::")
 
 
 def chosen():
     """(kernel, architecture) pairs to compile."""
     for kernel in KERNELS:
-        usual = kernel.name.startswith(OFTEN) and not kernel.name.endswith(RARELY)
+        common = kernel.name.startswith(OFTEN) and not kernel.name.endswith(RARELY)
         for arch in kernel.architectures:
             extra = arch == "sm_90" and (kernel.dtype == "float32" or kernel.name.endswith("all options"))
+            usual = common
+            if arch in SAMPLED:
+                usual = common and kernel.dtype in SAMPLED[arch] and not kernel.name.startswith(("split", "labels"))
             if os.environ.get("XENT_CODEGEN") == "all" or usual or extra:
                 yield pytest.param(kernel, arch, id=f"{kernel.name}-{kernel.dtype}-{arch}".replace(" ", "_"))
 
@@ -60,8 +67,41 @@ def test_no_spills_and_vector_accesses(kernel, arch):
     assert row["spill_bytes"] == 0
     assert row["vector_accesses"] > 0 or kernel.scalar_by_design
     assert not re.search(r"\b(?:atom|red)\.", ptx)  # no atomics at all, so no order of sums left to chance
+    if arch == "sm_75":
+        assert not any(instruction in ptx for instruction in ADDED_BY_SM_80)
+    elif kernel.dtype == "bfloat16" and kernel.name in ("tile", "warp", "online", "columns"):
+        assert "cvt.rn.bf16" in ptx
     if kernel.dtype != "float64" and "float64" not in kernel.name:
         assert not re.search(r"\bdiv\.\w*\.?f64|sqrt\.\w*\.?f64", ptx) or kernel.name.startswith("labels")
+
+
+def test_rounding_to_bfloat16_without_an_instruction_for_it():
+    """The integer arithmetic for sm_75, compiled for the processor here."""
+    import ml_dtypes
+    import numba
+    from numba.extending import intrinsic
+
+    from xent_numba.backends.cuda.hw.intrinsics import _to_bfloat_by_bits
+
+    def generate(context, builder, signature, args):
+        return _to_bfloat_by_bits(builder, args[0])
+
+    to_bits = intrinsic(lambda typing_context, value: (numba.types.uint16(numba.types.float32), generate))
+
+    @numba.njit
+    def convert(values, bits):
+        for i in range(values.size):
+            bits[i] = to_bits(values[i])
+
+    upper = np.arange(2**16, dtype=np.uint32)[:, None] << 16
+    values = (upper | np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)).view(np.float32).reshape(-1)
+    bits = np.empty(values.size, np.uint16)
+    convert(values, bits)
+    with np.errstate(all="ignore"):
+        exact = values.astype(ml_dtypes.bfloat16)
+    is_nan = np.isnan(values)
+    assert np.array_equal(bits[~is_nan], exact.view(np.uint16)[~is_nan])
+    assert np.all(bits[is_nan] == 0x7FFF)
 
 
 def test_every_regime_and_dtype_is_there():
@@ -100,6 +140,31 @@ def test_a_small_grid_is_no_reason_to_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hw.configure(hw.jit_kernel(kernel, 32), 1, 32)
+
+
+def test_a_first_launch_is_not_interrupted():
+    """It may compile the kernel; the launches after it only queue it."""
+    from xent_numba.backends.cuda.hw import intrinsics as hw
+
+    reached = []
+
+    def launch(*args):
+        signal.raise_signal(signal.SIGINT)
+        reached.append(args)
+
+    class Kernel:
+        def __getitem__(self, shape):
+            return launch
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        launches = [hw.configure(Kernel(), 1, 32)] * 2
+        for number, one in enumerate(launches):
+            with pytest.raises(KeyboardInterrupt):
+                one(number)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached == [(0,)]
 
 
 def test_what_is_compiled_is_what_a_launch_asks_for():

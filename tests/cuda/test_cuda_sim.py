@@ -10,6 +10,7 @@ own law, (4 + |ln |v||) ulp.  Where the law is relative to the larger of T·p an
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -163,6 +164,33 @@ else:
             check(loss, exact, np.float32, floor=size)
             check(grad, slope, np.float32, floor=float(np.abs(slope).max()))
 
+    def test_one_hot_distributions(regime, rng):
+        """They keep the digits of the class index, of which a confident row has none to spare."""
+        name, classes = regime
+        x, y = np.zeros((3, classes)), np.array([classes - 2, 1, 1])
+        x[0, y[0]] = 20.0
+        x[1] = rng.normal(scale=4.0, size=classes)
+        x[1, y[1]] = 9.0 + x[1].max()
+        x[2, :3] = 50.0  # several at the maximum
+        weight = rng.uniform(0.5, 2.0, classes)
+        for kind in (np.float32, np.float64) if name in ("tile", "online") else (np.float32,):
+            x, q = x.astype(kind), np.eye(classes, dtype=kind)[y]
+            loss, grad = xn.cross_entropy_and_grad(x, q, weight=weight, reduction="none", backend="cuda")
+            exact, slope = xn.cross_entropy_and_grad(
+                x.astype(np.float64), y, weight=weight, reduction="none", backend="numpy"
+            )
+            check(loss, exact, kind, scale=2.0)
+            check(grad, slope, kind, scale=2.0)
+
+    def test_sums_over_many_classes(monkeypatch):
+        """A single thread adds all classes of a row in the regime "columns"."""
+        monkeypatch.setattr(launch, "plan", lambda *arguments: Plan("columns", "forced", 32))
+        q = np.full((1, 6000), 0.1)
+        loss, grad = xn.cross_entropy_and_grad(np.zeros(q.shape), q, backend="cuda")
+        exact = math.fsum(q[0])
+        assert abs(loss / (exact * math.log(6000)) - 1) < 3 * 2**-52
+        assert abs((grad[0, 0] + 0.1) / (exact / 6000) - 1) < 3 * 2**-52
+
     def test_distributions_beyond_float32(regime, rng):
         """What float32 cannot hold of a float64 distribution counts all the same: the arithmetic is float64."""
         x, _ = inputs(rng, regime[1], np.float32)
@@ -252,6 +280,23 @@ else:
         with pytest.raises(ValueError, match="aligned"):
             cudasim.load_f32(place + 2)
 
+    @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+    def test_conversions_of_older_devices(dtype, monkeypatch, rng):
+        """Before compute capability 8.0 other intrinsics store 16 bits; test_cuda_codegen.py tests their rounding."""
+        x, y = inputs(rng, 7, DTYPES[dtype])
+        used = []
+        for name in ("pack_f16", "pack_bf16", "store_bf16"):
+            original = getattr(cudasim, name)
+            monkeypatch.setattr(
+                cudasim, f"{name}_before_sm_80", lambda *args, call=original: (used.append(1), call(*args))[1]
+            )
+        grads = []
+        for capability in ((8, 0), (7, 5)):
+            monkeypatch.setattr(device, "facts", lambda found=capability: device.DeviceFacts("simulator", found, 40))
+            grads.append(xn.cross_entropy_and_grad(x, y, backend="cuda")[1])
+            assert bool(used) == (capability < (8, 0))
+        assert np.array_equal(*grads)
+
     def test_the_choice_of_regime():
         from xent_numba.backends.cuda.row.spec import Spec
 
@@ -269,6 +314,9 @@ else:
         assert regime(spec, 1000, 65536)[0:3:2] == ("block", 1024)
         assert regime(spec, 1000, 65536, on=device.DeviceFacts("", (8, 0), 108)).regime == "online"
         assert regime(spec, 1000, 131072).regime == "online"
+        assert regime(ragged, 1000, 20001, layout="").regime == "block"
+        before_sm_80 = Spec("bfloat16", labels="int64", aligned=False, sm_80=False)  # its conversions are not unrolled
+        assert regime(before_sm_80, 1000, 20001, layout="", on=device.DeviceFacts("", (7, 5), 40)).regime == "online"
         strided = Spec("float32", unit_stride=False)
         assert regime(strided, 10**6, 7, layout="").regime == "online"
         assert regime(strided, 10**6, 7, layout="columns").regime == "columns"
@@ -298,7 +346,7 @@ else:
         apart = np.empty((1000, 100), np.float32).T[None]  # strides do not matter: the kernels see packed copies
         assert BACKEND.explain(apart, None, None) == BACKEND.explain(np.empty(apart.shape, np.float32), None, None)
 
-    @pytest.mark.parametrize("here", [((9, 0), 132), ((8, 0), 108), ((8, 9), 58)])
+    @pytest.mark.parametrize("here", [((9, 0), 132), ((8, 0), 108), ((8, 9), 58), ((7, 5), 40)])
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_the_benchmark_checks_every_regime(dtype, here):
         from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
@@ -312,6 +360,6 @@ else:
         for rows, classes, columns in benchmark.checked_shapes(facts.multiprocessors):
             x = Operand(dtype, 4096, 0, size, rows * size) if columns else Operand(dtype, 4096, 0, classes * size, size)
             operands = Operands((1, rows, classes), x, "grad", x, Operand("int64", 4096, 0, 8), rows=4096)
-            spec, _ = kernel_arguments(operands)
+            spec, _ = kernel_arguments(operands, facts.compute_capability)
             met.add(plan(spec, rows, classes, row_layout(operands, spec), facts).regime)
         assert met == benchmark.REGIMES

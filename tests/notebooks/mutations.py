@@ -248,7 +248,8 @@ CUDA = (
       for file in (TILE, REGISTERS)),
     simulated("online.py: sign of a distribution in the loss",
               (ONLINE, "batch_gap += t_j * (row_max - z)", "batch_gap += t_j * (z - row_max)")),
-    simulated("sign of a distribution in the gradient", (OUTPUT, "return (p - t_j)", "return (p + t_j)")),
+    simulated("sign of a distribution in the gradient",
+              (OUTPUT, "* factors.p_factor - t_j", "* factors.p_factor + t_j")),
     simulated("tile: no subtraction of the maximum",
               (TILE, "row_max = hw.fmax(row_max, transform(args, tile[_slot(first + j)]))", "row_max = zero")),
     simulated("warp, block: no subtraction of the maximum",
@@ -283,9 +284,11 @@ CUDA = (
     simulated("a block that forgets all warps but one", (REDUCE, "a = sums[lane] if lane < warps else zero",
                                                          "a = sums[lane] if lane < 1 else zero")),
     simulated("online: no rescaling", (ONLINE, "total *= rescale", "total *= real(1)")),
-    simulated("online: threads merged without rescaling", (ONLINE, "total *= exp_term(thread_max, row_max)", "pass")),
+    simulated("online: threads merged without rescaling",
+              (ONLINE, "rescaled_sum(total, thread_max, row_max)", "rescaled_sum(total, row_max, row_max)")),
     simulated("split: segments merged without rescaling",
-              (SEGMENTS, "total += load(part + size) * exp_term(segment_max, row_max)", "total += load(part + size)")),
+              (SEGMENTS, "rescaled_sum(load(part + size), segment_max, row_max)",
+               "rescaled_sum(load(part + size), row_max, row_max)")),
 )  # fmt: skip
 
 MUTANTS = (*SCALED, *SHARED, *NUMPY, *CPU, *CUDA)

@@ -290,5 +290,6 @@ def _pack(dtype: Any) -> Any:
 f16_low, f16_high, pack_f16 = _unpack(np.float16, False), _unpack(np.float16, True), _pack(np.float16)
 bf16_low, bf16_high = _unpack(ml_dtypes.bfloat16, False), _unpack(ml_dtypes.bfloat16, True)
 pack_bf16 = _pack(ml_dtypes.bfloat16)
+store_bf16_before_sm_80, pack_f16_before_sm_80, pack_bf16_before_sm_80 = store_bf16, pack_f16, pack_bf16
 
 sys.modules["xent_numba.backends.cuda.hw.intrinsics"] = sys.modules[__name__]

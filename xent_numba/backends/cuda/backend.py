@@ -65,8 +65,8 @@ class CudaBackend:
             operands.distribution = _packed(distribution, VECTOR_BYTES, classes)
         if grad is not None:
             operands.output, operands.out = "grad", x
-        spec, _ = kernel_arguments(operands)
         facts = device.facts()
+        spec, _ = kernel_arguments(operands, facts.compute_capability)
         chosen = plan(spec, n_rows, classes, row_layout(operands, spec), facts)
         found: dict[str, object] = {"regime": chosen.regime, "why": chosen.why, "threads per block": chosen.threads}
         if chosen.vectors:

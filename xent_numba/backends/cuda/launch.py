@@ -67,9 +67,10 @@ def kernel(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
 
 def run(operands: Operands, stream: Any = 0) -> Plan:
     """Launch what a call needs on the current device; the plan comes back."""
-    spec, args = kernel_arguments(operands)
+    facts = device.facts()
+    spec, args = kernel_arguments(operands, facts.compute_capability)
     n_rows, classes = operands.n_rows, operands.shape[2]
-    chosen = plan(spec, n_rows, classes, row_layout(operands, spec), device.facts())
+    chosen = plan(spec, n_rows, classes, row_layout(operands, spec), facts)
     regime, threads = chosen.regime, chosen.threads
     if regime == "split":
         _run_split(chosen, spec, args, n_rows, stream)

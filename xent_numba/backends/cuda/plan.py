@@ -84,7 +84,8 @@ def most_vectors(spec: Spec, threads: int, compute_capability: tuple[int, int]) 
             return 0
         return 8 if compute_capability >= (9, 0) else 4
     # Loops over more than this are not unrolled, which would send the registers to memory.
-    return 4 if heavy and spec.dtype != "float32" else 8
+    rounds_by_bits = spec.dtype == "bfloat16" and not spec.sm_80
+    return 4 if (heavy and spec.dtype != "float32") or (rounds_by_bits and not spec.aligned) else 8
 
 
 def scan_blocks(n: int) -> int:

@@ -41,8 +41,7 @@ from xent_numba.backends.cpu.compile.numba_private import (
     CompileResultCacheImpl,
     NumbaCache,
     dumps,
-    host_cpu_features,
-    host_cpu_name,
+    target_processor,
 )
 
 VARIABLE = "XENT_NUMBA_CACHE_DIR"
@@ -134,8 +133,7 @@ def _passed_file() -> Path | None:
     home = directory()
     if home is None or _SOURCES is None:
         return None
-    chosen = numba.config.CPU_NAME, numba.config.CPU_FEATURES  # by the user, instead of those of the host
-    key = (__version__, _package_digest(), host_cpu_name(), sorted(host_cpu_features().items()), chosen)
+    key = __version__, _package_digest(), target_processor()
     return home / f"selftest-{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.passed"
 
 

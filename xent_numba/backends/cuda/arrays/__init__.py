@@ -13,8 +13,8 @@ back as Numba device arrays (bfloat16 as uint16).  To give a library its own str
 
 library_of        the package that its array type is defined in, and the name to use for it
 device_of         the attribute of `array.device` with the number of the GPU
-adopt             only where neither interface can describe every array (PyTorch: tensors that require gradients), or
-                  where an array must first be waited for (JAX)
+adopt             only where neither interface can describe every array (PyTorch: tensors that require gradients, which
+                  are accepted within torch.no_grad()), or where an array must first be waited for (JAX)
 current_stream    the handle of the stream that the library works on
 empty             a new array of its own, with its name for the dtype, on the device of the prototype
 release           only where the library does not order its work by that stream (JAX): wait until the result is ready

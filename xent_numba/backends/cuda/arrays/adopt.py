@@ -20,6 +20,7 @@ from xent_numba.backends.cuda.arrays import dlpack
 from xent_numba.backends.cuda.runtime import memory
 from xent_numba.backends.cuda.runtime.device import numba_cuda
 from xent_numba.devices import on_device
+from xent_numba.prepare.tensors import refuse_gradient
 
 STAND_INS = {"bfloat16": "float16"}  # dtypes that NumPy lacks -> one of their size
 
@@ -53,8 +54,9 @@ def device_of(value: Any) -> int | None:
 def adopt(value: Any, name: str, logits: Adopted | None = None) -> Adopted:
     """The device array `value`, the argument called `name`, which must be on the GPU of the logits.
 
-    TypeError where it is on the host or of no known kind, ValueError where it is on another GPU.
+    TypeError where it would lose a gradient, is on the host or of no known kind; ValueError where it is on another GPU.
     """
+    refuse_gradient(value, name)
     if not on_device(value):
         raise TypeError(f"{name} is not on the GPU as the logits are; move it there first")
     if logits is not None:
@@ -64,7 +66,7 @@ def adopt(value: Any, name: str, logits: Adopted | None = None) -> Adopted:
     library = library_of(value)
     if library == "jax":  # it works on streams of its own
         value.block_until_ready()
-    if library == "torch":  # a tensor that requires gradients refuses both interfaces, but not its address
+    if library == "torch":  # within torch.no_grad() too, a tensor that requires gradients refuses both interfaces
         size = value.element_size()
         strides = tuple(size * step for step in value.stride())
         return _adopted(value.data_ptr(), tuple(value.shape), strides, str(value.dtype)[6:], False, value, library)

@@ -9,7 +9,7 @@ from xent_numba.backends.cuda import launch
 from xent_numba.backends.cuda.arrays.adopt import Adopted, current_stream, empty, on_its_device, release
 from xent_numba.backends.cuda.arrays.inputs import LossInputs, loss_dtype, read_logits, read_loss_inputs, read_out
 from xent_numba.backends.cuda.arrays.label_scan import denominators
-from xent_numba.backends.cuda.arrays.slabs import from_row, slabs
+from xent_numba.backends.cuda.arrays.slabs import slabs
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.prepare.inputs import PER_ROW
 from xent_numba.prepare.layout import row_shape
@@ -52,9 +52,9 @@ def gradient(
     with on_its_device(logits):
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         saved_lse = inputs.factors(lse, "lse", inputs.rows_shape, PER_ROW)
-        factor, per_row, row_stride = inputs.grad_output(grad_output)
+        factor, per_row = inputs.grad_output(grad_output)
         grad = _read_grad(inputs, out, "out")
-        _run(inputs, None, grad, saved_lse, factor, per_row, row_stride)
+        _run(inputs, None, grad, saved_lse, factor, per_row)
         return release(grad, inputs.stream)
 
 
@@ -88,11 +88,10 @@ def _run(
     saved_lse: Operand | None = None,
     factor: float = 1.0,
     grad_output: Operand | None = None,
-    grad_output_row: int = 0,
 ) -> Any:
     """Check labels and weights, launch the kernels, and reduce the losses of the rows, where they are asked for.
 
-    The last three arguments are the upstream gradient, as `LossInputs.grad_output` returns it.
+    The last two arguments are the upstream gradient, as `LossInputs.grad_output` returns it.
     """
     options, stream = inputs.options, inputs.stream
     n_rows = math.prod(inputs.rows_shape)
@@ -101,14 +100,10 @@ def _run(
     found = denominators(inputs)
     kind = "distribution" if inputs.is_distribution else "labels"
     arrays = {"logits": inputs.logits, kind: inputs.target, "out": grad}
-    for operands, first_row in slabs(
-        inputs.axis, arrays, {"sample_weight": inputs.sample_weight, "saved_lse": saved_lse}
-    ):
+    per_row = {"sample_weight": inputs.sample_weight, "saved_lse": saved_lse, "grad_output": grad_output}
+    for operands, first_row in slabs(inputs.axis, arrays, per_row):
         operands.output = "" if grad is None else "grad"
         operands.weight = inputs.weight
-        if grad_output is not None:
-            operands.grad_output = from_row(grad_output, first_row if grad_output_row else 0)
-            operands.grad_output_row = grad_output_row
         operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
         operands.label_smoothing, operands.logit_scale = options.label_smoothing, options.logit_scale
         operands.softcap = options.softcap

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent_numba.backends.cuda.arrays.adopt import Adopted, adopt, current_stream, empty
-from xent_numba.backends.cuda.arrays.slabs import size_of
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.backends.cuda.row.spec import ITEMSIZE
 from xent_numba.backends.cuda.runtime import memory
@@ -79,27 +78,26 @@ class LossInputs:
         if not found.array.flags.c_contiguous:
             raise ValueError(f"{name} on the GPU must be contiguous; make a contiguous copy first")
         self.kept.append(found)
-        return Operand(found.dtype, found.array.ctypes.data)
+        return Operand(found.dtype, found.array.ctypes.data, row_stride=ITEMSIZE[found.dtype])
 
-    def grad_output(self, value: Any) -> tuple[float, Operand | None, int]:
-        """The upstream gradient: (factor of all rows, factors on the device, bytes from one row's factor to the next).
+    def grad_output(self, value: Any) -> tuple[float, Operand | None]:
+        """The upstream gradient: (factor of all rows, factors on the device).
 
         One number for all rows that is on the device has its factors 0 bytes apart.
         """
         if value is None or not on_device(value):
             factor, per_row = as_grad_output(value, self.options.reduction, self.rows_shape)
-            operand = None if per_row is None else self.upload(per_row)
-            return factor, operand, size_of(operand)
+            return factor, None if per_row is None else self.upload(per_row)
         ndim = len(adopt(value, "grad_output", self.logits).array.shape)
         shape, meaning = grad_output_shape(ndim, self.options.reduction, self.rows_shape)
         operand = self.factors(value, "grad_output", shape, meaning)
-        return 1.0, operand, size_of(operand) if shape else 0
+        return 1.0, operand if shape or operand is None else operand._replace(row_stride=0)
 
     def upload(self, array: np.ndarray[Any, Any]) -> Operand:
         """A host array on the device, for as long as this object lives."""
         there = memory.upload(array, self.stream)
         self.kept.append(there)
-        return Operand(array.dtype.name, memory.address(there))
+        return Operand(array.dtype.name, memory.address(there), row_stride=array.itemsize)
 
 
 def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent_numba.backends.cuda.row.operands import Operand, Operands
-from xent_numba.backends.cuda.row.spec import ITEMSIZE
 from xent_numba.prepare.layout import merged_axes
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ def slabs(
 ) -> Iterator[tuple[Operands, int]]:
     """The operands of each call, and the number of its first row; nearly always there is one call.
 
-    `arrays` are "logits" and, where there are any, "labels", "distribution" and "out"; `per_row` are contiguous
-    factors of the rows.
+    `arrays` are "logits" and, where there are any, "labels", "distribution" and "out"; `per_row` are factors of the
+    rows.
     """
     present = {name: adopted for name, adopted in arrays.items() if adopted is not None}
     views: dict[str, np.ndarray[Any, Any]] = {
@@ -44,11 +43,6 @@ def slabs(
         yield operands, first_row
 
 
-def size_of(operand: Operand | None) -> int:
-    """Bytes of one of its numbers."""
-    return 0 if operand is None else ITEMSIZE[operand.dtype]
-
-
 def from_row(operand: Operand, row: int) -> Operand:
     """The same factors from a later row on."""
-    return operand._replace(address=operand.address + row * size_of(operand))
+    return operand._replace(address=operand.address + row * operand.row_stride)

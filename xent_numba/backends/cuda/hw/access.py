@@ -41,21 +41,23 @@ LOAD_LABEL = {  # integer dtype of labels -> (address) -> integer
 
 
 @cache
-def access(dtype: str) -> Access:
-    """128-bit vectors of `dtype`."""
+def access(dtype: str, sm_80: bool = True) -> Access:
+    """128-bit vectors of `dtype`; without `sm_80`, by instructions that devices before compute capability 8.0 have."""
     if dtype == "float32":
         return _float32()
     if dtype == "float64":
         return _float64()
     if dtype == "float16":
-        return _half_pairs(hw.load_f16, hw.store_f16, hw.f16_low, hw.f16_high, hw.pack_f16)
-    return _half_pairs(hw.load_bf16, hw.store_bf16, hw.bf16_low, hw.bf16_high, hw.pack_bf16)
+        pack = hw.pack_f16 if sm_80 else hw.pack_f16_before_sm_80
+        return _half_pairs(hw.load_f16, hw.store_f16, hw.f16_low, hw.f16_high, pack)
+    store, pack = (hw.store_bf16, hw.pack_bf16) if sm_80 else (hw.store_bf16_before_sm_80, hw.pack_bf16_before_sm_80)
+    return _half_pairs(hw.load_bf16, store, hw.bf16_low, hw.bf16_high, pack)
 
 
 @cache
-def scalar_access(dtype: str) -> Access:
+def scalar_access(dtype: str, sm_80: bool = True) -> Access:
     """Vectors of one element of `dtype`, for classes that are apart in memory."""
-    one = access(dtype)
+    one = access(dtype, sm_80)
     load, store = one.load, one.store
 
     @hw.device

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numba.cuda
 
 from xent_numba.backends.cuda.hw.numba_private import NumbaPerformanceWarning, intrinsic, ir, register_jitable, types
+from xent_numba.interrupts import uninterrupted
 
 Function = TypeVar("Function")
 cuda: Any = numba.cuda  # as Any: Numba's annotations differ between its releases
@@ -79,12 +80,34 @@ def jit_kernel(kernel: Any, threads: int) -> Any:
     return cuda.jit(kernel, launch_bounds=threads, lto=False)
 
 
+class Launch:
+    """A kernel with its launch shape, ready to be called."""
+
+    __slots__ = ("_configured", "_launched")
+
+    def __init__(self, configured: Any) -> None:
+        """Hold what Numba makes of kernel and launch shape."""
+        self._configured, self._launched = configured, False
+
+    def __call__(self, *args: Any) -> None:
+        """Launch the kernel, and do not wait until it has run.
+
+        The first time, when the kernel may have to be compiled, Ctrl-C waits until that is done.
+        """
+        if self._launched:
+            self._configured(*args)
+        else:
+            with uninterrupted():
+                self._configured(*args)
+                self._launched = True
+
+
 @lru_cache(maxsize=1024)
-def configure(kernel: Any, grid: int | tuple[int, int], threads: int, stream: Any = 0, shared: int = 0) -> Any:
-    """The kernel with its launch shape, ready to be called; cached, so that a repeated launch costs one look-up."""
+def configure(kernel: Any, grid: int | tuple[int, int], threads: int, stream: Any = 0, shared: int = 0) -> Launch:
+    """The kernel with its launch shape; cached, so that a repeated launch costs one look-up."""
     with warnings.catch_warnings():  # a grid of few blocks is no mistake here: the problem is small
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        return kernel[grid, threads, stream, shared]
+        return Launch(kernel[grid, threads, stream, shared])
 
 
 def address(array: Any) -> int:
@@ -214,6 +237,29 @@ def _to_bfloat(builder: Any, value: Any) -> Any:
     return builder.asm(kind, "cvt.rn.bf16.f32 $0, $1;", "=h,f", [value], False)
 
 
+def _to_bfloat_by_bits(builder: Any, value: Any) -> Any:
+    """What `_to_bfloat` computes, in integer arithmetic: rounded to nearest, ties to even, and every NaN is 0x7FFF."""
+    bits = builder.bitcast(value, _I32)
+    odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
+    rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))  # a carry rightly reaches the exponent
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    rounded = builder.select(is_nan, ir.Constant(_I32, 0x7FFF0000), rounded)
+    return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), _I16)
+
+
+def _packer(convert: Any) -> Any:
+    """An intrinsic (low, high) -> 32-bit word of two floats, each converted to 16 bits by `convert(builder, value)`."""
+
+    def pack(typing_context: Any, low: Any, high: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            low, high = (builder.zext(convert(builder, value), _I32) for value in args)
+            return builder.or_(low, builder.shl(high, ir.Constant(_I32, 16)))
+
+        return i32(f32, f32), generate
+
+    return intrinsic(pack)
+
+
 def _half_word(convert: Any, high: bool) -> Any:
     """An intrinsic (32-bit word) -> its upper or lower 16 bits as float32."""
 
@@ -259,3 +305,7 @@ f16_low, f16_high = _half_word(_from_half, False), _half_word(_from_half, True)
 bf16_low, bf16_high = _half_word(_from_bfloat, False), _half_word(_from_bfloat, True)
 pack_f16 = _ptx("cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f", i32, f32, f32)  # (low, high) -> word
 pack_bf16 = _ptx("cvt.rn.bf16x2.f32 $0, $2, $1;", "=r,f,f", i32, f32, f32)
+
+# The same without what compute capability 8.0 added: conversions to bfloat16, and of two floats at once.
+store_bf16_before_sm_80 = _storer(_I16, f32, _to_bfloat_by_bits)
+pack_f16_before_sm_80, pack_bf16_before_sm_80 = _packer(_to_half), _packer(_to_bfloat_by_bits)

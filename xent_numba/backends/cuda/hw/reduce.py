@@ -15,7 +15,15 @@ class Reductions(NamedTuple):
     """Device functions that all threads of a row call together."""
 
     reduce_max: Any  # (value) -> the largest of all threads
-    reduce_add: Any  # (a, b, c) -> the sum of each; only that of the first where the target is not dense
+    reduce_add: Any  # (a, b, c, d) -> the sum of each; only that of the first where the target is not dense
+
+
+@hw.device
+def compensated_add(total: Any, compensation: Any, term: Any) -> Any:
+    """(total + term, its new compensation) by Kahan's algorithm; the compensation is what the total is too large by."""
+    compensated = term - compensation
+    new_total = total + compensated
+    return new_total, (new_total - total) - compensated
 
 
 def reductions(real: Any, threads: int, dense: bool) -> Reductions:
@@ -34,15 +42,15 @@ def reductions(real: Any, threads: int, dense: bool) -> Reductions:
         return value
 
     @hw.device
-    def warp_add_all(a: Any, b: Any, c: Any) -> Any:
+    def warp_add_all(a: Any, b: Any, c: Any, d: Any) -> Any:
         if dense:
-            return warp_add(a), warp_add(b), warp_add(c)
-        return warp_add(a), b, c
+            return warp_add(a), warp_add(b), warp_add(c), warp_add(d)
+        return warp_add(a), b, c, d
 
     if threads == WARP:
         return Reductions(warp_max, warp_add_all)
     warps = threads // WARP
-    slots = 3 * warps
+    slots = 4 * warps
     zero = real(0)
 
     @hw.device
@@ -57,21 +65,23 @@ def reductions(real: Any, threads: int, dense: bool) -> Reductions:
         return warp_max(maxima[hw.thread_index() % warps])
 
     @hw.device
-    def block_add_all(a: Any, b: Any, c: Any) -> Any:
+    def block_add_all(a: Any, b: Any, c: Any, d: Any) -> Any:
         sums = hw.cuda.shared.array(slots, real)
-        a, b, c = warp_add_all(a, b, c)
+        a, b, c, d = warp_add_all(a, b, c, d)
         if hw.thread_index() % WARP == 0:
             warp = hw.thread_index() // WARP
             sums[warp] = a
             if dense:
                 sums[warps + warp] = b
                 sums[2 * warps + warp] = c
+                sums[3 * warps + warp] = d
         hw.barrier()
         lane = hw.thread_index() % WARP
         a = sums[lane] if lane < warps else zero
         if dense:
             b = sums[warps + lane] if lane < warps else zero
             c = sums[2 * warps + lane] if lane < warps else zero
-        return warp_add_all(a, b, c)
+            d = sums[3 * warps + lane] if lane < warps else zero
+        return warp_add_all(a, b, c, d)
 
     return Reductions(block_max, block_add_all)

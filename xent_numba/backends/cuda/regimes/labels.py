@@ -1,9 +1,9 @@
 """Kernels for whole arrays: the check of labels and weights with the denominators, and the sum of the losses.
 
 Each task is a kernel of several blocks and one of a single block that merges their results.  Sums are float64 in a
-fixed order, counters are integers: the same inputs give the same bits.  The result of the scan stays on the device,
-where the loss kernels can use it, and is read back (64 bytes) only where the call is to be checked at once.  One more
-kernel copies a label or a weight for the message of an error.
+fixed order, compensated where a thread may add many numbers; counters are integers: the same inputs give the same bits.
+The result of the scan stays on the device, where the loss kernels can use it, and is read back (64 bytes) only where
+the call is to be checked at once.  One more kernel copies a label or a weight for the message of an error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.access import LOAD_LABEL, access
+from xent_numba.backends.cuda.hw.reduce import compensated_add
 from xent_numba.backends.cuda.row import target as row_target
 from xent_numba.backends.cuda.row.epilogue import factor_of_row
 from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec
@@ -73,6 +74,7 @@ def build_scan(spec: Spec, threads: int) -> Any:
         start, step = hw.i64(hw.block_index()) * threads + hw.thread_index(), hw.grid_width() * threads
         first_row, first_weight, first_sample = none, none, none
         kept_rows, weight_sum, sample_sum = zero, zero, zero
+        weight_compensation, sample_compensation = zero, zero
         if has_weight:
             for j in range(start, args.n_classes, step):
                 w = class_weight(args, j)
@@ -88,8 +90,9 @@ def build_scan(spec: Spec, threads: int) -> Any:
                     first_row = min(first_row, row)
                 else:
                     kept_rows += 1.0
-                    sample_sum += s
-                    weight_sum += s * class_weight(args, y) if has_label else s
+                    s_w = s * class_weight(args, y) if has_label else s
+                    sample_sum, sample_compensation = compensated_add(sample_sum, sample_compensation, s)
+                    weight_sum, weight_compensation = compensated_add(weight_sum, weight_compensation, s_w)
         part = parts + hw.block_index() * (8 * FIELDS)
         first_row, first_weight, first_sample = minimum(first_row), minimum(first_weight), minimum(first_sample)
         kept_rows, weight_sum, sample_sum = total(kept_rows), total(weight_sum), total(sample_sum)

@@ -1,7 +1,7 @@
 """Regime "online": any number of classes, any strides.  An online softmax in one read, a second read for the output.
 
 Each thread takes its share of a row in batches of vectors.  It loads a whole batch before it computes, and rescales its
-running sum only where a batch raises its maximum.  The sum over the batches is compensated (Kahan): a thread may add
+running sum only where a batch raises its maximum.  The sums over the batches are compensated (Kahan): a thread may add
 hundreds of them, and the error stays that of one.  The second read of a long row may be served by the L2 cache.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
-from xent_numba.backends.cuda.hw.reduce import reductions
+from xent_numba.backends.cuda.hw.reduce import compensated_add, reductions
 from xent_numba.backends.cuda.regimes.held import Share, held_vectors
 from xent_numba.backends.cuda.row.address import address_functions
 from xent_numba.backends.cuda.row.epilogue import RowStatistics
@@ -96,12 +96,13 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     q_element, q_word_type, q_words = q_access.element, q_access.word_type, memory.distribution_words
     load_distribution, distribution_row = memory.load_distribution, memory.distribution_row
     logits_stride = memory.logits_stride
-    real, lowest, exp, exp_term = maths.real, maths.lowest, maths.exp, maths.exp_term
+    real, lowest, exp, summand = maths.real, maths.lowest, maths.exp, maths.summand
     transform, dense_target = maths.transform, maths.dense_target
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
     sums_exp = not spec.saved_lse
-    step, total_words, zero, minus_inf = threads * vector_width, batch * words, real(0), real(-np.inf)
+    step, total_words, one, zero, minus_inf = threads * vector_width, batch * words, real(1), real(0), real(-np.inf)
+    inf = real(np.inf)
     held = held_vectors(spec, threads, batch)
     load_held, raise_max = held.load, held.raise_max
 
@@ -110,7 +111,8 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
         registers = hw.cuda.local.array(total_words, word_type)
         q_registers = hw.cuda.local.array(q_words, q_word_type)
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
-        row_max, total, compensation, target_gap, target_sum = lowest, zero, zero, zero, zero
+        row_max, total, left_out, target_gap, target_sum = lowest, zero, zero, zero, zero
+        compensation, gap_compensation, target_compensation = zero, zero, zero
         for start in range(begin + thread * vector_width, end, step * batch):
             # Relative to `start`, as in `Share`.
             limit, label = hw.i32(min(end - start, step * batch)), hw.i32(min(y - start, step * batch))
@@ -122,6 +124,9 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
                 raised_max = raise_max(args, row_max, share, registers, row_begin, row_end)
                 if raised_max > row_max:
                     rescale = exp(row_max - raised_max)
+                    if dense:
+                        total += left_out
+                        left_out = zero
                     total *= rescale
                     compensation *= rescale
                     if dense and target_sum != zero:
@@ -140,19 +145,21 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
                             z = transform(args, real(element(registers, i * words, k)))
                             if not inside or (sparse_label and j == label):
                                 z = minus_inf
-                            batch_total += exp_term(z, row_max)
+                            term, left_out = summand(z, row_max, left_out)
+                            batch_total += term
                         if dense and inside:
                             t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y)
                             batch_target += t_j
                             if t_j != zero:
                                 batch_gap += t_j * (row_max - z)
-            compensated = batch_total - compensation
-            new_total = total + compensated
-            compensation = (new_total - total) - compensated
-            total = new_total
+            total, compensation = compensated_add(total, compensation, batch_total)
             if dense:
-                target_gap += batch_gap
-                target_sum += batch_target
+                target_gap, gap_compensation = compensated_add(target_gap, gap_compensation, batch_gap)
+                if target_gap == inf:  # a class of weight at −inf
+                    gap_compensation = zero
+                target_sum, target_compensation = compensated_add(target_sum, target_compensation, batch_target)
+        if dense:
+            total += left_out - one
         return RowStatistics(row_max, total, target_gap, target_sum)
 
     return statistics
@@ -164,20 +171,42 @@ def _merge(spec: Spec, threads: int) -> Any:
         return hw.device(lambda stats: stats)
     maths = row_functions(spec)
     reduce = reductions(maths.real, threads, spec.dense)
-    reduce_max, reduce_add, exp_term = reduce.reduce_max, reduce.reduce_add, maths.exp_term
-    dense, zero = spec.dense, maths.real(0)
+    reduce_max, reduce_add, rescaled_sum = reduce.reduce_max, reduce.reduce_add, rescaled_sum_function(spec)
+    dense, one, zero = spec.dense, maths.real(1), maths.real(0)
 
     @hw.device
     def merge(stats: Any) -> Any:
         thread_max, total, target_gap, target_sum = stats
         row_max = reduce_max(thread_max)
-        total *= exp_term(thread_max, row_max)
+        total, left_out = rescaled_sum(total, thread_max, row_max)
         if dense and target_sum != zero:
             target_gap += target_sum * (row_max - thread_max)
-        total, target_gap, target_sum = reduce_add(total, target_gap, target_sum)
+        total, left_out, target_gap, target_sum = reduce_add(total, left_out, target_gap, target_sum)
+        if dense:
+            total += left_out - one  # one class is left out, not one of each thread
         return RowStatistics(row_max, total, target_gap, target_sum)
 
     return merge
+
+
+def rescaled_sum_function(spec: Spec) -> Any:
+    """(sum_exp_others and row_max of a part of a row, row_max of the row) -> (the sum for that maximum, left out).
+
+    With a dense target each part has left out a class at its own maximum.  Where that is less than the row's, the class
+    is added here; where it is the row's, it is counted, and the merged sum will include all but one of these.
+    """
+    maths = row_functions(spec)
+    exp_term, dense, one, zero = maths.exp_term, spec.dense, maths.real(1), maths.real(0)
+
+    @hw.device
+    def rescaled_sum(sum_exp_others: Any, part_max: Any, row_max: Any) -> Any:
+        if dense:
+            if part_max == row_max:
+                return sum_exp_others, one
+            sum_exp_others += one
+        return sum_exp_others * exp_term(part_max, row_max), zero
+
+    return rescaled_sum
 
 
 def _store_output(spec: Spec, threads: int, batch: int) -> Any:

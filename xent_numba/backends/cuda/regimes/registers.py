@@ -33,7 +33,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     logits_row, out_row, distribution_row = memory.logits_row, memory.out_row, memory.distribution_row
     logits_stride, out_stride, elements_before = memory.logits_stride, memory.out_stride, memory.elements_before
     load_distribution, fill_row = memory.load_distribution, memory.fill_row
-    real, lowest, exp_term, transform = maths.real, maths.lowest, maths.exp_term, maths.transform
+    real, lowest, summand, transform = maths.real, maths.lowest, maths.summand, maths.transform
     kept_label, label_logit, dense_target = maths.kept_label, maths.label_logit, maths.dense_target
     epilogue, store_row_result = maths.epilogue, maths.store_row_result
     reduce = reductions(real, threads, spec.dense)
@@ -42,7 +42,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     sums_exp = not spec.saved_lse
     sparse_label = bool(spec.labels) and not dense
     total_words, step = vectors * words, threads * vector_width
-    zero, minus_inf = real(0), real(-np.inf)
+    one, zero, minus_inf = real(1), real(0), real(-np.inf)
     held = held_vectors(spec, threads, vectors)
     load_held, raise_max, store_output = held.load, held.raise_max, held.store_output
 
@@ -71,7 +71,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
             row_max = raise_max(args, row_max, share, registers, row_begin, row_end)
             row_max = reduce_max(row_max)
 
-        total, target_gap, target_sum = zero, zero, zero
+        total, left_out, target_gap, target_sum = zero, zero, zero, zero
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         q_registers = hw.cuda.local.array(q_words, q_word_type)
         for i in range(vectors if sums_exp or dense else 0):
@@ -85,14 +85,17 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
                     if not inside or (sparse_label and j == label):
                         z = minus_inf
                     if sums_exp:
-                        total += exp_term(z, row_max)
+                        term, left_out = summand(z, row_max, left_out)
+                        total += term
                     if dense and inside:
                         t_j = dense_target(args, q_element(q_registers, 0, k), start + j, y)
                         target_sum += t_j
                         if t_j != zero:
                             target_gap += t_j * (row_max - z)
         if sums_exp or dense:
-            total, target_gap, target_sum = reduce_add(total, target_gap, target_sum)
+            total, left_out, target_gap, target_sum = reduce_add(total, left_out, target_gap, target_sum)
+        if dense:
+            total += left_out - one  # one class is left out, not one of each thread
 
         stats = RowStatistics(row_max, total, target_gap, target_sum)
         loss, lse, factors = epilogue(args, row, y, stats, z_y)

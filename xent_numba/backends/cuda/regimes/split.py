@@ -12,7 +12,7 @@ from typing import Any
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.reduce import reductions
 from xent_numba.backends.cuda.hw.sizes import WARP
-from xent_numba.backends.cuda.regimes.online import row_passes
+from xent_numba.backends.cuda.regimes.online import rescaled_sum_function, row_passes
 from xent_numba.backends.cuda.row.address import address_functions
 from xent_numba.backends.cuda.row.epilogue import OutputFactors, RowStatistics
 from xent_numba.backends.cuda.row.functions import row_functions
@@ -59,12 +59,12 @@ def build_epilogue(spec: Spec) -> Any:
     `results` has room for the NUMBERS output factors of each row, in the type of the arithmetic.
     """
     maths, memory = row_functions(spec), address_functions(spec)
-    real, lowest, exp_term = maths.real, maths.lowest, maths.exp_term
+    real, lowest, rescaled_sum = maths.real, maths.lowest, rescaled_sum_function(spec)
     kept_label, label_logit = maths.kept_label, maths.label_logit
     epilogue, store_row_result, logits_row = maths.epilogue, maths.store_row_result, memory.logits_row
     reduce = reductions(real, WARP, spec.dense)
     reduce_max, reduce_add = reduce.reduce_max, reduce.reduce_add
-    dense, zero = spec.dense, real(0)
+    dense, one, zero = spec.dense, real(1), real(0)
     load, store = (hw.load_f64, hw.store_f64) if spec.float64 else (hw.load_f32, hw.store_f32)
     size = number_size(spec)
 
@@ -77,18 +77,22 @@ def build_epilogue(spec: Spec) -> Any:
             for i in range(lane, segments, WARP):
                 row_max = hw.fmax(row_max, load(parts + (row * segments + i) * NUMBERS * size))
             row_max = reduce_max(row_max)
-            total, target_gap, target_sum = zero, zero, zero
+            total, left_out, target_gap, target_sum = zero, zero, zero, zero
             for i in range(lane, segments, WARP):
                 part = parts + (row * segments + i) * NUMBERS * size
                 segment_max = load(part)
-                total += load(part + size) * exp_term(segment_max, row_max)
+                segment_total, segment_left_out = rescaled_sum(load(part + size), segment_max, row_max)
+                total += segment_total
                 if dense:
+                    left_out += segment_left_out
                     segment_target = load(part + 3 * size)
                     target_gap += load(part + 2 * size)
                     target_sum += segment_target
                     if segment_target != zero:
                         target_gap += segment_target * (row_max - segment_max)
-            total, target_gap, target_sum = reduce_add(total, target_gap, target_sum)
+            total, left_out, target_gap, target_sum = reduce_add(total, left_out, target_gap, target_sum)
+            if dense:
+                total += left_out - one
             stats = RowStatistics(row_max, total, target_gap, target_sum)
             loss, lse, factors = epilogue(args, row, y, stats, z_y)
             if lane == 0:

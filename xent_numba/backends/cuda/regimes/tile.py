@@ -80,13 +80,13 @@ def _row_in_tile(spec: Spec) -> Any:
     maths, memory = row_functions(spec), address_functions(spec)
     distribution_row, q_load = memory.distribution_row, memory.distribution_access.load
     q_size = memory.distribution_access.itemsize
-    real, lowest, exp_term, transform = maths.real, maths.lowest, maths.exp_term, maths.transform
+    real, lowest, summand, transform = maths.real, maths.lowest, maths.summand, maths.transform
     kept_label, dense_target, epilogue = maths.kept_label, maths.dense_target, maths.epilogue
     output_element, store_row_result = maths.output_element, maths.store_row_result
     dense, has_output, has_label = spec.dense, bool(spec.output), bool(spec.labels)
     has_distribution = bool(spec.distribution)
     sparse_label = has_label and not dense
-    zero, nan, minus_inf = real(0), real(np.nan), real(-np.inf)
+    one, zero, nan, minus_inf = real(1), real(0), real(np.nan), real(-np.inf)
     sums_exp = not spec.saved_lse
 
     @hw.device
@@ -106,17 +106,20 @@ def _row_in_tile(spec: Spec) -> Any:
             for j in range(args.n_classes):
                 if not sparse_label or j != y:
                     row_max = hw.fmax(row_max, transform(args, tile[_slot(first + j)]))
-        total, target_gap, target_sum = zero, zero, zero
+        total, left_out, target_gap, target_sum = zero, zero, zero, zero
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         for j in range(args.n_classes):
             z = transform(args, tile[_slot(first + j)])
             if sums_exp and (not sparse_label or j != y):
-                total += exp_term(z, row_max)
+                term, left_out = summand(z, row_max, left_out)
+                total += term
             if dense:
                 t_j = dense_target(args, real(q_load(q + j * q_size)) if has_distribution else zero, j, y)
                 target_sum += t_j
                 if t_j != zero:
                     target_gap += t_j * (row_max - z)
+        if dense:
+            total += left_out - one
         stats = RowStatistics(row_max, total, target_gap, target_sum)
         loss, lse, factors = epilogue(args, row, y, stats, z_y)
         store_row_result(args, row, loss, lse)

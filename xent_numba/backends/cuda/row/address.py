@@ -42,7 +42,7 @@ class AddressFunctions(NamedTuple):
 @cache
 def address_functions(spec: Spec) -> AddressFunctions:
     """The device functions for `spec`."""
-    own = access(spec.dtype) if spec.unit_stride else scalar_access(spec.dtype)
+    own = access(spec.dtype, spec.sm_80) if spec.unit_stride else scalar_access(spec.dtype, spec.sm_80)
     # A distribution of another dtype or alignment is read element by element, which the L1 cache makes up for.
     by_vectors = spec.unit_stride and spec.aligned and spec.distribution == spec.dtype
     distribution = own if by_vectors else scalar_access(spec.distribution or spec.dtype)

@@ -2,7 +2,8 @@
 
 With a sparse target the statistics run over the other classes only.  The label's own logit joins here, so that a tiny
 loss is log1p(Σ of the others) and the label's gradient −Σ p_j over the others, never 1 − (1 − tiny).  With a dense
-target the loss is T log S + Σ t_j (max − z_j), which has no cancellation.
+target the statistics leave out one class that has the maximum, whose exponential is 1: the loss is
+T log1p(Σ of the others) + Σ t_j (max − z_j), which has no cancellation, and a one-hot distribution keeps its digits.
 
 The maximum starts at the lowest finite number, not at −inf: merging the statistics of two threads then never meets
 inf − inf.  A row that has nothing above −inf has the sum 0, and becomes NaN here.
@@ -24,7 +25,9 @@ class RowStatistics(NamedTuple):
     """What one pass over a row, or over a part of it, has found; z are the transformed logits."""
 
     row_max: Any  # max z_j; with a sparse target, of the other classes
-    sum_exp_others: Any  # Σ exp(z_j − row_max); with a sparse target, of the other classes
+    # Σ exp(z_j − row_max), of all classes where there is no target; with a sparse target, of the other classes; with a
+    # dense one, of all but one class that has the maximum, so −1 where nothing is above −inf
+    sum_exp_others: Any
     target_gap: Any  # Σ t_j (row_max − z_j) of a dense target
     target_sum: Any  # Σ t_j of a dense target
 
@@ -33,8 +36,9 @@ class OutputFactors(NamedTuple):
     """What turns the logits of a row into its output, up to the derivative of the transform.
 
     A gradient with a sparse target is p_factor · exp(z_j − row_max), and at_target at the label; with a dense one it is
-    (p_factor · exp(z_j − row_max) − t_j) · scale.  A softmax is p_factor · exp(z_j − row_max); a log_softmax is
-    z_j − row_max − p_factor.
+    (p_factor · exp(z_j − row_max) − t_j) · scale, and where z_j is the maximum (p_factor − t_j + at_target) · scale:
+    there the difference may be as small as the rounding error of p_factor, which at_target makes up for.  A softmax is
+    p_factor · exp(z_j − row_max); a log_softmax is z_j − row_max − p_factor.
     """
 
     row_max: Any
@@ -123,13 +127,15 @@ def _of_sparse_target(spec: Spec, real: Any, exp: Any, row_factors: Any) -> Any:
 def _of_dense_target(spec: Spec, real: Any, row_factors: Any) -> Any:
     """The epilogue of a distribution, or of a label with smoothing."""
     z_loss = spec.z_loss
-    two, zero, nan, inf = real(2), real(0), real(np.nan), real(np.inf)
+    one, two, zero, nan, inf = real(1), real(2), real(0), real(np.nan), real(np.inf)
 
     @hw.device
     def epilogue(args: Any, row: Any, y: Any, stats: Any, z_y: Any) -> Any:
-        row_max, sum_exp, target_gap, slope = stats
-        total = sum_exp if sum_exp > zero and row_max < inf and z_y == z_y else nan  # z_y: NaN for a bad label
-        log_total = hw.log(total)
+        row_max, sum_exp_others, target_gap, slope = stats
+        total = one + sum_exp_others
+        if not (total > zero and row_max < inf and z_y == z_y):  # z_y: NaN for a bad label
+            sum_exp_others, total = nan, nan
+        log_total = hw.log1p(sum_exp_others)
         lse = row_max + log_total
         loss = slope * log_total + target_gap
         sample_weight, scale, z_coefficient = row_factors(args, row)
@@ -137,7 +143,9 @@ def _of_dense_target(spec: Spec, real: Any, row_factors: Any) -> Any:
             loss += z_coefficient * lse * lse
             slope += two * z_coefficient * lse
         loss = sample_weight * loss if sample_weight > zero else zero * lse
-        return loss, lse, OutputFactors(row_max, slope / total, zero, scale)
+        p_factor = slope / total
+        lost = ((slope - p_factor) - p_factor * sum_exp_others) / total  # slope / total − p_factor
+        return loss, lse, OutputFactors(row_max, p_factor, lost, scale)
 
     return epilogue
 

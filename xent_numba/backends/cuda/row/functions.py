@@ -15,7 +15,7 @@ from xent_numba.backends.cuda.row.epilogue import epilogue_function
 from xent_numba.backends.cuda.row.output import output_element, store_row_result
 from xent_numba.backends.cuda.row.spec import Spec
 from xent_numba.backends.cuda.row.target import dense_target, kept_label, label_logit
-from xent_numba.backends.cuda.row.transform import exp_function, exp_term, transform_functions
+from xent_numba.backends.cuda.row.transform import exp_function, exp_term, summand, transform_functions
 
 
 class RowFunctions(NamedTuple):
@@ -25,7 +25,9 @@ class RowFunctions(NamedTuple):
     stored: Any  # type of an output element before it is rounded to the dtype of the logits: float64 or float32
     lowest: Any  # the lowest finite number, where a maximum starts
     exp: Any  # (d) -> e^d for d ≤ 0
-    exp_term: Any  # (z, row_max) -> e^(z − row_max), the summand of a class
+    exp_term: Any  # (z, row_max) -> e^(z − row_max)
+    # (z, row_max, left_out) -> (the summand of a class, left_out), with a dense target for all but one at the maximum
+    summand: Any
     transform: Any  # (args, x) -> z
     kept_label: Any  # (args, row) -> (whether the row is not ignored, y); y = −1 where the target has no label
     label_logit: Any  # (args, address of class 0, y) -> z_y, NaN for a label out of range
@@ -40,13 +42,15 @@ def row_functions(spec: Spec) -> RowFunctions:
     """The composition for `spec`."""
     real = hw.f64 if spec.float64 else hw.f32
     exp = exp_function(spec)
+    term = exp_term(spec, real, exp)
     transform, derivative = transform_functions(spec, real, exp)
     return RowFunctions(
         real=real,
         stored=hw.f64 if spec.dtype == "float64" else hw.f32,
         lowest=real(np.finfo(np.float64 if spec.float64 else np.float32).min),
         exp=exp,
-        exp_term=exp_term(spec, real, exp),
+        exp_term=term,
+        summand=summand(spec, real, term),
         transform=transform,
         kept_label=kept_label(spec),
         label_logit=label_logit(spec, real, transform),

@@ -34,8 +34,7 @@ class Operands:
     distribution: Operand | None = None
     weight: Operand | None = None
     sample_weight: Operand | None = None
-    grad_output: Operand | None = None
-    grad_output_row: int = 8  # bytes from row to row of grad_output, 0 where all rows share one number
+    grad_output: Operand | None = None  # row_stride is 0 where all rows share one number
     saved_lse: Operand | None = None
     ignore: tuple[int, ...] = ()
     ignore_list: int = 0  # address of the values to ignore, int64, where there are several
@@ -75,9 +74,9 @@ def row_layout(operands: Operands, spec: Spec) -> str:
     return "packed" if packed and aligned and not spec.two_row_strides else ""
 
 
-def kernel_arguments(operands: Operands) -> tuple[Spec, Any]:
-    """What the kernels of a call are compiled for, and the arguments that they are passed."""
-    spec = _spec(operands)
+def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (8, 0)) -> tuple[Spec, Any]:
+    """What the kernels of a call are compiled for on such a device, and the arguments that they are passed."""
+    spec = _spec(operands, compute_capability)
     _, b, classes = operands.shape
     cap = 1.0 if operands.softcap is None else operands.softcap
     values: dict[str, int | float] = {
@@ -91,7 +90,6 @@ def kernel_arguments(operands: Operands) -> tuple[Spec, Any]:
         "scale_over_cap": operands.logit_scale / cap,
         "z_coefficient": operands.z_coefficient,
         "grad_scale": operands.grad_scale,
-        "grad_output_row": operands.grad_output_row,
         "device_scales": operands.device_scales,
         "rows": operands.rows,
         "lse": operands.lse,
@@ -104,6 +102,8 @@ def kernel_arguments(operands: Operands) -> tuple[Spec, Any]:
         if array is None:
             continue
         values[name] = array.address
+        if name == "grad_output":
+            values["grad_output_row"] = array.row_stride
         if name in ("logits", "out", "labels", "distribution"):
             values[f"{name}_outer"], values[f"{name}_row"] = operands.row_strides(array)
             values[f"{name}_class"] = array.class_stride
@@ -111,8 +111,8 @@ def kernel_arguments(operands: Operands) -> tuple[Spec, Any]:
     return spec, arguments(*(values[name] for name in arguments._fields))
 
 
-def _spec(operands: Operands) -> Spec:
-    """The dtypes, options and layout of a call."""
+def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
+    """The dtypes, options and layout of a call, and the instructions that the device has for it."""
     unit_stride, two_row_strides = _unit_stride(operands), _two_row_strides(operands)
     return Spec(
         dtype=operands.logits.dtype,
@@ -134,6 +134,7 @@ def _spec(operands: Operands) -> Spec:
         aligned=unit_stride and _aligned(operands, two_row_strides),
         unit_stride=unit_stride,
         two_row_strides=two_row_strides,
+        sm_80=compute_capability >= (8, 0),
     )
 
 

@@ -21,8 +21,11 @@ def output_element(spec: Spec, exp: Any, transform: Any, derivative: Any) -> Any
 
     @hw.device
     def dense_gradient(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:
-        p = exp(transform(args, x) - factors.row_max) * factors.p_factor
-        return (p - t_j) * factors.scale * derivative(args, x)
+        z = transform(args, x)
+        # Both are computed, because a branch for each class would cost more.
+        difference = exp(z - factors.row_max) * factors.p_factor - t_j
+        at_max = (factors.p_factor - t_j) + factors.at_target
+        return (at_max if z == factors.row_max else difference) * factors.scale * derivative(args, x)
 
     @hw.device
     def sparse_gradient(args: Any, x: Any, factors: Any, t_j: Any, is_label: Any) -> Any:

@@ -36,6 +36,7 @@ class Spec:
     aligned: bool = True  # every row starts on 16 bytes and is a multiple of 16 bytes long
     unit_stride: bool = True  # the classes of a row lie side by side; otherwise every access is scalar
     two_row_strides: bool = False  # the rows (A, B) do not merge into one axis
+    sm_80: bool = True  # the device has the conversions to 16 bits that compute capability 8.0 added
 
     @property
     def float64(self) -> bool:

@@ -25,11 +25,36 @@ def _exp_by_ex2(d: Any) -> Any:
 
 
 def exp_term(spec: Spec, real: Any, exp: Any) -> Any:
-    """(z, row_max) -> e^(z − row_max), a row's summand of one class."""
+    """(z, row_max) -> e^(z − row_max)."""
     one, inf = real(1), real(np.inf)
     if spec.lse:  # +inf − +inf must not look like the NaN of a NaN logit
         return hw.device(lambda z, row_max: one if z == inf else exp(z - row_max))
     return hw.device(lambda z, row_max: exp(z - row_max))
+
+
+def summand(spec: Spec, real: Any, exp_term: Any) -> Any:
+    """(z, row_max, left_out) -> (e^(z − row_max), a row's summand of a class; left_out).
+
+    With a dense target the first class that has the maximum is left out: its summand is 0, and left_out becomes 1.
+    """
+    if not spec.dense:
+        return hw.device(lambda z, row_max, left_out: (exp_term(z, row_max), left_out))
+    one, zero = real(1), real(0)
+
+    @hw.device
+    def by_branch(z: Any, row_max: Any, left_out: Any) -> Any:
+        if left_out == zero and z == row_max:
+            return zero, one
+        return exp_term(z, row_max), left_out
+
+    @hw.device
+    def by_selection(z: Any, row_max: Any, left_out: Any) -> Any:
+        term = exp_term(z, row_max)
+        is_first = (left_out == zero) & (z == row_max)
+        return (zero if is_first else term), (one if is_first else left_out)
+
+    # The float64 exponential is long, so a branch costs little there, and saves registers that are scarce.
+    return by_branch if spec.float64 else by_selection
 
 
 def transform_functions(spec: Spec, real: Any, exp: Any) -> tuple[Any, Any]:

@@ -6,6 +6,9 @@ import importlib.util
 from functools import cache
 from typing import Any, NamedTuple
 
+from xent_numba.interrupts import uninterrupted
+
+NEEDED = (7, 5)  # compute capability; also the least that the compiler of CUDA 13 knows
 INSTALL = "pip install 'xent_numba[cuda13]' (or [cuda12], to match the driver)"
 
 
@@ -17,11 +20,13 @@ class DeviceFacts(NamedTuple):
     multiprocessors: int
 
 
+@cache
 def numba_cuda() -> Any:
     """numba.cuda, imported when first needed."""
-    from numba import cuda
+    with uninterrupted():
+        from numba import cuda
 
-    return cuda
+        return cuda
 
 
 def why_not() -> str | None:
@@ -38,9 +43,9 @@ def why_not() -> str | None:
         return f"numba-cuda is not complete ({error}); install it with {INSTALL}"
     except Exception as error:  # whatever a driver in a bad state raises
         return f"the CUDA driver does not work ({type(error).__name__}: {error}); update it from nvidia.com/drivers"
-    if capability < (8, 0):
-        version = f"{capability[0]}.{capability[1]}"
-        return f"the GPU has compute capability {version}, at least 8.0 is needed; use backend='cpu'"
+    if capability < NEEDED:
+        found, needed = (f"{major}.{minor}" for major, minor in (capability, NEEDED))
+        return f"the GPU has compute capability {found}, at least {needed} is needed; use backend='cpu'"
     return old
 
 
