@@ -265,7 +265,8 @@ def _try(name: str) -> Backend | str:
             return unusable("importing it failed", error)
         return f"importing it failed ({quoted(error)}); {implementation.needs}"
     backend: Backend | None = getattr(module, "BACKEND", None)
-    return absent if backend is None else backend.why_not() or backend
+    with uninterrupted():  # this may compile, or start a driver
+        return absent if backend is None else backend.why_not() or backend
 
 
 def device_arrays(backend: str | None) -> ModuleType:
