@@ -6,13 +6,15 @@ process compiles them anew.
 
 from __future__ import annotations
 
+import mpmath
 import numpy as np
 
 import xent_numba as xn
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.simd import math
+from xent_numba.backends.cpu.simd.exp_shifted import exp_scaled_difference
 from xent_numba.backends.cpu.simd.load_store import load, load_n, pointer, store, store_n
-from xent_numba.backends.cpu.simd.vector import lanes_of, zero_vector
+from xent_numba.backends.cpu.simd.vector import lanes_of, splat, zero_vector
 
 
 @kernel
@@ -32,6 +34,14 @@ def exp_all(d, out):
     vtype = zero_vector(pointer(d))
     for i in range(0, d.size, lanes_of(vtype)):
         store(pointer(out), i, math.exp(load(pointer(d), i, vtype)))
+
+
+@kernel
+def exp_scaled_all(x, c, s, out):
+    """2^64 · exp(s (x − c)) of each element; their number is that of whole vectors."""
+    vtype = zero_vector(pointer(x))
+    for i in range(0, x.size, lanes_of(vtype)):
+        store(pointer(out), i, exp_scaled_difference(load(pointer(x), i, vtype), splat(c, vtype), s))
 
 
 def converted(array, dtype):
@@ -72,6 +82,17 @@ def check_exponentials():
     assert (ulps <= 1.2 - d / 20).all(), ulps.max()
 
 
+def check_products():
+    """In float64, the rounding of a product with a logit_scale must not show in its exponential."""
+    x, c, s = np.linspace(-1700, 3, 256), 3.7, 0.37
+    e = np.empty_like(x)
+    exp_scaled_all("products", x, c, s, e)
+    with mpmath.workdps(30):
+        right = [mpmath.mpf(2) ** 64 * mpmath.exp(mpmath.mpf(s) * (mpmath.mpf(v) - mpmath.mpf(c))) for v in x.tolist()]
+        worst = max(abs(float(found) / exact - 1) for found, exact in zip(e, right, strict=True))
+    assert worst < 2 * np.finfo(np.float64).eps, worst
+
+
 def check_a_row():
     """Numbers that are right in float16, whatever computes them."""
     x = np.array([[0, 1, 2], [0, 0, -np.inf]], np.float16)
@@ -83,4 +104,5 @@ if __name__ == "__main__":
     with np.errstate(all="ignore"):
         check_conversions()
         check_exponentials()
+        check_products()
         check_a_row()
