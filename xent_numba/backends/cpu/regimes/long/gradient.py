@@ -12,22 +12,32 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, exclude_target, insert_target
+import numpy as np
+
+from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.row.target import (
+    dense_target,
+    dense_target_n,
+    exclude_target,
+    insert_target,
+    is_distribution_type,
+)
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
     drop_residual,
-    exp_shifted,
+    exp_scaled_clamped_difference,
+    exp_shifted_for_product,
     has_residual,
     rescale_to_max,
+    scale_for_product,
     shift_of,
 )
 from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, load_scalar, store, store_n, store_scalar
-from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, exp
-from xent_numba.backends.cpu.simd.reduce import extract_lane, reduce_add
+from xent_numba.backends.cpu.simd.math import compensated_add, unscale
+from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
 
@@ -43,7 +53,7 @@ class GradientScalars(NamedTuple):
 class GradientCoefficients(NamedTuple):
     """`GradientScalars` made ready for vectors: p_factor · exp(s (x_j − shift)) − u_factor · u_j, times f'."""
 
-    shift: Any  # a `Shift` in all lanes
+    shift: Any  # a `Shift` in all lanes, for `exp_shifted_for_product`
     p_factor: Any
     u_factor: Any
     at_target: Any
@@ -74,9 +84,8 @@ def gradient_coefficients(scalars: Any, scale: Any, vtype: Any) -> Any:
     shift = shift_of(centre, scale)
     rescaling = extract_lane(rescale_to_max(shift, centre, scale), 0)
     shifts = Shift(splat(extract_lane(shift.residual, 0), vtype), splat(extract_lane(shift.exponent, 0), vtype))
-    return GradientCoefficients(
-        shifts, scalars.p_factor * rescaling, scalars.u_factor, scalars.at_target, has_residual(shifts, scale)
-    )
+    shifts, p_factor = scale_for_product(shifts, scalars.p_factor * rescaling, scale)
+    return GradientCoefficients(shifts, p_factor, scalars.u_factor, scalars.at_target, has_residual(shifts, scale))
 
 
 # ------------------------------------------------------------------------------------------------ vectors
@@ -100,7 +109,7 @@ def subtract_dense_target_n(g: Any, u_factor: Any, dense: Any, i: Any, count: An
 def _gradient(row: Any, i: int, shift: Any, coefficients: Any, vtype: Any) -> Any:
     """The gradient of a vector of classes from i on, all of them as if they were not the target."""
     x = load(row.logits, i, vtype)
-    e = exp_shifted(apply_transform(x, row.transform), shift, row.scale)
+    e = exp_shifted_for_product(apply_transform(x, row.transform), shift, row.scale)
     g = subtract_dense_target(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i)
     return chain_rule(g, x, row.transform)
 
@@ -109,7 +118,7 @@ def _gradient(row: Any, i: int, shift: Any, coefficients: Any, vtype: Any) -> An
 def _gradient_n(row: Any, i: int, count: int, coefficients: Any, vtype: Any) -> Any:
     """The gradient of the `count` classes from i on, all of them as if they were not the target."""
     x = load_n(row.logits, i, count, splat(0.0, vtype))
-    e = exp_shifted(apply_transform(x, row.transform), coefficients.shift, row.scale)
+    e = exp_shifted_for_product(apply_transform(x, row.transform), coefficients.shift, row.scale)
     g = subtract_dense_target_n(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i, count)
     return chain_rule(g, x, row.transform)
 
@@ -209,32 +218,78 @@ def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ from a saved lse
+class LeftOut(NamedTuple):
+    """The class that a sum leaves out: that of the label; for a distribution, the largest."""
+
+    y: Any  # −1 where there is none
+    e: Any  # its exponential, as scaled in the sum; for a label, any number
+    x: Any  # its logit as given
+
+
+@specialize
+def first_left_out(dense: Any, row: Any, vtype: Any) -> Any:
+    """The `LeftOut` before the first class has been read."""
+    if is_distribution_type(dense):
+        return lambda dense, row, vtype: LeftOut(np.int64(-1), -1.0, 0.0)
+
+    def of_label(dense: Any, row: Any, vtype: Any) -> Any:
+        x = load_n(row.logits, max(row.y, 0), 1, splat(0.0, vtype))
+        return LeftOut(row.y, 0.0, np.float64(extract_lane(x, 0)))
+
+    return of_label
+
+
+@specialize
+def _next_left_out(dense: Any, left_out: Any, e: Any, x: Any, i: int, count: int) -> Any:
+    """The `LeftOut` after the `count` classes from i on, with the exponentials e and the logits x."""
+    if is_distribution_type(dense):
+        return lambda dense, left_out, e, x, i, count: _larger(left_out, e, x, i, count)
+    return lambda dense, left_out, e, x, i, count: left_out
+
+
+@inline
+def _larger(left_out: Any, e: Any, x: Any, i: int, count: int) -> Any:
+    """The class with the largest exponential: `left_out`, or one of the `count` classes from i on."""
+    if any_true(e > splat(left_out.e, e)):
+        for k in range(count):
+            if extract_lane(e, k) > left_out.e:
+                left_out = LeftOut(np.int64(i + k), np.float64(extract_lane(e, k)), np.float64(extract_lane(x, k)))
+    return left_out
+
+
 @inline
 def gradient_from_lse(row: Any, output: Any, scalars: Any, vtype: Any) -> Any:
-    """Write the gradient of a whole row but for its label's class, and return Σ exp(s (x_j − centre)) over the others.
+    """Write the gradient of a whole row as if it had no label; returns Σ exp(s (x_j − centre)) over all classes but the
+    `LeftOut`, and that.
 
-    That sum, which a saved log-sum-exp does not tell, is what the gradient at the label's class is computed from.
+    The gradient at the class left out is computed from this sum, which a saved log-sum-exp does not tell.
     """
     lanes, out = lanes_of(vtype), output.p
-    zero = splat(0.0, vtype)
-    sum_exp_others = promote(zero)
+    zero, centre = splat(0.0, vtype), splat(scalars.centre, vtype)
+    p_factor = splat(scalars.p_factor * unscale(vtype), vtype)
+    sum_exp_others, error, readmitted = promote(zero), promote(zero), 0.0
+    left_out = first_left_out(row.dense, row, vtype)
     head = elements_to_alignment(out, 0, vtype) if output.streaming else -1
     i = 0
     while i < row.classes:
         first = head if head > 0 and i == 0 else lanes
         count = min(first, row.classes - i)
         x = load_n(row.logits, i, count, zero)
-        z = apply_scale(apply_transform(x, row.transform) - splat(scalars.centre, vtype), row.scale)
-        e = exp(clamp_exp_arg(z))
-        sum_exp_others = sum_exp_others + promote(first_n_or(exclude_target(e, i, row.y), count, zero))
-        g = subtract_dense_target_n(e * splat(scalars.p_factor, vtype), scalars.u_factor, row.dense, i, count)
+        e = exp_scaled_clamped_difference(apply_transform(x, row.transform), centre, row.scale)
+        before = left_out
+        left_out = _next_left_out(row.dense, before, e, x, i, count)
+        if left_out.y != before.y and before.y >= 0:
+            readmitted += before.e
+        others = first_n_or(exclude_target(e, i, left_out.y), count, zero)
+        sum_exp_others, error = compensated_add(sum_exp_others, error, promote(others))
+        g = subtract_dense_target_n(e * p_factor, scalars.u_factor, row.dense, i, count)
         g = chain_rule(g, x, row.transform)
         if count == lanes and head >= 0:
             stream(out, i, g)
         else:
             store_n(out, i, count, g)
         i += count
-    return reduce_add(sum_exp_others)
+    return (reduce_add(sum_exp_others + error) + readmitted) * unscale(vtype), left_out
 
 
 @inline
@@ -251,7 +306,8 @@ def _distribution_sum(dense: Any, q: Any, classes: int, known: float, vtype: Any
     if q is None:
         return known
     lanes = lanes_of(vtype)
-    target_sum = promote(splat(0.0, vtype))
+    target_sum, error = promote(splat(0.0, vtype)), promote(splat(0.0, vtype))
     for i in range(0, classes, lanes):
-        target_sum = target_sum + promote(dense_target_n(dense, i, min(lanes, classes - i), vtype))
-    return reduce_add(target_sum)
+        u = dense_target_n(dense, i, min(lanes, classes - i), vtype)
+        target_sum, error = compensated_add(target_sum, error, promote(u))
+    return reduce_add(target_sum + error)

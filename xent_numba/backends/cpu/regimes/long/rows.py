@@ -19,9 +19,10 @@ from xent_numba.backends.cpu.regimes.long.epilogue import (
     chain_rule_at_target,
     gradient_factor,
     gradient_scalars,
+    labelled,
     loss_buffer,
-    one_lane_or_none,
     row_terms,
+    target_at,
 )
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
@@ -46,9 +47,10 @@ from xent_numba.backends.cpu.row.operands import (
     store_loss,
     vtype_of,
 )
-from xent_numba.backends.cpu.row.transform import load_logit, scale_or_one
+from xent_numba.backends.cpu.row.target import is_distribution_type
+from xent_numba.backends.cpu.row.transform import apply_transform, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import advance, load_n, load_scalar, stack_buffer, store_scalar, stride
+from xent_numba.backends.cpu.simd.load_store import advance, load_scalar, stack_buffer, store_scalar, stride
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, one_lane, splat
 
@@ -108,20 +110,46 @@ def _gradient_from_saved(row: Any, output: Any, saved_lse: float, factor: float,
     scale, z_coefficient = row.scale, operands.z_coefficient
     # The shift that stands in for the maximum: lse / s, rounded to the arithmetic of the logits.
     saved_shift = np.float64(extract_lane(splat(saved_lse / scale_or_one(scale), vtype), 0))
-    x_y = one_lane(load_logit(row.logits, max(row.y, 0), row.transform, vtype), vtype64)
-    weight = one_lane_or_none(label_weight_of(operands.confidence, operands.weight, row.y), vtype64)
     lse, zero = one_lane(saved_lse, vtype64), one_lane(0.0, vtype64)
+    label_weight = _known_label_weight(operands.confidence, operands.weight, row.y)
     target_sum = dense_target_sum(row.dense, operands.dense, row.classes, vtype)
-    stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64))
-    e_y, inverse = target_exp(stats, weight, x_y, scale, vtype), inverse_from_lse(stats, lse, scale)
-    p_factor = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).p_factor, 0) * factor
-    x = load_n(row.logits, max(row.y, 0), 1, splat(0.0, vtype))  # now, as the gradient may overwrite it
+    stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64), None)
+    inverse = inverse_from_lse(stats, lse, scale)
+    weight = one_lane(label_weight, vtype64)
+    p_factor = extract_lane(gradient_factors(stats, weight, zero, inverse, lse, z_coefficient).p_factor, 0) * factor
     scalars = GradientScalars(saved_shift, p_factor, factor, 0.0)  # the gradient at the label is computed below
-    sum_exp_others = gradient_from_lse(row, output, scalars, vtype)
-    if row.y >= 0:
-        stats = RowStatistics(stats.row_max, one_lane(sum_exp_others, vtype64), zero, stats.target_sum)
+    sum_exp_others, left_out = gradient_from_lse(row, output, scalars, vtype)
+    if left_out.y >= 0:
+        label_weight, target_sum = _split_target(row.dense, label_weight, target_sum, left_out.y, vtype)
+        stats = RowStatistics(
+            stats.row_max, one_lane(sum_exp_others, vtype64), zero, one_lane(target_sum, vtype64), None
+        )
+        x = splat(left_out.x, vtype)
+        x_y = one_lane(np.float64(extract_lane(apply_transform(x, row.transform), 0)), vtype64)
+        e_y, weight = target_exp(stats, x_y, scale, vtype), one_lane(label_weight, vtype64)
         at_target = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).at_target, 0)
-        store_element(output.p, row.y, chain_rule_at_target(row, x, at_target, factor, vtype), vtype)
+        store_element(output.p, left_out.y, chain_rule_at_target(row, left_out.y, x, at_target, factor, vtype), vtype)
+
+
+@specialize
+def _known_label_weight(confidence: Any, weight: Any, y: int) -> Any:
+    """(1 − ε) w_y; 0 for a distribution."""
+    if isinstance(confidence, types.NoneType):
+        return lambda confidence, weight, y: 0.0
+    return lambda confidence, weight, y: label_weight_of(confidence, weight, y)
+
+
+@specialize
+def _split_target(dense: Any, label_weight: float, target_sum: float, y: int, vtype: Any) -> Any:
+    """The label_weight and Σ u_j, which for a distribution has all of the target before, and then all but u_y."""
+    if not is_distribution_type(dense):
+        return lambda dense, label_weight, target_sum, y, vtype: (label_weight, target_sum)
+
+    def of_distribution(dense: Any, label_weight: float, target_sum: float, y: int, vtype: Any) -> Any:
+        u = target_at(dense, y, vtype)
+        return u, target_sum - u
+
+    return of_distribution
 
 
 @inline
@@ -145,15 +173,16 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     if is_ignored(operands.labels, row.y):
         _complete_gradient(pending, 0, True, vtype)
         _write_zeros(out, row.classes, vtype)
-        label_weight = label_weight_of(operands.confidence, operands.weight, row.y)
-        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0), 0.0, label_weight, 0.0))  # a loss of 0
+        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0, None), 0.0, 0.0, 0.0))  # a loss of 0
         return pending
     factor = gradient_factor(operands, i)
     if saved_lse is not None:
         output = RowOutput(out, None, operands.streaming)
         _gradient_from_saved(row, output, saved_lse[i], factor, operands, vtype)
         return pending
-    terms = row_terms(operands, row, statistics(row, pending, vtype), i, vtype)
+    stats = statistics(row, pending, vtype)
+    row = labelled(row, stats.top)
+    terms = row_terms(operands, row, stats, i, vtype)
     buffer_row(buffer, k, terms)
     _complete_gradient(pending, _row_stride(operands.grad), b == 0, vtype)
     return _next_gradient(pending, row, terms, out, factor, operands.z_coefficient, vtype)
