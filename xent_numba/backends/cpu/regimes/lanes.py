@@ -23,12 +23,10 @@ from xent_numba.backends.cpu.regimes.item_epilogue import (
     scaled_factors,
     store_losses,
 )
+from xent_numba.backends.cpu.regimes.lanes_merge import first_tile, merge_lanes, merged_statistics
 from xent_numba.backends.cpu.regimes.lanes_tile import (
     Tile,
     TileInput,
-    first_tile,
-    merge_lanes,
-    merged_statistics,
     rescaled,
     tile_exponentials,
     tile_gradient,

@@ -7,8 +7,8 @@ sum.  As many of these vectors as there are rows are reduced at once, to one vec
 `lanes` regime, and no row waits for the sum of another.
 
 The regime is for float32 arithmetic and labels only.  A sum across lanes costs an ulp of float64, for which the
-accuracy that is promised for float64 has no room.  A distribution without labels keeps the term of the maximum in its
-sum, and a lane would then add up too many classes.
+accuracy that is promised for float64 has no room.  A distribution leaves out the class of its maximum, which is found
+along a lane and not across lanes.
 
 The logits of a work item are copied to a tile, where their exponentials replace them; the gradient is made of these in
 the staging buffer, on its way to memory.  While a work item is computed the next one is loaded to a second tile, so

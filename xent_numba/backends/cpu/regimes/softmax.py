@@ -11,12 +11,10 @@ from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.lanes import tile_at
+from xent_numba.backends.cpu.regimes.lanes_merge import first_tile, merge_lanes, merged_statistics
 from xent_numba.backends.cpu.regimes.lanes_tile import (
     Tile,
     TileInput,
-    first_tile,
-    merge_lanes,
-    merged_statistics,
     no_top,
     tile_argmax,
     tile_exponentials,

@@ -12,32 +12,25 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.row.target import (
     dense_target,
     dense_target_n,
-    exclude_target,
     insert_target,
-    is_distribution_type,
 )
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
-from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
     drop_residual,
-    exp_scaled_clamped_difference,
     exp_shifted_for_product,
     has_residual,
     rescale_to_max,
     scale_for_product,
     shift_of,
 )
-from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, load_scalar, store, store_n, store_scalar
-from xent_numba.backends.cpu.simd.math import compensated_add, unscale
-from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add
+from xent_numba.backends.cpu.simd.load_store import load, load_n, load_scalar, store, store_n, store_scalar
+from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
 
@@ -215,99 +208,3 @@ def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
             carry = write_gradient(pending.row, output, start, stop, pending.coefficients, carry, vtype)
             store_scalar(pending.progress, 0, stop)
             store_scalar(pending.progress, 1, carry)
-
-
-# ------------------------------------------------------------------------------------------------ from a saved lse
-class LeftOut(NamedTuple):
-    """The class that a sum leaves out: that of the label; for a distribution, the largest."""
-
-    y: Any  # −1 where there is none
-    e: Any  # its exponential, as scaled in the sum; for a label, any number
-    x: Any  # its logit as given
-
-
-@specialize
-def first_left_out(dense: Any, row: Any, vtype: Any) -> Any:
-    """The `LeftOut` before the first class has been read."""
-    if is_distribution_type(dense):
-        return lambda dense, row, vtype: LeftOut(np.int64(-1), -1.0, 0.0)
-
-    def of_label(dense: Any, row: Any, vtype: Any) -> Any:
-        x = load_n(row.logits, max(row.y, 0), 1, splat(0.0, vtype))
-        return LeftOut(row.y, 0.0, np.float64(extract_lane(x, 0)))
-
-    return of_label
-
-
-@specialize
-def _next_left_out(dense: Any, left_out: Any, e: Any, x: Any, i: int, count: int) -> Any:
-    """The `LeftOut` after the `count` classes from i on, with the exponentials e and the logits x."""
-    if is_distribution_type(dense):
-        return lambda dense, left_out, e, x, i, count: _larger(left_out, e, x, i, count)
-    return lambda dense, left_out, e, x, i, count: left_out
-
-
-@inline
-def _larger(left_out: Any, e: Any, x: Any, i: int, count: int) -> Any:
-    """The class with the largest exponential: `left_out`, or one of the `count` classes from i on."""
-    if any_true(e > splat(left_out.e, e)):
-        for k in range(count):
-            if extract_lane(e, k) > left_out.e:
-                left_out = LeftOut(np.int64(i + k), np.float64(extract_lane(e, k)), np.float64(extract_lane(x, k)))
-    return left_out
-
-
-@inline
-def gradient_from_lse(row: Any, output: Any, scalars: Any, vtype: Any) -> Any:
-    """Write the gradient of a whole row as if it had no label; returns Σ exp(s (x_j − centre)) over all classes but the
-    `LeftOut`, and that.
-
-    The gradient at the class left out is computed from this sum, which a saved log-sum-exp does not tell.
-    """
-    lanes, out = lanes_of(vtype), output.p
-    zero, centre = splat(0.0, vtype), splat(scalars.centre, vtype)
-    p_factor = splat(scalars.p_factor * unscale(vtype), vtype)
-    sum_exp_others, error, readmitted = promote(zero), promote(zero), 0.0
-    left_out = first_left_out(row.dense, row, vtype)
-    head = elements_to_alignment(out, 0, vtype) if output.streaming else -1
-    i = 0
-    while i < row.classes:
-        first = head if head > 0 and i == 0 else lanes
-        count = min(first, row.classes - i)
-        x = load_n(row.logits, i, count, zero)
-        e = exp_scaled_clamped_difference(apply_transform(x, row.transform), centre, row.scale)
-        before = left_out
-        left_out = _next_left_out(row.dense, before, e, x, i, count)
-        if left_out.y != before.y and before.y >= 0:
-            readmitted += before.e
-        others = first_n_or(exclude_target(e, i, left_out.y), count, zero)
-        sum_exp_others, error = compensated_add(sum_exp_others, error, promote(others))
-        g = subtract_dense_target_n(e * p_factor, scalars.u_factor, row.dense, i, count)
-        g = chain_rule(g, x, row.transform)
-        if count == lanes and head >= 0:
-            stream(out, i, g)
-        else:
-            store_n(out, i, count, g)
-        i += count
-    return (reduce_add(sum_exp_others + error) + readmitted) * unscale(vtype), left_out
-
-
-@inline
-def dense_target_sum(dense: Any, coefficients: Any, classes: int, vtype: Any) -> Any:
-    """Σ u_j of a row, from its `DenseTarget` and the `DenseCoefficients` of the call."""
-    if dense is None:
-        return 0.0
-    return _distribution_sum(dense, dense.q, classes, coefficients.target_sum, vtype)
-
-
-@inline
-def _distribution_sum(dense: Any, q: Any, classes: int, known: float, vtype: Any) -> Any:
-    """Σ u_j of a row with a dense target, which is `known` unless q points to a distribution."""
-    if q is None:
-        return known
-    lanes = lanes_of(vtype)
-    target_sum, error = promote(splat(0.0, vtype)), promote(splat(0.0, vtype))
-    for i in range(0, classes, lanes):
-        u = dense_target_n(dense, i, min(lanes, classes - i), vtype)
-        target_sum, error = compensated_add(target_sum, error, promote(u))
-    return reduce_add(target_sum + error)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
@@ -16,43 +15,37 @@ from xent_numba.backends.cpu.regimes.long.epilogue import (
     RowTerms,
     buffer_row,
     buffered_losses,
-    chain_rule_at_target,
     gradient_factor,
     gradient_scalars,
     labelled,
     loss_buffer,
     row_terms,
-    target_at,
 )
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     PendingGradient,
     RowOutput,
-    dense_target_sum,
     gradient_coefficients,
-    gradient_from_lse,
     store_element,
     write_pending,
 )
+from xent_numba.backends.cpu.regimes.long.saved import gradient_from_saved
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import work_item
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, inverse_from_lse, target_exp
+from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import (
     RowInput,
     is_ignored,
-    label_weight_of,
     row_input,
     row_pointer,
     store_loss,
     vtype_of,
 )
-from xent_numba.backends.cpu.row.target import is_distribution_type
-from xent_numba.backends.cpu.row.transform import apply_transform, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import advance, load_scalar, stack_buffer, store_scalar, stride
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, one_lane, splat
+from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones
 
 
 # ------------------------------------------------------------------------------------------------ pending gradients
@@ -102,56 +95,7 @@ def _complete_gradient(pending: Any, row_stride: int, last: bool, vtype: Any) ->
             store_scalar(pending.progress, 1, 0)
 
 
-# ------------------------------------------------------------------------------------------------ other gradients
-@inline
-def _gradient_from_saved(row: Any, output: Any, saved_lse: float, factor: float, operands: Any, vtype: Any) -> None:
-    """Write the gradient of a row whose log-sum-exp is known; `factor` multiplies all of it."""
-    vtype64 = promote(vtype)
-    scale, z_coefficient = row.scale, operands.z_coefficient
-    # The shift that stands in for the maximum: lse / s, rounded to the arithmetic of the logits.
-    saved_shift = np.float64(extract_lane(splat(saved_lse / scale_or_one(scale), vtype), 0))
-    lse, zero = one_lane(saved_lse, vtype64), one_lane(0.0, vtype64)
-    label_weight = _known_label_weight(operands.confidence, operands.weight, row.y)
-    target_sum = dense_target_sum(row.dense, operands.dense, row.classes, vtype)
-    stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64), None)
-    inverse = inverse_from_lse(stats, lse, scale)
-    weight = one_lane(label_weight, vtype64)
-    p_factor = extract_lane(gradient_factors(stats, weight, zero, inverse, lse, z_coefficient).p_factor, 0) * factor
-    scalars = GradientScalars(saved_shift, p_factor, factor, 0.0)  # the gradient at the label is computed below
-    sum_exp_others, left_out = gradient_from_lse(row, output, scalars, vtype)
-    if left_out.y >= 0:
-        label_weight, target_sum = _split_target(row.dense, label_weight, target_sum, left_out.y, vtype)
-        stats = RowStatistics(
-            stats.row_max, one_lane(sum_exp_others, vtype64), zero, one_lane(target_sum, vtype64), None
-        )
-        x = splat(left_out.x, vtype)
-        x_y = one_lane(np.float64(extract_lane(apply_transform(x, row.transform), 0)), vtype64)
-        e_y, weight = target_exp(stats, x_y, scale, vtype), one_lane(label_weight, vtype64)
-        at_target = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).at_target, 0)
-        store_element(output.p, left_out.y, chain_rule_at_target(row, left_out.y, x, at_target, factor, vtype), vtype)
-
-
-@specialize
-def _known_label_weight(confidence: Any, weight: Any, y: int) -> Any:
-    """(1 − ε) w_y; 0 for a distribution."""
-    if isinstance(confidence, types.NoneType):
-        return lambda confidence, weight, y: 0.0
-    return lambda confidence, weight, y: label_weight_of(confidence, weight, y)
-
-
-@specialize
-def _split_target(dense: Any, label_weight: float, target_sum: float, y: int, vtype: Any) -> Any:
-    """The label_weight and Σ u_j, which for a distribution has all of the target before, and then all but u_y."""
-    if not is_distribution_type(dense):
-        return lambda dense, label_weight, target_sum, y, vtype: (label_weight, target_sum)
-
-    def of_distribution(dense: Any, label_weight: float, target_sum: float, y: int, vtype: Any) -> Any:
-        u = target_at(dense, y, vtype)
-        return u, target_sum - u
-
-    return of_distribution
-
-
+# ------------------------------------------------------------------------------------------------ rows
 @inline
 def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
     """Write a gradient of zeros, if a gradient is asked for."""
@@ -160,7 +104,6 @@ def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
             store_element(out, j, 0.0, vtype)
 
 
-# ------------------------------------------------------------------------------------------------ rows
 @inline
 def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pending: Any, vtype: Any) -> Any:
     """Compute row i: put what its loss is made of at lane k of the buffer, and return its gradient as pending.
@@ -178,7 +121,7 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     factor = gradient_factor(operands, i)
     if saved_lse is not None:
         output = RowOutput(out, None, operands.streaming)
-        _gradient_from_saved(row, output, saved_lse[i], factor, operands, vtype)
+        gradient_from_saved(row, output, saved_lse[i], factor, operands, vtype)
         return pending
     stats = statistics(row, pending, vtype)
     row = labelled(row, stats.top)

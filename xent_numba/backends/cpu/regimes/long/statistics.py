@@ -9,9 +9,9 @@ A row with a label leaves the label's class out of its sum.  A distribution leav
 is the shift, its `Top`, so that the digits of the other terms are not lost beside it; a logit that is much larger
 becomes the shift, as above, and the `Top`.
 
-Within a block, four sums run side by side in the arithmetic of the logits; the sums of blocks are added in float64.
-Blocks are counted from the start of the row, never from an address, and a row longer than `SEGMENT_CLASSES` is always
-merged from its segments in order, whichever thread computed them: the bits of a result depend on nothing but the row.
+The sums of blocks are added in float64.  Blocks are counted from the start of the row, never from an address, and a row
+longer than `SEGMENT_CLASSES` is always merged from its segments in order, whichever thread computed them: the bits of a
+result depend on nothing but the row.
 """
 
 from __future__ import annotations
@@ -24,20 +24,16 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
+from xent_numba.backends.cpu.regimes.long.block import dense_sums_of_block, max_of_block, sum_of_block
 from xent_numba.backends.cpu.regimes.long.gradient import write_pending
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of
 from xent_numba.backends.cpu.row.target import (
     DenseSums,
-    add_dense_sums,
-    add_dense_term,
-    dense_target,
-    dense_target_n,
     exclude_target,
     is_distribution_type,
     no_dense_sums,
 )
-from xent_numba.backends.cpu.row.transform import load_logits, load_logits_n, scale_or_one
-from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
+from xent_numba.backends.cpu.row.transform import load_logits_n, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     drop_residual,
@@ -55,92 +51,6 @@ from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, one_lane, opa
 BLOCK_VECTORS = 16
 HEADROOM = 8.0  # how far above the shift a float32 logit may be: an error of 2e-9 per power of 2 is still small there
 TOP_HEADROOM = 1.0  # the same for a distribution, whose other terms must not be small beside that of this logit
-
-
-# ------------------------------------------------------------------------------------------------ one block
-@inline
-def _block_max(row: Any, i: int, vectors: int, minus_inf: Any) -> Any:
-    """The maximum of some vectors of logits from class i on, per lane."""
-    lanes = lanes_of(minus_inf)
-    a, b, c, d = minus_inf, minus_inf, minus_inf, minus_inf
-    k = 0
-    while k + 4 <= vectors:
-        j = i + k * lanes
-        a = maximum(load_logits(row.logits, j, row.transform, minus_inf), a)
-        b = maximum(load_logits(row.logits, j + lanes, row.transform, minus_inf), b)
-        c = maximum(load_logits(row.logits, j + 2 * lanes, row.transform, minus_inf), c)
-        d = maximum(load_logits(row.logits, j + 3 * lanes, row.transform, minus_inf), d)
-        k += 4
-    while k < vectors:
-        a = maximum(load_logits(row.logits, i + k * lanes, row.transform, minus_inf), a)
-        k += 1
-    return maximum(maximum(a, b), maximum(c, d))
-
-
-@inline
-def _exp_term(row: Any, i: int, shift: Any, y: Any, largest: Any) -> Any:
-    """exp of the vector of logits from class i on, 0 at class y; and the maximum of these logits and `largest`."""
-    prefetch_ahead(row.logits, i)
-    x = load_logits(row.logits, i, row.transform, largest)
-    return exclude_target(exp_shifted_scaled(x, shift, row.scale), i, y), maximum(x, largest)
-
-
-@inline
-def _block_sum(row: Any, i: int, vectors: int, shift: Any, y: Any, minus_inf: Any) -> Any:
-    """Σ exp over some vectors from class i on, its rounding error, and the maximum: per lane, the first two in float64.
-
-    Class y is left out of the sum; y is None where it is not in the block.
-    """
-    lanes = lanes_of(minus_inf)
-    zero = splat(0.0, minus_inf)
-    a0, a1, a2, a3 = zero, zero, zero, zero
-    m0, m1, m2, m3 = minus_inf, minus_inf, minus_inf, minus_inf
-    total, error = promote(zero), promote(zero)
-    k = 0
-    while k + 4 <= vectors:
-        j = i + k * lanes
-        e0, m0 = _exp_term(row, j, shift, y, m0)
-        e1, m1 = _exp_term(row, j + lanes, shift, y, m1)
-        e2, m2 = _exp_term(row, j + 2 * lanes, shift, y, m2)
-        e3, m3 = _exp_term(row, j + 3 * lanes, shift, y, m3)
-        a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
-        k += 4
-        if not has_guard_digits(zero):
-            total, error = compensated_add(total, error, promote((a0 + a1) + (a2 + a3)))
-            a0, a1, a2, a3 = zero, zero, zero, zero
-    while k < vectors:
-        e0, m0 = _exp_term(row, i + k * lanes, shift, y, m0)
-        a0 = a0 + e0
-        k += 1
-    total, error = compensated_add(total, error, promote((a0 + a1) + (a2 + a3)))
-    return total, error, maximum(maximum(m0, m1), maximum(m2, m3))
-
-
-@inline
-def _dense_sums(row: Any, dense: Any, i: int, vectors: int, tail: int, centre: Any) -> Any:
-    """The `DenseSums` of a block from class i on, per lane.
-
-    The block has `vectors` whole vectors and `tail` more classes.
-    """
-    zero = splat(0.0, centre)
-    sums = no_dense_sums(promote(zero))
-    if dense is None:
-        return sums
-    lanes = lanes_of(centre)
-    for first in range(0, vectors, 4):
-        run = zero, zero
-        for k in range(first, min(vectors, first + 4)):
-            j = i + k * lanes
-            u = dense_target(dense, j, centre)
-            x = load_logits(row.logits, j, row.transform, centre)
-            run = add_dense_term(run, u, centre, x)
-        sums = add_dense_sums(sums, run, dense)
-    if tail > 0:
-        j = i + vectors * lanes
-        u = dense_target_n(dense, j, tail, centre)
-        x = load_logits_n(row.logits, j, tail, row.transform, centre)
-        sums = add_dense_sums(sums, add_dense_term((zero, zero), u, centre, x), dense)
-    return sums
 
 
 # ------------------------------------------------------------------------------------------------ change of the shift
@@ -264,7 +174,7 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
     sum_exp, sum_error, sums = promote(zero), promote(zero), no_dense_sums(promote(zero))
     count = min(stop - start, BLOCK_VECTORS * lanes)
     tail = count % lanes
-    row_max = _block_max(row, start, count // lanes, minus_inf)
+    row_max = max_of_block(row, start, count // lanes, minus_inf)
     if tail > 0:
         row_max = maximum(load_logits_n(row.logits, start + count - tail, tail, row.transform, minus_inf), row_max)
     centre, ceiling = _centre_and_ceiling(row_max, row.dense, scale)
@@ -277,9 +187,9 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
         vectors = count // lanes
         tail = count - vectors * lanes
         if with_residual or i <= left_out < i + count:
-            block_sum, block_error, block_max = _block_sum(row, i, vectors, shift, left_out, minus_inf)
+            block_sum, block_error, block_max = sum_of_block(row, i, vectors, shift, left_out, minus_inf)
         else:
-            block_sum, block_error, block_max = _block_sum(row, i, opaque(vectors), without_residual, None, minus_inf)
+            block_sum, block_error, block_max = sum_of_block(row, i, opaque(vectors), without_residual, None, minus_inf)
         if tail > 0:
             j = i + vectors * lanes
             x = load_logits_n(row.logits, j, tail, row.transform, minus_inf)
@@ -301,7 +211,7 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
                 sum_error = _rescale(sum_error, old_shift, new_shift, scale)
             continue
         write_pending(pending, BLOCK_VECTORS, vtype)
-        sums = _add_block(sums, _dense_sums(row, row.dense, i, vectors, tail, centre), row.dense)
+        sums = _add_block(sums, dense_sums_of_block(row, row.dense, i, vectors, tail, centre), row.dense)
         sum_exp, sum_error = compensated_add(sum_exp, sum_error, block_sum)
         sum_error = sum_error + block_error
         row_max = maximum(block_max, row_max)
