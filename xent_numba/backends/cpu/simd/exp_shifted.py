@@ -81,6 +81,14 @@ def exp_scaled_difference(a: Any, b: Any, s: Any) -> Any:
     return in_float64
 
 
+@specialize
+def _exp_scaled_of_rounded(a: Any, b: Any, s: Any) -> Any:
+    """`exp_scaled` of s · (a − b), with at most one rounding of the argument."""
+    if isinstance(s, types.NoneType):
+        return lambda a, b, s: exp_scaled(a - b)
+    return _of_product(exp_scaled)
+
+
 @inline
 def exp_scaled_clamped_difference(a: Any, b: Any, s: Any) -> Any:
     """`exp_scaled_difference` for a b that may be far too small, as a saved lse is where the user's is not right."""
@@ -153,7 +161,7 @@ def _shifted(adjusted: Any, of_difference: Any) -> Any:
 
 # exp(s (x − shift)) scaled as by `exp_scaled`, for sums; and scaled as the shift of `scale_for_product` says.
 exp_shifted_scaled = _shifted(exp_scaled_adjusted, exp_scaled_difference)
-exp_shifted_for_product = _shifted(exp_adjusted, exp_scaled_difference)
+exp_shifted_for_product = _shifted(exp_adjusted, _exp_scaled_of_rounded)
 
 
 @specialize
