@@ -147,8 +147,9 @@ def test_a_one_hot_distribution_keeps_the_digits_of_its_class(dtype, n, apart, b
     np.testing.assert_allclose(saved[np.arange(len(x)), y], grad[np.arange(len(x)), y], rtol=rtol, atol=1e-300)
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize("n", [65_600, 70_000])
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.rare)])
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_a_one_hot_distribution_of_several_segments(dtype, n, backend, rng):
     x = rng.normal(size=(17, n)).astype(dtype)
     y = rng.integers(0, n, 17)
