@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FEW = 16  # up to so many terms, a Python loop is faster than a call of NumPy; its order is as fixed
+_LARGE = 2.0**1000  # sums up to here do not overflow
 _FLOAT32_OVERFLOW = 3.4028235677973366e38  # the least float64 that rounds to infinity in float32
 _ZERO = np.float32(-0.0)  # adding a Python float to it converts that to float32, four times as fast as np.float32()
 
@@ -38,6 +39,19 @@ def total(partials: Sequence[NDArray[np.float64]]) -> float:
         return result
     with np.errstate(all="ignore"):  # inf − inf is nan, and no warning
         return float(np.add.reduce(one))
+
+
+def exact_sum(values: NDArray[np.float64]) -> float:
+    """Σ of finite numbers ≥ 0, a 1-D array, rounded hardly more than once."""
+    largest = float(values.max(initial=0.0)) * values.size
+    if not largest < _LARGE:
+        return float(values.sum())
+    if values.size <= _FEW:
+        return math.fsum(values.tolist())
+    # Adding and subtracting a power of 2 rounds to so few digits that the sum of the high parts is exact.
+    rounder = math.ldexp(1.0, math.frexp(largest)[1])
+    high = (values + rounder) - rounder
+    return float(high.sum() + (values - high).sum())
 
 
 def reduced(value: float, denominator: float, dtype: type[np.floating[Any]]) -> np.floating[Any]:

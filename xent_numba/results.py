@@ -96,7 +96,10 @@ _waiting: list[_Memory] = []  # the memory that is kept, most recently freed las
 
 
 def empty_like(array: Array) -> Array:
-    """Like np.empty_like, but on the memory of an earlier result where there is some."""
+    """Like np.empty_like, but on the memory of an earlier result where there is some.
+
+    Like a broadcast array is one in C order: np.empty_like would put the repeated axis first in memory.
+    """
     try:
         return _made(array)
     except MemoryError:
@@ -108,8 +111,9 @@ def empty_like(array: Array) -> Array:
 
 def _made(array: Array) -> Array:
     """An uninitialised array like `array`; large C-contiguous ones are placed on memory that can be taken back."""
-    if array.nbytes < LEAST or type(array) is not np.ndarray or not _in_c_order(array) or not keep():
-        return np.empty_like(array)
+    in_c_order = array.flags.c_contiguous or _is_broadcast(array)
+    if array.nbytes < LEAST or type(array) is not np.ndarray or not (in_c_order or _in_c_order(array)) or not keep():
+        return np.empty(array.shape, array.dtype) if in_c_order else np.empty_like(array)
     needed = array.nbytes + LINE
     memory = _found(needed)
     if memory is None:
@@ -118,6 +122,11 @@ def _made(array: Array) -> Array:
     given_out = memory[start : start + array.nbytes].view(_Lent)
     memory.claim = weakref.ref(given_out, partial(_take_back, memory, _waiting, keep()))
     return np.ndarray(array.shape, array.dtype, buffer=given_out)
+
+
+def _is_broadcast(array: Array) -> bool:
+    """Whether an axis repeats the same memory."""
+    return any(step == 0 and size > 1 for step, size in zip(array.strides, array.shape, strict=True))
 
 
 def _in_c_order(array: Array) -> bool:

@@ -113,12 +113,12 @@ NUMPY = (
     reference(
         "no subtraction of the maximum",
         ("top = np.max(z, axis=1, keepdims=True)", "top = np.zeros_like(z[:, :1])"),
-        ("np.log1p(sum_of(others))", "np.log(sum_of(exps))"),
+        ("np.log1p(others)", "np.log(sum_of(exps))"),
     ),
-    reference("no log1p", ("np.log1p(sum_of(others))", "np.log(sum_of(exps))")),
+    reference("no log1p", ("np.log1p(others)", "np.log(sum_of(exps))")),
     reference(
         "p − 1 at the target",
-        ("target.w * (sum_of(others) / stats.sums)",
+        ("target.w * (_sum_without(stats.exps, target.y) / stats.sums)",
          "target.w * (1.0 - np.take_along_axis(p, target.y, axis=1))"),
     ),
     reference("0 · inf", ("return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)",
@@ -137,7 +137,7 @@ NUMPY = (
     reference("softmax × 1.001", ("block, stats.exps / stats.sums", "block, 1.001 * stats.exps / stats.sums")),
     reference("log_softmax × 1.001", ("block, (x - stats.top) -", "block, 1.001 * (x - stats.top) -")),
     reference("logsumexp × 1.001", ("stats.lse, stats.top).reshape", "1.001 * stats.lse, stats.top).reshape")),
-    reference("T forgotten", ("np.sum(target.t, axis=1, keepdims=True) * p - target.t", "p - target.t")),
+    reference("T forgotten", ("g = total * p - target.t", "g = p - target.t")),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cpu backend
@@ -171,7 +171,7 @@ CPU = (
     ),
     compiled("sign of a distribution in the gradient", (LANES_TILE, "return g - k * dense", "return g + k * dense")),
     compiled("no subtraction of the maximum", (LANES_TILE, "return maximum(even, odd)", "return splat(0.0, even)")),
-    compiled("no log1p", (ROW_EPILOGUE, "others = select(x_y == stats.row_max, stats.sum_exp_others, others)", "pass")),
+    compiled("no log1p", (ROW_EPILOGUE, "select(x_y == stats.row_max, stats.sum_exp_others, others)", "others")),
     compiled("z-loss gradient without 2",
              (ROW_EPILOGUE, "splat(2.0 * z_coefficient, lse)", "splat(z_coefficient, lse)")),
     compiled("loss × 1.001", (ROW_EPILOGUE, "return loss + splat(z", "return splat(1.001, loss) * loss + splat(z")),
@@ -215,8 +215,8 @@ CPU = (
               "splat(1.001, factors.p_factor) * factors.p_factor, i, excluded"),
              first="04"),
     compiled("split: no rescaling",
-             (STATISTICS, "_rescale_one(lower.sum_exp_others, lower.row_max, upper.row_max, scale, vtype)",
-              "lower.sum_exp_others"), first="04"),
+             (STATISTICS, "_rescale_one(lower_sum, lower.row_max, upper.row_max, scale, vtype)",
+              "lower_sum"), first="04"),
     compiled("split: gradient without 1/N",
              (SPLIT, "gradient_factor(operands, i)", "gradient_factor(operands, i) / operands.grad_scale"), first="04"),
 )  # fmt: skip

@@ -65,3 +65,17 @@ def excess(values, exact, precision):
             ulp = mpmath.mpf(2) ** mpmath.floor(mpmath.log(size, 2)) * mpmath.mpf(float(eps))
             worst = max(worst, float(error / (ulp * (4 + abs(mpmath.log(size))))))
     return worst
+
+
+def equal_others(value, n):
+    """Loss and gradient at the target, whose logit is 0, of a row with n − 1 other classes that have this logit."""
+    with mpmath.workdps(DIGITS):
+        others = (n - 1) * mpmath.exp(mpmath.mpf(value))
+        return mpmath.log1p(others), -others / (1 + others)
+
+
+def ulps(value, exact, precision=np.float64):
+    """The error of one value in units of the last place of the exact one."""
+    with mpmath.workdps(DIGITS):
+        unit = mpmath.mpf(2) ** mpmath.floor(mpmath.log(abs(exact), 2)) * mpmath.mpf(float(np.finfo(precision).eps))
+        return float(abs(mpmath.mpf(float(value)) - exact) / unit)

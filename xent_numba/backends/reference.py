@@ -18,6 +18,7 @@ import numpy as np
 from xent_numba.backends.compensated import exp_of_difference, product, sum_of
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.prepare.layout import row_blocks
+from xent_numba.reduction import exact_sum
 
 if TYPE_CHECKING:
     from typing import Any
@@ -40,6 +41,8 @@ class Stats(NamedTuple):
 
     exps: Float64s  # (R, C) exp(z − max), or exp(z − lse) with a saved lse
     sums: Float64s  # (R, 1) the sum of exps
+    first: NDArray[np.int64]  # (R, 1) the class of the maximum
+    others: Float64s  # (R, 1) the sum of exps without that class
     top: Float64s  # (R, 1) max z
     lost_at_top: Float64s  # (R, 1) the rounding error of z at the maximum
     log_sums: Float64s  # (R, 1) lse − max
@@ -86,7 +89,8 @@ class Reference:
         n_threads: int | None,
     ) -> LabelScan:
         """See `protocol.Backend`."""
-        first, weight_sum, sample_sum = 0, 0.0, 0.0
+        first = 0
+        weight_sums, sample_sums = [], []
         with np.errstate(all="ignore"):
             for block in row_blocks(labels.shape, LABEL_BLOCK):
                 y = labels[block].reshape(-1)
@@ -97,9 +101,9 @@ class Reference:
                 first += y.size
                 s = np.ones(y.shape) if sample_weight is None else sample_weight[block].reshape(-1)
                 w = np.ones(y.shape) if weight is None else weight[np.where(kept, y, 0)]
-                sample_sum += float(np.sum(np.where(kept, s, 0.0)))
-                weight_sum += float(np.sum(np.where(kept, s * w, 0.0)))
-        return LabelScan(-1, weight_sum, sample_sum)
+                sample_sums.append(exact_sum(np.where(kept, s, 0.0)))
+                weight_sums.append(exact_sum(np.where(kept, s * w, 0.0)))
+            return LabelScan(-1, exact_sum(np.array(weight_sums)), exact_sum(np.array(sample_sums)))
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """See `protocol.Backend`; one partial sum for each block."""
@@ -211,18 +215,26 @@ def _stats(z: Float64s, lost: Float64s | None = None) -> Stats:
     top = np.max(z, axis=1, keepdims=True)
     lost_at_top = np.take_along_axis(np.broadcast_to(lost, z.shape), first, axis=1)
     exps = exp_of_difference(z, top, lost - lost_at_top)
-    others = exps.copy()
-    np.put_along_axis(others, first, 0.0, axis=1)
-    log_sums = np.log1p(sum_of(others))
+    others = _sum_without(exps, first)
+    log_sums = np.log1p(others)
     log_sums = np.where(np.isfinite(top), log_sums, np.nan)  # with an infinite or nan maximum, the row is nan
-    return Stats(exps, sum_of(exps), top, lost_at_top, log_sums, top + log_sums)
+    return Stats(exps, sum_of(exps), first, others, top, lost_at_top, log_sums, top + log_sums)
+
+
+def _sum_without(exps: Float64s, y: NDArray[np.int64]) -> Float64s:
+    """The sum of exps without class y (R, 1)."""
+    others = exps.copy()
+    np.put_along_axis(others, y, 0.0, axis=1)
+    return sum_of(others)
 
 
 def _stats_from(z: Float64s, lse: Float64s) -> Stats:
     """The statistics from a saved lse, which is infinite or nan exactly where the maximum of the row is."""
     lse = np.where(np.isfinite(lse), lse, np.nan)
     zero = np.zeros_like(lse)
-    return Stats(np.exp(z - lse), np.where(np.isnan(lse), np.nan, 1.0), lse, zero, zero, lse)
+    exps, first = exp_of_difference(z, lse, zero), np.argmax(z, axis=1, keepdims=True)
+    sums = np.where(np.isnan(lse), np.nan, 1.0)
+    return Stats(exps, sums, first, _sum_without(exps, first), lse, zero, zero, lse)
 
 
 def _effective_target(problem: Problem, block: Block) -> Target:
@@ -262,16 +274,20 @@ def _losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, z_coeffic
 def _store_gradient(
     grad: Array, block: Block, stats: Stats, target: Target, problem: Problem, factor: Float64s
 ) -> None:
-    """Write (T p − t + 2 λ lse p) · factor; 0 in ignored rows."""
+    """Write (T p − t + 2 λ lse p) · factor; 0 in ignored rows.
+
+    At the maximum, where p may be nearly 1, T p − t is (T − t) − T (1 − p): a one-hot distribution keeps its digits.
+    """
     p = stats.exps / stats.sums
     if target.t is None:
-        others = stats.exps.copy()
-        np.put_along_axis(others, target.y, 0.0, axis=1)
         g = target.w * p
-        at_target = 0.0 - target.w * (sum_of(others) / stats.sums)
+        at_target = 0.0 - target.w * (_sum_without(stats.exps, target.y) / stats.sums)
         np.put_along_axis(g, target.y, at_target, axis=1)
     else:
-        g = np.sum(target.t, axis=1, keepdims=True) * p - target.t
+        total = sum_of(target.t)
+        g = total * p - target.t
+        top = np.take_along_axis(target.t, stats.first, axis=1)
+        np.put_along_axis(g, stats.first, (total - top) - total * (stats.others / stats.sums), axis=1)
     if problem.z_coefficient:
         g = g + 2.0 * problem.z_coefficient * stats.lse * p
     _store(grad, block, np.where(target.kept, g * factor, 0.0))

@@ -29,7 +29,7 @@ from xent_numba.prepare.inputs import (
 )
 from xent_numba.prepare.layout import canonical, overlaps, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
-from xent_numba.reduction import loss_dtype
+from xent_numba.reduction import exact_sum, loss_dtype
 from xent_numba.results import empty_like
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows:
     if not has_labels:
         if not mean:
             return checked, 1.0, 1.0
-        total = float(n_rows) if s is None else float(np.add.reduce(s, axis=None))
+        total = float(n_rows) if s is None else exact_sum(s.reshape(-1))
         return checked, total, total
     found = _scan(backend, options, checked)
     if not mean:

@@ -11,7 +11,7 @@ from xent_numba.backends.cpu.fallback import computes_in_float64
 from xent_numba.backends.cpu.plan import STREAM_BYTES
 from xent_numba.backends.cpu.row.target import DenseCoefficients
 from xent_numba.backends.cpu.row.transform import Sign, Softcap
-from xent_numba.reduction import loss_dtype
+from xent_numba.reduction import exact_sum, loss_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,5 +111,5 @@ def _target(problem: Problem, classes: int) -> tuple[float | None, DenseCoeffici
     weight = None if w is None else w.astype(np.float64 if float64 else np.float32)
     if problem.labels is None:
         return None, DenseCoefficients(1.0 - epsilon, beta, 0.0), weight
-    target_sum = beta * (classes if w is None else float(w.sum()))
+    target_sum = beta * (classes if w is None else exact_sum(w))
     return 1.0 - epsilon, DenseCoefficients(0.0, beta, target_sum), weight

@@ -26,6 +26,7 @@ from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime import threads
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.backends.reference import BACKEND as REFERENCE
+from xent_numba.reduction import exact_sum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,13 +101,12 @@ class Cpu:
                 found: LabelScan = tuple.__new__(LabelScan, (-1, kept, kept))  # half the cost of LabelScan(...)
                 return found
         groups = -(-y.size // LABEL_GROUP)
-        counts, sums = np.empty(groups, np.int64), np.empty((groups, 2))
+        counts, sums = np.empty(groups, np.int64), np.empty((2, groups))
         args = (y, n_classes, np.array(ignore, np.int64), flat(weight), flat(sample_weight), counts, sums)
         label_scan.scan_labels(y.dtype, *args, threads.parallel_loop(n_threads, groups > SERIAL_LABEL_GROUPS))
         if counts.min() < 0:
             return LabelScan(_first_bad(y, int(np.argmin(counts)), n_classes, ignore), 0.0, 0.0)
-        by_weight, by_sample = (float(x) for x in sums.sum(axis=0))
-        return LabelScan(-1, by_weight, by_sample)
+        return LabelScan(-1, exact_sum(sums[0]), exact_sum(sums[1]))
 
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
@@ -209,7 +209,7 @@ def _split_row(problem: Problem, arguments: Arguments, i: int, segments: int, gr
             if grad is not None:
                 grad[divmod(i, grad.shape[1])] = 0
             return 0.0
-    parts, scalars = np.empty((segments, 4)), np.empty(4)
+    parts, scalars = np.empty((segments, 6)), np.empty(5)
     split.split_statistics(key, fields, i, parts, loop)
     loss = split.split_outcome(key, fields, i, parts, scalars)
     if grad is not None:

@@ -18,6 +18,7 @@ long/           rows that are computed one at a time, or one by all threads
 lanes           a vector of rows, one in each lane
 tile_load       tiles: rows transposed into lanes, and back
 lanes_tile      statistics and gradient of a tile
+lanes_merge     statistics of the tiles of a row together
 item_epilogue   from the statistics of a vector of rows to losses and gradient factors; packed uses it too
 packed          a vector of rows, each along its classes
 packed_load     copies of the rows of `packed` in a tile, and prefetching

@@ -55,9 +55,9 @@ def _row_values(array: Any, item: Any, vtype64: Any) -> Any:
     return load(memory, 0, vtype64)
 
 
-@optional
-def _label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
-    """(1 − ε) w_y of each row; None for a distribution, where `confidence` is None."""
+@inline
+def label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
+    """(1 − ε) w_y of each row with a label."""
     if weight.size == 0:
         return splat(confidence, vtype64)
     memory = stack_buffer(vtype64, 1)
@@ -84,23 +84,21 @@ class ItemEpilogue(NamedTuple):
 
     stats: Any  # `RowStatistics`
     target_logit: Any  # after the transform
-    label_weight: Any  # (1 − ε) w_y, or None
-    target_exp: Any  # exp(scale · (target_logit − row_max)), 0 without a label
+    label_weight: Any  # (1 − ε) w_y; for a distribution, the target at its `Top`
+    target_exp: Any  # exp(scale · (target_logit − row_max))
     sum_exp: Any
     log_sum: Any  # log of `sum_exp`
     sample_weight: Any
 
 
 @inline
-def item_epilogue(operands: Any, stats: Any, target_logit: Any, y: Any, item: Any, vtype: Any) -> Any:
-    """The `ItemEpilogue` of rows with these statistics and these logits at their y."""
-    vtype64 = promote(vtype)
-    stats = RowStatistics(promote(stats.row_max), stats.sum_exp_others, stats.target_gap, stats.target_sum)
-    label_weight = _label_weights(operands.confidence, operands.weight, y, vtype64)
-    e_y = target_exp(stats, label_weight, target_logit, operands.scale, vtype)
+def item_epilogue(operands: Any, stats: Any, target_logit: Any, label_weight: Any, item: Any, vtype: Any) -> Any:
+    """The `ItemEpilogue` of rows with these statistics, and these logits and weights at their labels."""
+    stats = RowStatistics(promote(stats.row_max), stats.sum_exp_others, stats.target_gap, stats.target_sum, None)
+    e_y = target_exp(stats, target_logit, operands.scale, vtype)
     sum_exp = stats.sum_exp_others + e_y
-    log_s = log_sum(stats, label_weight, target_logit, sum_exp)
-    sample_weight = _row_values(operands.sample_weight, item, vtype64)
+    log_s = log_sum(stats, target_logit, sum_exp)
+    sample_weight = _row_values(operands.sample_weight, item, promote(vtype))
     return ItemEpilogue(stats, target_logit, label_weight, e_y, sum_exp, log_s, sample_weight)
 
 

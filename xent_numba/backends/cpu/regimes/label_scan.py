@@ -41,14 +41,22 @@ def _weight_sums(labels: Any, start: int, stop: int, ignore: Any, weight: Any, s
     """(Σ s_i w_y, Σ s_i) over the labels start … stop that are not ignored: `kept` of them, all in range."""
     if weight.size == 0 and sample_weight.size == 0:
         return float(kept), float(kept)
-    weight_sum, sample_sum = 0.0, 0.0
+    weight_sum, weight_error, sample_sum, sample_error = 0.0, 0.0, 0.0, 0.0
     for i in range(start, stop):
         y = np.int64(labels[i])
         if not is_among(ignore, y):
             s = value_or_one(sample_weight, i)
-            sample_sum += s
-            weight_sum += s * value_or_one(weight, y)
-    return weight_sum, sample_sum
+            sample_sum, sample_error = _compensated_add(sample_sum, sample_error, s)
+            weight_sum, weight_error = _compensated_add(weight_sum, weight_error, s * value_or_one(weight, y))
+    return weight_sum + weight_error, sample_sum + sample_error
+
+
+@inline
+def _compensated_add(total: float, error: float, x: float) -> tuple[float, float]:
+    """(total + x, error + the rounding error of that), of finite numbers ≥ 0 with a finite sum."""
+    whole = total + x
+    part = whole - total
+    return whole, error + ((total - (whole - part)) + (x - part))
 
 
 @inline
@@ -59,7 +67,7 @@ def _scan_group(
     start, stop = k * LABEL_GROUP, min((k + 1) * LABEL_GROUP, labels.size)
     kept[k] = _count(labels, start, stop, classes, ignore)
     if kept[k] >= 0:
-        sums[k, 0], sums[k, 1] = _weight_sums(labels, start, stop, ignore, weight, sample_weight, kept[k])
+        sums[0, k], sums[1, k] = _weight_sums(labels, start, stop, ignore, weight, sample_weight, kept[k])
 
 
 @kernel
@@ -69,7 +77,7 @@ def scan_labels(
     """Count and weigh the labels, (N,) int32 or int64, in groups of `LABEL_GROUP`.
 
     ignore: (K,) int64; weight: (C,) or (0,); sample_weight: (N,) or (0,).  kept: (groups,) int64, how many labels of
-    each group are not ignored, or −1 where one of these is not a class; sums: (groups, 2), their Σ s_i w_y and Σ s_i.
+    each group are not ignored, or −1 where one of these is not a class; sums: (2, groups), their Σ s_i w_y and Σ s_i.
     """
     parallel_for(_scan_group, (labels, classes, ignore, weight, sample_weight, kept, sums), kept.size, loop)
 

@@ -7,23 +7,26 @@ gradient.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline, optional
+from numba import types
+
+from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.item_epilogue import (
     item_epilogue,
     item_losses,
+    label_weights,
     labels_of,
     saved_shift_of,
     saved_values,
     scaled_factors,
     store_losses,
 )
+from xent_numba.backends.cpu.regimes.lanes_merge import first_tile, merge_lanes, merged_statistics
 from xent_numba.backends.cpu.regimes.lanes_tile import (
     Tile,
     TileInput,
-    merge_lanes,
     rescaled,
     tile_exponentials,
     tile_gradient,
@@ -32,7 +35,9 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
 from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
 from xent_numba.backends.cpu.regimes.work_items import work_item
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, label_of_top
 from xent_numba.backends.cpu.row.operands import dense_target_of, vtype_of
+from xent_numba.backends.cpu.row.target import dense_target_at
 from xent_numba.backends.cpu.row.transform import apply_transform
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import gather, load, load_n, stack_buffer, store_scalar
@@ -68,27 +73,58 @@ def _load(operands: Any, item: Any, tile: Any, vtype: Any) -> None:
 
 
 @inline
-def _target_logits(operands: Any, item: Any, tile: Any, y: Any, vtype: Any) -> Any:
-    """Each row's logit at its label, after the transform, in float64; anything where there is no label.
+def _values_at(array: Any, buffer: Any, item: Any, y: Any, vtype: Any) -> Any:
+    """The value of an (A, B, C) array at class y of each row; anything where y is −1.
 
-    It is in the tile if that holds whole rows; otherwise it is loaded again, a row at a time.
+    It is in the buffer of the tile if that holds whole rows; otherwise it is loaded again, a row at a time.
     """
-    if y is None:
-        return promote(vtype)
     lanes = lanes_of(vtype)
-    if operands.logits.shape[2] <= TILE_CLASSES:
+    if array.shape[2] <= TILE_CLASSES:
         index = select(y < splat(0, y), splat(0, y), y) * splat(lanes, y) + iota(vtype)
-        return promote(apply_transform(gather(tile.logits, index, vtype), operands.transform))
-    view = rows_view(operands.logits, item, 0)
+        return gather(buffer, index, vtype)
+    view = rows_view(array, item, 0)
     memory = stack_buffer(vtype, 1)
     for r in range(lanes):
         j = extract_lane(y, r)
-        if j >= 0:
-            logit = load_n(view.p, r * view.row_stride + j * view.class_stride, 1, splat(0.0, vtype))
-            store_scalar(memory, r, extract_lane(logit, 0))
+        if j >= 0 and r < item.rows:
+            value = load_n(view.p, r * view.row_stride + j * view.class_stride, 1, splat(0.0, vtype))
+            store_scalar(memory, r, extract_lane(value, 0))
         else:
             store_scalar(memory, r, 0.0)
-    return promote(apply_transform(load(memory, 0, vtype), operands.transform))
+    return load(memory, 0, vtype)
+
+
+class _Labels(NamedTuple):
+    """The labels of the rows of a work item; for a distribution, the classes of its `Top` in their place."""
+
+    stats: Any  # `RowStatistics` of the rows with these labels
+    y: Any
+    logit: Any  # after the transform, in float64
+    weight: Any  # the label_weight, in float64
+
+
+@specialize
+def _labels(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any, dense: Any, vtype: Any) -> Any:
+    """The `_Labels` of rows with labels y, where `top` is None, or with a distribution."""
+    if isinstance(top, types.NoneType):
+
+        def of_labels(
+            top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any, dense: Any, vtype: Any
+        ) -> Any:
+            x_y = apply_transform(_values_at(operands.logits, buffers.logits, item, y, vtype), operands.transform)
+            return _Labels(stats, y, promote(x_y), label_weights(operands.confidence, operands.weight, y, promote(x_y)))
+
+        return of_labels
+
+    def of_top(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any, dense: Any, vtype: Any) -> Any:
+        q = _values_at(operands.distribution, buffers.distribution, item, top.y, vtype)
+        u = promote(dense_target_at(dense, q, top.y))
+        x_y = promote(top.x)
+        row_max = promote(stats.row_max)
+        stats = RowStatistics(row_max, stats.sum_exp_others, stats.target_gap, stats.target_sum, Top(top.y, x_y))
+        return _Labels(label_of_top(stats, u), top.y, x_y, u)
+
+    return of_top
 
 
 # ------------------------------------------------------------------------------------------------ work items
@@ -113,14 +149,16 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
     _load(operands, item, tile, vtype)
     cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
     stats, rescale = tile_statistics(tile, inputs, cursor, vtype)
+    merged = first_tile(stats)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
         tile = tile_at(buffers, first, classes)
         _load(operands, item, tile, vtype)
         part, _ = tile_statistics(tile, inputs, None, vtype)
-        stats = merge_lanes(stats, part, saved_shift, operands.scale)
+        merged = merge_lanes(merged, part, saved_shift, operands.scale)
+    stats = merged_statistics(merged)
 
-    target_logit = _target_logits(operands, item, buffers, y, vtype)
-    epilogue = item_epilogue(operands, stats, target_logit, y, item, vtype)
+    labels = _labels(stats.top, stats, y, operands, item, buffers, dense, vtype)
+    epilogue = item_epilogue(operands, labels.stats, labels.logit, labels.weight, item, vtype)
     if grad is not None:
         factors = scaled_factors(operands, saved, epilogue, item, vtype)
         for first in range(0, classes, TILE_CLASSES):
@@ -128,7 +166,7 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
             if classes > TILE_CLASSES:
                 _load(operands, item, tile, vtype)
                 rescale = tile_exponentials(tile, inputs, stats.row_max)
-            tile_gradient(tile, inputs, rescaled(factors, rescale, vtype), vtype)
+            tile_gradient(tile, inputs, labels.y, rescaled(factors, rescale, vtype), vtype)
             staging = write_tile(staging, tile.exp, rows_view(grad, item, first), tile.classes, vtype)
     return item_losses(operands, epilogue, y, item.rows), staging
 

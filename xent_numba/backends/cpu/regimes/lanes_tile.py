@@ -16,28 +16,32 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, centre_of
+from numba import types
+
+from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of
 from xent_numba.backends.cpu.row.target import (
     add_dense_sums,
     add_dense_term,
     dense_target_lanes,
     exclude_target_lanes,
     insert_target_lanes,
+    is_distribution_type,
+    no_dense_sums,
 )
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
-    exp_scaled_difference,
+    exp_scaled_clamped_difference,
     exp_shifted_scaled,
     rescale_to_max,
     shift_of,
 )
 from xent_numba.backends.cpu.simd.load_store import load, store
-from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, compensated_add, exp, unscale
-from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, select, splat
+from xent_numba.backends.cpu.simd.math import compensated_add, unscale, with_error
+from xent_numba.backends.cpu.simd.vector import iota, lanes_of, maximum, select, splat
 
 _RUN = 4  # classes summed in the arithmetic of the logits
 
@@ -89,30 +93,73 @@ def tile_shift(row_max: Any, saved_shift: Any, scale: Any) -> Any:
 
 @inline
 def exp_of_tile(x: Any, shift: Any, saved_shift: Any, scale: Any) -> Any:
-    """exp(scale · (x − shift)), times a power of 2 (see `exp_scaled`) unless a saved log-sum-exp is the shift.
+    """exp(scale · (x − shift)), times a power of 2 (see `exp_scaled`).
 
-    A saved value may be smaller than x, so the argument of exp is clamped then.
+    A saved log-sum-exp may be smaller than x, so the argument of exp is clamped then.
     """
     if saved_shift is None:
         return exp_shifted_scaled(x, shift.nearby, scale)
-    return exp(clamp_exp_arg(apply_scale(x - shift.centre, scale)))
+    return exp_scaled_clamped_difference(x, shift.centre, scale)
 
 
 @inline
 def tile_rescale(shift: Any, saved_shift: Any, scale: Any) -> Any:
     """The factor, in float64, that turns the result of `exp_of_tile` into exp(scale · (x − centre))."""
     if saved_shift is not None:
-        return splat(1.0, promote(shift.centre))
+        return splat(unscale(shift.centre), promote(shift.centre))
     rescale = rescale_to_max(shift.nearby, shift.centre, scale)
     return rescale * splat(unscale(shift.centre), rescale)
 
 
 # ------------------------------------------------------------------------------------------------ statistics
 @inline
-def _tile_max(tile: Any, transform: Any, saved_shift: Any, vtype: Any) -> Any:
+def tile_argmax(tile: Any, transform: Any, top: Any, vtype: Any) -> Any:
+    """The `Top` of each lane: the largest logit so far, and the first class that has it; `top` is that before."""
+    lanes = lanes_of(vtype)
+    y, row_max = top
+    for j in range(tile.classes):
+        x = apply_transform(load(tile.logits, j * lanes, vtype), transform)
+        larger = x > row_max
+        row_max = select(larger, x, row_max)
+        y = select(larger, splat(tile.first + j, y), y)
+    return Top(y, row_max)
+
+
+@inline
+def no_top(vtype: Any) -> Any:
+    """The `Top` of no classes."""
+    return Top(splat(0, iota(vtype)), splat(-math.inf, vtype))
+
+
+@specialize
+def _tile_top(dense: Any, tile: Any, transform: Any, vtype: Any) -> Any:
+    """The `Top` of each lane of a distribution; None for others."""
+    if is_distribution_type(dense):
+        return lambda dense, tile, transform, vtype: tile_argmax(tile, transform, no_top(vtype), vtype)
+    return lambda dense, tile, transform, vtype: None
+
+
+@specialize
+def _left_out(top: Any, y: Any) -> Any:
+    """The class that each lane leaves out of its sum: that of its `Top`, or the label's."""
+    if isinstance(top, types.NoneType):
+        return lambda top, y: y
+    return lambda top, y: top.y
+
+
+@specialize
+def _tile_max(top: Any, tile: Any, transform: Any, saved_shift: Any, vtype: Any) -> Any:
     """The maximum of each lane, −inf where all is −inf or NaN; the saved log-sum-exp where there is one."""
-    if saved_shift is not None:
-        return saved_shift
+    if not isinstance(saved_shift, types.NoneType):
+        return lambda top, tile, transform, saved_shift, vtype: saved_shift
+    if not isinstance(top, types.NoneType):
+        return lambda top, tile, transform, saved_shift, vtype: top.x
+    return lambda top, tile, transform, saved_shift, vtype: _find_max(tile, transform, vtype)
+
+
+@inline
+def _find_max(tile: Any, transform: Any, vtype: Any) -> Any:
+    """The maximum of each lane, −inf where all is −inf or NaN."""
     lanes = lanes_of(vtype)
     minus_inf = splat(-math.inf, vtype)
     even, odd = minus_inf, minus_inf
@@ -151,8 +198,8 @@ def _add_dense(sums: Any, x: Any, centre: Any, dense: Any, j: int, tile_j: int) 
 
 
 @inline
-def _sum_run(tile: Any, inputs: Any, shift: Any, start: int, count: int, cursor: Any) -> Any:
-    """Σ exp over `count` classes of a tile without the labels' own, and the sums of `_add_dense`."""
+def _sum_run(tile: Any, inputs: Any, y: Any, shift: Any, start: int, count: int, cursor: Any) -> Any:
+    """Σ exp over `count` classes of a tile without class y of each lane, and the sums of `_add_dense`."""
     centre = shift.centre
     lanes, zero = lanes_of(centre), splat(0.0, centre)
     sum_exp, dense_sums = zero, (zero, zero)
@@ -162,7 +209,7 @@ def _sum_run(tile: Any, inputs: Any, shift: Any, start: int, count: int, cursor:
         x = apply_transform(load(tile.logits, j * lanes, centre), inputs.transform)
         e = exp_of_tile(x, shift, inputs.saved_shift, inputs.scale)
         _store_exp(tile.exp, j * lanes, e)
-        sum_exp = sum_exp + exclude_target_lanes(e, tile.first + j, inputs.y)
+        sum_exp = sum_exp + exclude_target_lanes(e, tile.first + j, y)
         dense_sums = _add_dense(dense_sums, x, centre, inputs.dense, tile.first + j, j)
     return sum_exp, dense_sums
 
@@ -173,25 +220,26 @@ def tile_statistics(tile: Any, inputs: Any, cursor: Any, vtype: Any) -> Any:
 
     The exponentials go to `tile.exp`.  What `cursor` says is prefetched meanwhile; it may be None.
     """
-    row_max = _tile_max(tile, inputs.transform, inputs.saved_shift, vtype)
+    top = _tile_top(inputs.dense, tile, inputs.transform, vtype)
+    y = _left_out(top, inputs.y)
+    row_max = _tile_max(top, tile, inputs.transform, inputs.saved_shift, vtype)
     shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
     zero = promote(splat(0.0, vtype))
-    sum_exp, error, dense_sums = zero, zero, (zero, zero)
+    sum_exp, error, sums = zero, zero, no_dense_sums(zero)
     start = 0
     while start < tile.classes:
         count = min(_RUN, tile.classes - start)
         if count == _RUN:  # a constant, so that LLVM unrolls the loop
-            run, dense_run = _sum_run(tile, inputs, shift, start, _RUN, cursor)
+            run, dense_run = _sum_run(tile, inputs, y, shift, start, _RUN, cursor)
         else:
-            run, dense_run = _sum_run(tile, inputs, shift, start, count, cursor)
+            run, dense_run = _sum_run(tile, inputs, y, shift, start, count, cursor)
         sum_exp, error = compensated_add(sum_exp, error, promote(run))
-        dense_sums = add_dense_sums(dense_sums, dense_run, inputs.dense)
+        sums = add_dense_sums(sums, dense_run, inputs.dense)
         start += _RUN
     rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
-    sum_exp_others = _exact_maximum(
-        sum_exp + error, row_max, shift, rescale, inputs.y, inputs.saved_shift, inputs.scale
-    )
-    return RowStatistics(row_max, sum_exp_others, dense_sums[0], dense_sums[1]), rescale
+    sum_exp_others = _exact_maximum(sum_exp + error, row_max, shift, rescale, y, inputs.saved_shift, inputs.scale)
+    target_gap, target_sum = with_error(sums.gap, sums.gap_error), with_error(sums.target, sums.target_error)
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, top), rescale
 
 
 @inline
@@ -205,28 +253,6 @@ def _exact_maximum(sum_exp: Any, row_max: Any, shift: Any, rescale: Any, y: Any,
     others = (sum_exp - promote(exp_shifted_scaled(row_max, shift.nearby, scale))) * rescale
     promoted_max = promote(row_max)
     return select(promoted_max > splat(-math.inf, promoted_max), others + splat(1.0, others), sum_exp * rescale)
-
-
-@inline
-def merge_lanes(left: Any, right: Any, saved_shift: Any, scale: Any) -> Any:
-    """The `RowStatistics` of two neighbouring parts of the rows together."""
-    target_sum = left.target_sum + right.target_sum
-    if saved_shift is not None:  # both parts have the same shift, and only a gradient is wanted
-        return RowStatistics(left.row_max, left.sum_exp_others + right.sum_exp_others, left.target_gap, target_sum)
-    row_max = maximum(left.row_max, right.row_max)
-    centre = promote(centre_of(row_max))
-    down = splat(unscale(centre), centre)
-    sum_exp_others = (
-        left.sum_exp_others * exp_scaled_difference(promote(left.row_max), centre, scale) * down
-        + right.sum_exp_others * exp_scaled_difference(promote(right.row_max), centre, scale) * down
-    )
-    target_gap = (
-        left.target_gap
-        + left.target_sum * (centre - promote(centre_of(left.row_max)))
-        + right.target_gap
-        + right.target_sum * (centre - promote(centre_of(right.row_max)))
-    )
-    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum)
 
 
 # ------------------------------------------------------------------------------------------------ gradient
@@ -263,13 +289,27 @@ def rescaled(factors: Any, rescale: Any, vtype: Any) -> Any:
     return ScaledFactors(demote(factors.p_factor * rescale, vtype), factors.u_factor, factors.at_target)
 
 
+@specialize
+def _with_target(g: Any, j: int, tile_j: int, y: Any, factors: Any, dense: Any) -> Any:
+    """The gradient of class j, which is class tile_j of the tile, from that of its exponentials.
+
+    Both parts of the target are subtracted for a label.  For a distribution, at_target is all of the gradient at y.
+    """
+    if not is_distribution_type(dense):
+        return lambda g, j, tile_j, y, factors, dense: _subtract_dense_target(
+            insert_target_lanes(g, j, y, factors.at_target), factors.u_factor, dense, j, tile_j
+        )
+    return lambda g, j, tile_j, y, factors, dense: insert_target_lanes(
+        _subtract_dense_target(g, factors.u_factor, dense, j, tile_j), j, y, factors.at_target
+    )
+
+
 @inline
-def tile_gradient(tile: Any, inputs: Any, factors: Any, vtype: Any) -> None:
-    """Turn the exponentials of a tile into the gradient, in place."""
+def tile_gradient(tile: Any, inputs: Any, y: Any, factors: Any, vtype: Any) -> None:
+    """Turn the exponentials of a tile into the gradient, in place; y is the class that each row left out of its sum."""
     lanes = lanes_of(vtype)
     for j in range(tile.classes):
         g = load(tile.exp, j * lanes, vtype) * factors.p_factor
-        g = insert_target_lanes(g, tile.first + j, inputs.y, factors.at_target)
-        g = _subtract_dense_target(g, factors.u_factor, inputs.dense, tile.first + j, j)
+        g = _with_target(g, tile.first + j, j, y, factors, inputs.dense)
         g = chain_rule(g, load(tile.logits, j * lanes, vtype), inputs.transform)
         store(tile.exp, j * lanes, zero_ignored(g, inputs.y))

@@ -7,8 +7,8 @@ sum.  As many of these vectors as there are rows are reduced at once, to one vec
 `lanes` regime, and no row waits for the sum of another.
 
 The regime is for float32 arithmetic and labels only.  A sum across lanes costs an ulp of float64, for which the
-accuracy that is promised for float64 has no room.  A distribution without labels keeps the term of the maximum in its
-sum, and a lane would then add up too many classes.
+accuracy that is promised for float64 has no room.  A distribution leaves out the class of its maximum, which is found
+along a lane and not across lanes.
 
 The logits of a work item are copied to a tile, where their exponentials replace them; the gradient is made of these in
 the staging buffer, on its way to memory.  While a work item is computed the next one is loaded to a second tile, so
@@ -28,6 +28,7 @@ from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.item_epilogue import (
     item_epilogue,
     item_losses,
+    label_weights,
     labels_of,
     saved_shift_of,
     saved_values,
@@ -60,6 +61,7 @@ from xent_numba.backends.cpu.regimes.staging import (
 )
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import dense_target_of, row_pointer, vtype_of
+from xent_numba.backends.cpu.row.target import no_dense_sums
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
 from xent_numba.backends.cpu.simd.load_store import (
@@ -140,10 +142,10 @@ def _shift_of_row(pointers: Any, r: int, vtype: Any) -> Any:
 
 @inline
 def _store_dense_sums(pointers: Any, i: int, dense_sums: Any, dense: Any) -> None:
-    """Store the vectors (Σ u (centre − x), Σ u) of a row, if there is a dense target."""
+    """Store the `DenseSums` of a row, which in float32 have no rounding errors, if there is a dense target."""
     if dense is not None:
-        store(pointers[0], i, dense_sums[0])
-        store(pointers[1], i, dense_sums[1])
+        store(pointers[0], i, dense_sums.gap)
+        store(pointers[1], i, dense_sums.target)
 
 
 @inline
@@ -174,7 +176,7 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
     later = prefetch_rows(following.p, row_stride, lanes)
     for r in range(lanes):
         load_row(operands, following, r, vtype)
-        sum_exp, dense_sums = vtype64, (vtype64, vtype64)
+        sum_exp, dense_sums = vtype64, no_dense_sums(vtype64)
         if extract_lane(inputs.y, r) >= 0:
             row = PackedRow(
                 advance(current.tile, r * width),
@@ -192,7 +194,7 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
     rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
     sum_exp_others = reduce_add_each(sums_exp, vtype64) * rescale
     target_gap, target_sum = _reduce_dense_sums(all_dense_sums, inputs.dense, vtype64)
-    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum), rescale, target_logits
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, None), rescale, target_logits
 
 
 # ------------------------------------------------------------------------------------------------ gradient
@@ -254,7 +256,8 @@ def _compute_item(
     saved_shift = saved_shift_of(saved, operands.scale, vtype)
     inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
     stats, rescale, target_logits = _statistics(operands, grad, inputs, current, following, vtype)
-    epilogue = item_epilogue(operands, stats, target_logits, y, item, vtype)
+    label_weight = label_weights(operands.confidence, operands.weight, y, promote(vtype))
+    epilogue = item_epilogue(operands, stats, target_logits, label_weight, item, vtype)
     if grad is not None:
         factors = rescaled(scaled_factors(operands, saved, epilogue, item, vtype), rescale, vtype)
         staging = _write_gradient(grad, inputs, current, _store_factors(factors, vtype), staging, vtype)

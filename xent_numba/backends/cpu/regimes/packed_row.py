@@ -13,6 +13,7 @@ from xent_numba.backends.cpu.row.target import (
     dense_target_n,
     exclude_target,
     insert_target,
+    no_dense_sums,
 )
 from xent_numba.backends.cpu.simd.cache_control import prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
@@ -64,14 +65,14 @@ def _exp_term(row: Any, i: int, grad: Any, dense_sums: Any) -> Any:
 
 @inline
 def row_sums(row: Any, grad: Any) -> Any:
-    """Σ exp, and (Σ u (centre − x), Σ u), per lane in float64; the exponentials replace the logits for a gradient.
+    """Σ exp and the `DenseSums`, per lane in float64; the exponentials replace the logits for a gradient.
 
     Four sums run side by side in the arithmetic of the logits.
     """
     zero = splat(0.0, row.shift.centre)
     step, classes = lanes_of(zero), row.classes
     sum0, sum1, sum2, sum3 = zero, zero, zero, zero
-    dense_sums = promote(zero), promote(zero)
+    dense_sums = no_dense_sums(promote(zero))
     i = 0
     while i + 4 * step <= classes:
         run = zero, zero

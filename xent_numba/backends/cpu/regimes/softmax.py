@@ -11,10 +11,12 @@ from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.lanes import tile_at
+from xent_numba.backends.cpu.regimes.lanes_merge import first_tile, merge_lanes, merged_statistics
 from xent_numba.backends.cpu.regimes.lanes_tile import (
     Tile,
     TileInput,
-    merge_lanes,
+    no_top,
+    tile_argmax,
     tile_exponentials,
     tile_statistics,
 )
@@ -28,7 +30,7 @@ from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.load_store import load, pointer, stack_buffer, store
 from xent_numba.backends.cpu.simd.math import exp
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat, zero_vector
+from xent_numba.backends.cpu.simd.vector import lanes_of, select, splat, zero_vector
 
 
 class SoftmaxOperands(NamedTuple):
@@ -97,18 +99,6 @@ def _add_nans(logsumexp: Any, tile: Any, nan_sum: Any, vtype: Any) -> Any:
     return nan_sum
 
 
-@inline
-def _tile_argmax(tile: Any, row_max: Any, max_index: Any, vtype: Any) -> Any:
-    """The largest logit so far, and the first class that has it, per lane."""
-    lanes = lanes_of(vtype)
-    for j in range(tile.classes):
-        x = load(tile.logits, j * lanes, vtype)
-        larger = x > row_max
-        row_max = select(larger, x, row_max)
-        max_index = select(larger, splat(tile.first + j, max_index), max_index)
-    return row_max, max_index
-
-
 @specialize
 def _first_pass(softmax: Any, logsumexp: Any, logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
     """(`max_index`, `nan_sum`) of the rows, with their first tile loaded.
@@ -132,16 +122,16 @@ def _load_first(logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
 def _find_max(logsumexp: Any, logits: Any, item: Any, tile: Any, vtype: Any) -> Any:
     """Load all tiles to find the maximum, and then the first one again if there are several."""
     classes = logits.shape[2]
-    row_max, max_index = splat(-math.inf, vtype), splat(0, iota(vtype))
+    top = no_top(vtype)
     nan_sum = splat(0.0, vtype)
     for first in range(0, classes, TILE_CLASSES):
         part = tile_at(tile, first, classes)
         load_tile(rows_view(logits, item, first), part.classes, part.logits, vtype)
-        row_max, max_index = _tile_argmax(part, row_max, max_index, vtype)
+        top = tile_argmax(part, None, top, vtype)
         nan_sum = _add_nans(logsumexp, part, nan_sum, vtype)
     if classes > TILE_CLASSES:
         load_tile(rows_view(logits, item, 0), TILE_CLASSES, tile.logits, vtype)
-    return max_index, nan_sum
+    return top.y, nan_sum
 
 
 @inline
@@ -166,11 +156,13 @@ def _compute_item(operands: Any, out: Any, item: Any, staging: Any, vtype: Any) 
     tile = tile_at(buffers, 0, classes)
     cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
     stats, rescale = tile_statistics(tile, inputs, cursor, vtype)
+    merged = first_tile(stats)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
         tile = tile_at(buffers, first, classes)
         load_tile(rows_view(operands.logits, item, first), tile.classes, tile.logits, vtype)
         part, _ = tile_statistics(tile, inputs, None, vtype)
-        stats = merge_lanes(stats, part, None, None)
+        merged = merge_lanes(merged, part, None, None)
+    stats = merged_statistics(merged)
     row_max, sum_exp = promote(stats.row_max), _sum_exp(max_index, stats)
     log_sum = log_of_sum(stats.sum_exp_others, sum_exp)
     if out is not None:

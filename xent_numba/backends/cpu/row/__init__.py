@@ -17,7 +17,8 @@ The symbols, here and in all regimes:
     u_j              the dense part of the target, which all classes have: w_j (α q_j + β), q a distribution
     t_j, T           the effective target, which need not add up to 1, and its sum T
     row_max          m = max x_j over all classes of the row, the label's included
-    sum_exp_others   Σ exp(s (x_j − m)) over all classes but the label's, relative to that same m
+    sum_exp_others   Σ exp(s (x_j − m)) over all classes but the label's, relative to that same m; for a distribution,
+                     over all but that of its `epilogue.Top`, which is treated as a label of the weight u_y
     target_gap       Σ u_j (m − x_j); target_sum is Σ u_j, without the label_weight
     lse              log Σ exp(z_j) = s m + log S, with S = Σ exp(s (x_j − m)) over all classes
 

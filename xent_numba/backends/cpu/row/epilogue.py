@@ -10,8 +10,12 @@ S = sum_exp_others + e_y,
 is exact where m − x_y is, and log S is log1p(sum_exp_others) where the target is the maximum.  So a loss of 1e-9 keeps
 all its digits, and so does the gradient at the target, −sum_exp_others / S, which is never computed as p_y − 1.
 
+A distribution has no label, so one class is treated as if it were: the one with the largest logit (`Top`).  It is left
+out of sum_exp_others, and its u_y becomes the label_weight (`label_of_top`).  So a one-hot distribution has the digits
+that a label has.
+
 Throughout, x_j stands for f(x_j), the logits after the transform; s is |logit_scale| (`scale`, None for 1); t_j is the
-effective target, with label_weight = (1 − ε) w_y at the label's class y (None without labels) and the dense part u_j.
+effective target, with label_weight = (1 − ε) w_y at the label's class y and the dense part u_j.
 """
 
 from __future__ import annotations
@@ -25,13 +29,21 @@ from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, exp, l
 from xent_numba.backends.cpu.simd.vector import select, splat
 
 
+class Top(NamedTuple):
+    """The class that stands in for the label of a distribution: one with the largest logit, or nearly so."""
+
+    y: Any
+    x: Any  # its logit x_y
+
+
 class RowStatistics(NamedTuple):
     """What one pass over the logits of a row finds out."""
 
     row_max: Any  # m = max x_j
-    sum_exp_others: Any  # Σ exp(s (x_j − m)) over all classes but that of the label, if there is one
+    sum_exp_others: Any  # Σ exp(s (x_j − m)) over all classes but that of the label, or of `top`, if there is one
     target_gap: Any  # Σ u_j (m − x_j)
     target_sum: Any  # Σ u_j
+    top: Any  # `Top`, for a distribution; else None
 
 
 class GradientFactors(NamedTuple):
@@ -48,11 +60,21 @@ def centre_of(row_max: Any) -> Any:
 
 
 @inline
-def target_exp(stats: Any, label_weight: Any, x_y: Any, scale: Any, vtype: Any) -> Any:
-    """e_y = exp(s (x_y − m)), in the precision of `vtype`; 0 without a label."""
+def label_of_top(stats: Any, label_weight: Any) -> Any:
+    """The statistics of a distribution with the target at its `Top`, `label_weight`, taken out of the dense target."""
+    return RowStatistics(
+        stats.row_max,
+        stats.sum_exp_others,
+        stats.target_gap - label_weight * (stats.row_max - stats.top.x),
+        stats.target_sum - label_weight,
+        None,
+    )
+
+
+@inline
+def target_exp(stats: Any, x_y: Any, scale: Any, vtype: Any) -> Any:
+    """e_y = exp(s (x_y − m)), in the precision of `vtype`."""
     zero = splat(0.0, stats.sum_exp_others)
-    if label_weight is None:
-        return zero
     e_y = promote(exp(clamp_exp_arg(demote(apply_scale(x_y - stats.row_max, scale), vtype))))
     return select(stats.row_max == splat(-math.inf, zero), zero, e_y)
 
@@ -64,12 +86,10 @@ def log_of_sum(others: Any, total: Any) -> Any:
 
 
 @inline
-def log_sum(stats: Any, label_weight: Any, x_y: Any, total: Any) -> Any:
+def log_sum(stats: Any, x_y: Any, total: Any) -> Any:
     """log S, from S; exact where the target is the maximum."""
     others = total - splat(1.0, total)
-    if label_weight is not None:
-        others = select(x_y == stats.row_max, stats.sum_exp_others, others)
-    return log_of_sum(others, total)
+    return log_of_sum(select(x_y == stats.row_max, stats.sum_exp_others, others), total)
 
 
 @inline
@@ -85,11 +105,10 @@ def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
 def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_coefficient: float) -> Any:
     """T lse − Σ t_j z_j + z_coefficient · lse², where log_s is log S."""
     loss = stats.target_sum * log_s + apply_scale(stats.target_gap, scale)
-    if label_weight is not None:
-        zero = splat(0.0, log_s)
-        label_loss = label_weight * (_scaled_gap(stats.row_max, x_y, scale) + log_s)
-        # a weight of 0 gives 0 for an infinite loss too, but NaN for NaN
-        loss = loss + select(label_weight == zero, zero * log_s, label_loss)
+    zero = splat(0.0, log_s)
+    label_loss = label_weight * (_scaled_gap(stats.row_max, x_y, scale) + log_s)
+    # a weight of 0 gives 0 for an infinite loss too, but NaN for NaN
+    loss = loss + select(label_weight == zero, zero * log_s, label_loss)
     lse = apply_scale(stats.row_max, scale) + log_s
     # in this order, because lse² may overflow where z_coefficient is 0
     return loss + splat(z_coefficient, lse) * lse * lse
@@ -102,8 +121,6 @@ def gradient_factors(stats: Any, label_weight: Any, e_y: Any, inverse: Any, lse:
     Where z_coefficient is 0, `lse` may be any number that is finite for a finite row.
     """
     dense_factor = stats.target_sum + splat(2.0 * z_coefficient, lse) * lse
-    if label_weight is None:
-        return GradientFactors(dense_factor * inverse, dense_factor)
     return GradientFactors(
         (label_weight + dense_factor) * inverse,
         (dense_factor * e_y - label_weight * stats.sum_exp_others) * inverse,

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline, optional
+from numba import types
+
+from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, load_scalar
+from xent_numba.backends.cpu.simd.load_store import first_n_or, gather, load, load_n, load_scalar
+from xent_numba.backends.cpu.simd.math import compensated_add
 from xent_numba.backends.cpu.simd.vector import fma, iota, lanes_of, select, splat
 
 
@@ -30,6 +33,11 @@ class DenseTarget(NamedTuple):
     weight: Any  # pointer to the class weights in the arithmetic of the logits, or None
     alpha: float
     beta: float
+
+
+def is_distribution_type(dense: Any) -> bool:
+    """Whether the Numba type of a `DenseTarget`, or of None, has a distribution."""
+    return not isinstance(dense, types.NoneType) and not isinstance(dense[dense.fields.index("q")], types.NoneType)
 
 
 @inline
@@ -75,6 +83,28 @@ def dense_target_n(t: Any, i: Any, count: Any, vtype: Any) -> Any:
     return first_n_or(u, count, splat(0.0, vtype))
 
 
+@specialize
+def smoothing_at(dense: Any, y: Any) -> Any:
+    """u_y of a row with the label y, a float64; 0 for a distribution, where it is part of the label_weight."""
+    if isinstance(dense, types.NoneType) or is_distribution_type(dense):
+        return lambda dense, y: 0.0
+    if isinstance(dense[dense.fields.index("weight")], types.NoneType):
+        return lambda dense, y: dense.beta
+    return lambda dense, y: dense.beta * load_scalar(dense.weight, y)
+
+
+@inline
+def dense_target_at(t: Any, q: Any, y: Any) -> Any:
+    """u_y of the class y in each lane, in each of many rows, where q is the distribution there."""
+    return _mixed(q, _gather(t.weight, y, q), t.alpha, t.beta, q)
+
+
+@optional
+def _gather(p: Any, index: Any, vtype: Any) -> Any:
+    """p[index] for the index in each lane; None for None."""
+    return gather(p, index, vtype)
+
+
 @inline
 def dense_target_lanes(t: Any, j: Any, j_tile: Any, vtype: Any) -> Any:
     """u_j of class j for a vector of rows, one in each lane; in the tile of q this is class `j_tile`."""
@@ -110,15 +140,30 @@ def add_dense_term(sums: Any, u: Any, centre: Any, x: Any) -> Any:
     return sums[0] + product_or_zero(u, quarter_gap(centre, x)), sums[1] + u
 
 
+class DenseSums(NamedTuple):
+    """(Σ u (centre − x), Σ u) in float64, and their rounding errors."""
+
+    gap: Any
+    target: Any
+    gap_error: Any
+    target_error: Any
+
+
+@inline
+def no_dense_sums(vtype64: Any) -> Any:
+    """The `DenseSums` of no classes."""
+    zero = splat(0.0, vtype64)
+    return DenseSums(zero, zero, zero, zero)
+
+
 @inline
 def add_dense_sums(sums: Any, part: Any, dense: Any) -> Any:
-    """(Σ u (centre − x), Σ u) in float64, with those of a few more vectors added.
-
-    `part` is a pair of sums of `add_dense_term`.
-    """
+    """The `DenseSums` with those of a few more vectors added, `part`, a pair of sums of `add_dense_term`."""
     if dense is None:
         return sums
-    return sums[0] + unquarter(part[0]), sums[1] + promote(part[1])
+    gap, gap_error = compensated_add(sums.gap, sums.gap_error, unquarter(part[0]))
+    target, target_error = compensated_add(sums.target, sums.target_error, promote(part[1]))
+    return DenseSums(gap, target, gap_error, target_error)
 
 
 @inline

@@ -27,7 +27,7 @@ from xent_numba.backends.cpu.simd.vector import Vector, fma, llvm_call, splat
 LANES = 16
 LN2 = 0.693147182464599609375  # ln 2 as a float32; its error of 2e-9 n is small beside the rounding of n ln 2
 LOG2E = 1.4426950408889634  # 1 / ln 2
-_LOWEST = -87.33  # exp of anything less is below the smallest normal number
+_LOWEST = -87.34  # exp of anything less is below the smallest normal number; from -87.35 on, n would be too small
 
 
 def is_available() -> bool:

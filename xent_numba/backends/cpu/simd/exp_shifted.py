@@ -19,12 +19,20 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.compile.processor import processor
-from xent_numba.backends.cpu.simd.cast import promote
+from xent_numba.backends.cpu.simd.cast import bitcast_to_float, bitcast_to_int, convert_to_float, promote
 from xent_numba.backends.cpu.simd.exp_avx512 import LN2, LOG2E
-from xent_numba.backends.cpu.simd.math import FLOAT32_LANES, exp, exp_adjusted, exp_scaled, exp_scaled_adjusted
-from xent_numba.backends.cpu.simd.reduce import any_true
-from xent_numba.backends.cpu.simd.vector import fma, select, splat
+from xent_numba.backends.cpu.simd.math import (
+    FLOAT32_LANES,
+    exp,
+    exp_adjusted,
+    exp_scaled,
+    exp_scaled_adjusted,
+    unscale,
+)
+from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane
+from xent_numba.backends.cpu.simd.vector import fma, one_lane, select, shift_left, shift_right, splat
 
+_MOVED_POWERS = 96  # the largest power of 2, up or down, that an exponential is multiplied by in `scale_for_product`
 EXACT_SHIFT_LIMIT = 2048.0  # the |c| from which on x − c is exact wherever exp(x − c) is not 0
 
 
@@ -97,11 +105,26 @@ def exp_scaled_difference(a: Any, b: Any, s: Any) -> Any:
 
 
 @specialize
-def _exp_difference(a: Any, b: Any, s: Any) -> Any:
-    """exp of s · (a − b), with at most one rounding before exp."""
+def _exp_scaled_of_rounded(a: Any, b: Any, s: Any) -> Any:
+    """`exp_scaled` of s · (a − b), with at most one rounding of the argument."""
     if isinstance(s, types.NoneType):
-        return lambda a, b, s: exp(a - b)
-    return _of_product(exp)
+        return lambda a, b, s: exp_scaled(a - b)
+    return _of_product(exp_scaled)
+
+
+@inline
+def exp_scaled_clamped_difference(a: Any, b: Any, s: Any) -> Any:
+    """`exp_scaled_difference` for a b that may be far too small, as a saved lse is where the user's is not right."""
+    highest = b + splat(_highest_difference(s), b)
+    return exp_scaled_difference(select(a > highest, highest, a), b, s)
+
+
+@specialize
+def _highest_difference(s: Any) -> Any:
+    """The largest a − b for which 2^32 · exp(s · (a − b)) is finite in float32, or a little less."""
+    if isinstance(s, types.NoneType):
+        return lambda s: 60.0
+    return lambda s: 60.0 / s
 
 
 # ------------------------------------------------------------------------------------------------ of a shifted row
@@ -159,9 +182,37 @@ def _shifted(adjusted: Any, of_difference: Any) -> Any:
     return specialize(choose)
 
 
-# exp(s (x − shift)), and the same scaled as by `exp_scaled`.
-exp_shifted = _shifted(exp_adjusted, _exp_difference)
+# exp(s (x − shift)) scaled as by `exp_scaled`, for sums; and scaled as the shift of `scale_for_product` says.
 exp_shifted_scaled = _shifted(exp_scaled_adjusted, exp_scaled_difference)
+exp_shifted_for_product = _shifted(exp_adjusted, _exp_scaled_of_rounded)
+
+
+@specialize
+def scale_for_product(shift: Any, factor: Any, s: Any) -> Any:
+    """(shift, factor) such that `exp_shifted_for_product` · factor is exp(s (x − shift)) · factor of the arguments.
+
+    The exponential is scaled so that it is a normal number wherever the product is.  `factor` is a float64.
+    """
+    if not _has_exponent(shift[0], s):
+        return lambda shift, factor, s: (shift, factor * unscale(shift.residual))
+    return lambda shift, factor, s: _move_power(shift, factor)
+
+
+@inline
+def _move_power(shift: Any, factor: Any) -> Any:
+    """(shift, factor) with the power of 2 of the factor moved to the exponent of the shift, which costs nothing.
+
+    The factor is less than 1 then.  So the exponential is at least as large as the product, and seldom normal where the
+    product is not: subnormal products are slow.
+    """
+    f = one_lane(factor, promote(shift.exponent))
+    bits = bitcast_to_int(f)
+    power = (shift_right(bits, 52) & splat(2047, bits)) - splat(1022, bits)
+    highest, lowest = splat(_MOVED_POWERS, bits), splat(-_MOVED_POWERS, bits)
+    power = select(power > highest, highest, select(power < lowest, lowest, power))
+    inverse = bitcast_to_float(shift_left(splat(1023, bits) - power, 52), f)
+    exponent = shift.exponent - splat(extract_lane(convert_to_float(power, f), 0), shift.exponent)
+    return Shift(shift.residual, exponent), extract_lane(f * inverse, 0)
 
 
 @specialize

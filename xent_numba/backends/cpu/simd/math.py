@@ -194,6 +194,12 @@ def compensated_add(total: Any, lost: Any, x: Any) -> Any:
     return two_sum
 
 
+@inline
+def with_error(total: Any, error: Any) -> Any:
+    """A total and its rounding error of `compensated_add`, added; the total alone where that is infinite."""
+    return select(error == error, total + error, total)
+
+
 @specialize
 def has_guard_digits(vtype: Any) -> Any:
     """Whether float64 has more digits than the logits, that is, whether `vtype` is float32."""

@@ -2,7 +2,9 @@
 
 rows         one row after the other: the loss, and the gradient that is written while the next row is read
 statistics   the statistics of a row in one pass
+block        the sums of some classes of it
 gradient     its gradient, each element written once
+saved        the gradient from a saved log-sum-exp
 epilogue     from statistics to losses and gradient scalars
 split        the kernels for one very long row, its segments in parallel
 softmax      softmax, log_softmax and logsumexp of a row

@@ -11,14 +11,23 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
-from xent_numba.backends.cpu.compile.inline import inline, optional
+from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, log_sum, row_loss, target_exp
-from xent_numba.backends.cpu.row.operands import apply_weight, label_weight_of, value_or_one
+from xent_numba.backends.cpu.row.epilogue import (
+    RowStatistics,
+    gradient_factors,
+    label_of_top,
+    log_sum,
+    row_loss,
+    target_exp,
+)
+from xent_numba.backends.cpu.row.operands import RowInput, apply_weight, label_weight_of, value_or_one
+from xent_numba.backends.cpu.row.target import dense_target_n, smoothing_at
 from xent_numba.backends.cpu.row.transform import chain_rule, load_logit
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import load, load_n, load_scalar, stack_buffer, store_scalar
+from xent_numba.backends.cpu.simd.load_store import load, load_n, stack_buffer, store_scalar
 from xent_numba.backends.cpu.simd.math import apply_scale
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import one_lane, splat
@@ -29,19 +38,44 @@ class RowTerms(NamedTuple):
 
     stats: Any  # `RowStatistics`
     x_y: float  # f of the logit at the label's class
-    label_weight: Any  # (1 − ε) w_y, or None for a distribution
+    label_weight: float  # (1 − ε) w_y; for a distribution, the target at its `Top`
     sample_weight: float
 
 
 @inline
 def row_terms(operands: Any, row: Any, stats: Any, i: int, vtype: Any) -> Any:
-    """The `RowTerms` of row i from its `RowInput` and `RowStatistics`."""
-    return RowTerms(
-        stats,
-        load_logit(row.logits, max(row.y, 0), row.transform, vtype),
-        label_weight_of(operands.confidence, operands.weight, row.y),
-        value_or_one(operands.sample_weight, i),
-    )
+    """The `RowTerms` of row i from its `RowInput`, which is `labelled`, and `RowStatistics`."""
+    x_y = load_logit(row.logits, max(row.y, 0), row.transform, vtype)
+    return _terms_of(stats.top, stats, x_y, operands, row, value_or_one(operands.sample_weight, i), vtype)
+
+
+@specialize
+def _terms_of(top: Any, stats: Any, x_y: float, operands: Any, row: Any, sample_weight: float, vtype: Any) -> Any:
+    """The `RowTerms` of a row with a label, where `top` is None, or with a distribution."""
+    if isinstance(top, types.NoneType):
+        return lambda top, stats, x_y, operands, row, sample_weight, vtype: RowTerms(
+            stats, x_y, label_weight_of(operands.confidence, operands.weight, row.y), sample_weight
+        )
+
+    def of_top(top: Any, stats: Any, x_y: float, operands: Any, row: Any, sample_weight: float, vtype: Any) -> Any:
+        u = target_at(row.dense, row.y, vtype)
+        return RowTerms(label_of_top(stats, u), top.x, u, sample_weight)
+
+    return of_top
+
+
+@inline
+def target_at(dense: Any, y: int, vtype: Any) -> Any:
+    """u_y of a row with a distribution, as a float64."""
+    return np.float64(extract_lane(dense_target_n(dense, max(y, 0), 1, vtype), 0))
+
+
+@specialize
+def labelled(row: Any, top: Any) -> Any:
+    """The `RowInput` with the class of a `Top` as that of the label; unchanged for None."""
+    if isinstance(top, types.NoneType):
+        return lambda row, top: row
+    return lambda row, top: RowInput(row.logits, row.classes, top.y, row.dense, row.transform, row.scale)
 
 
 @inline
@@ -81,20 +115,8 @@ def buffer_row(buffer: Any, k: int, terms: Any) -> None:
     store_scalar(buffer.target_gap, k, stats.target_gap)
     store_scalar(buffer.target_sum, k, stats.target_sum)
     store_scalar(buffer.x_y, k, terms.x_y)
+    store_scalar(buffer.label_weight, k, terms.label_weight)
     store_scalar(buffer.sample_weight, k, terms.sample_weight)
-    _buffer_label_weight(terms.label_weight, buffer, k)
-
-
-@optional
-def _buffer_label_weight(label_weight: Any, buffer: Any, k: int) -> Any:
-    """Put a label weight, if there is one, at lane k."""
-    store_scalar(buffer.label_weight, k, label_weight)
-
-
-@optional
-def _buffered_label_weights(confidence: Any, buffer: Any, vtype64: Any) -> Any:
-    """The label weights of all lanes; None for a distribution."""
-    return load(buffer.label_weight, 0, vtype64)
 
 
 @inline
@@ -106,21 +128,16 @@ def buffered_losses(buffer: Any, operands: Any, vtype: Any) -> Any:
         load(buffer.sum_exp_others, 0, vtype64),
         load(buffer.target_gap, 0, vtype64),
         load(buffer.target_sum, 0, vtype64),
+        None,
     )
-    x_y, label_weight = load(buffer.x_y, 0, vtype64), _buffered_label_weights(operands.confidence, buffer, vtype64)
-    total = stats.sum_exp_others + target_exp(stats, label_weight, x_y, operands.scale, vtype)
-    log_s = log_sum(stats, label_weight, x_y, total)
+    x_y, label_weight = load(buffer.x_y, 0, vtype64), load(buffer.label_weight, 0, vtype64)
+    total = stats.sum_exp_others + target_exp(stats, x_y, operands.scale, vtype)
+    log_s = log_sum(stats, x_y, total)
     loss = row_loss(stats, label_weight, x_y, log_s, operands.scale, operands.z_coefficient)
     return apply_weight(loss, load(buffer.sample_weight, 0, vtype64))
 
 
 # ------------------------------------------------------------------------------------------------ gradients
-@optional
-def one_lane_or_none(value: Any, vtype64: Any) -> Any:
-    """A float64 scalar in the first lane of a vector; None for None."""
-    return one_lane(value, vtype64)
-
-
 @inline
 def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: Any) -> Any:
     """The `GradientFactors` of one row, in one lane.  Its log-sum-exp is computed only where a z-loss needs it."""
@@ -130,13 +147,14 @@ def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: A
         one_lane(terms.stats.sum_exp_others, vtype64),
         one_lane(terms.stats.target_gap, vtype64),
         one_lane(terms.stats.target_sum, vtype64),
+        None,
     )
-    label_weight, x_y = one_lane_or_none(terms.label_weight, vtype64), one_lane(terms.x_y, vtype64)
-    e_y = target_exp(stats, label_weight, x_y, scale, vtype)
+    label_weight, x_y = one_lane(terms.label_weight, vtype64), one_lane(terms.x_y, vtype64)
+    e_y = target_exp(stats, x_y, scale, vtype)
     total = stats.sum_exp_others + e_y
     lse = total
     if z_coefficient != 0.0:
-        lse = apply_scale(stats.row_max, scale) + log_sum(stats, label_weight, x_y, total)
+        lse = apply_scale(stats.row_max, scale) + log_sum(stats, x_y, total)
     return gradient_factors(stats, label_weight, e_y, one_lane(1.0, vtype64) / total, lse, z_coefficient)
 
 
@@ -159,27 +177,11 @@ def _gradient_at_target(row: Any, at_target: float, factor: float, vtype: Any) -
     if row.y < 0:
         return 0.0
     x_y = load_n(row.logits, row.y, 1, splat(0.0, vtype))
-    return chain_rule_at_target(row, x_y, at_target, factor, vtype)
+    return chain_rule_at_target(row, row.y, x_y, at_target, factor, vtype)
 
 
 @inline
-def chain_rule_at_target(row: Any, x_y: Any, at_target: float, factor: float, vtype: Any) -> Any:
-    """The gradient at the label's class, which exists; its logit as given is in the first lane of x_y."""
-    g = splat((at_target - _label_dense_target(row.dense, row.y)) * factor, vtype)
+def chain_rule_at_target(row: Any, y: int, x_y: Any, at_target: float, factor: float, vtype: Any) -> Any:
+    """The gradient at the label's class y, which exists; its logit as given is in the first lane of x_y."""
+    g = splat((at_target - smoothing_at(row.dense, y)) * factor, vtype)
     return np.float64(extract_lane(chain_rule(g, x_y, row.transform), 0))
-
-
-@inline
-def _label_dense_target(dense: Any, y: int) -> Any:
-    """u_y of a row with a label, whose dense target has no distribution."""
-    if dense is None:
-        return 0.0
-    return dense.beta * _weight_or_one(dense.weight, y)
-
-
-@inline
-def _weight_or_one(weight: Any, y: int) -> Any:
-    """The class weight of y; 1 where there are none."""
-    if weight is None:
-        return 1.0
-    return load_scalar(weight, y)

@@ -13,21 +13,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, exclude_target, insert_target
+from xent_numba.backends.cpu.row.target import (
+    dense_target,
+    dense_target_n,
+    insert_target,
+)
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
-from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
     drop_residual,
-    exp_shifted,
+    exp_shifted_for_product,
     has_residual,
     rescale_to_max,
+    scale_for_product,
     shift_of,
 )
-from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, load_scalar, store, store_n, store_scalar
-from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, exp
-from xent_numba.backends.cpu.simd.reduce import extract_lane, reduce_add
+from xent_numba.backends.cpu.simd.load_store import load, load_n, load_scalar, store, store_n, store_scalar
+from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
 
@@ -43,7 +46,7 @@ class GradientScalars(NamedTuple):
 class GradientCoefficients(NamedTuple):
     """`GradientScalars` made ready for vectors: p_factor · exp(s (x_j − shift)) − u_factor · u_j, times f'."""
 
-    shift: Any  # a `Shift` in all lanes
+    shift: Any  # a `Shift` in all lanes, for `exp_shifted_for_product`
     p_factor: Any
     u_factor: Any
     at_target: Any
@@ -74,9 +77,8 @@ def gradient_coefficients(scalars: Any, scale: Any, vtype: Any) -> Any:
     shift = shift_of(centre, scale)
     rescaling = extract_lane(rescale_to_max(shift, centre, scale), 0)
     shifts = Shift(splat(extract_lane(shift.residual, 0), vtype), splat(extract_lane(shift.exponent, 0), vtype))
-    return GradientCoefficients(
-        shifts, scalars.p_factor * rescaling, scalars.u_factor, scalars.at_target, has_residual(shifts, scale)
-    )
+    shifts, p_factor = scale_for_product(shifts, scalars.p_factor * rescaling, scale)
+    return GradientCoefficients(shifts, p_factor, scalars.u_factor, scalars.at_target, has_residual(shifts, scale))
 
 
 # ------------------------------------------------------------------------------------------------ vectors
@@ -100,7 +102,7 @@ def subtract_dense_target_n(g: Any, u_factor: Any, dense: Any, i: Any, count: An
 def _gradient(row: Any, i: int, shift: Any, coefficients: Any, vtype: Any) -> Any:
     """The gradient of a vector of classes from i on, all of them as if they were not the target."""
     x = load(row.logits, i, vtype)
-    e = exp_shifted(apply_transform(x, row.transform), shift, row.scale)
+    e = exp_shifted_for_product(apply_transform(x, row.transform), shift, row.scale)
     g = subtract_dense_target(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i)
     return chain_rule(g, x, row.transform)
 
@@ -109,7 +111,7 @@ def _gradient(row: Any, i: int, shift: Any, coefficients: Any, vtype: Any) -> An
 def _gradient_n(row: Any, i: int, count: int, coefficients: Any, vtype: Any) -> Any:
     """The gradient of the `count` classes from i on, all of them as if they were not the target."""
     x = load_n(row.logits, i, count, splat(0.0, vtype))
-    e = exp_shifted(apply_transform(x, row.transform), coefficients.shift, row.scale)
+    e = exp_shifted_for_product(apply_transform(x, row.transform), coefficients.shift, row.scale)
     g = subtract_dense_target_n(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i, count)
     return chain_rule(g, x, row.transform)
 
@@ -206,52 +208,3 @@ def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
             carry = write_gradient(pending.row, output, start, stop, pending.coefficients, carry, vtype)
             store_scalar(pending.progress, 0, stop)
             store_scalar(pending.progress, 1, carry)
-
-
-# ------------------------------------------------------------------------------------------------ from a saved lse
-@inline
-def gradient_from_lse(row: Any, output: Any, scalars: Any, vtype: Any) -> Any:
-    """Write the gradient of a whole row but for its label's class, and return Σ exp(s (x_j − centre)) over the others.
-
-    That sum, which a saved log-sum-exp does not tell, is what the gradient at the label's class is computed from.
-    """
-    lanes, out = lanes_of(vtype), output.p
-    zero = splat(0.0, vtype)
-    sum_exp_others = promote(zero)
-    head = elements_to_alignment(out, 0, vtype) if output.streaming else -1
-    i = 0
-    while i < row.classes:
-        first = head if head > 0 and i == 0 else lanes
-        count = min(first, row.classes - i)
-        x = load_n(row.logits, i, count, zero)
-        z = apply_scale(apply_transform(x, row.transform) - splat(scalars.centre, vtype), row.scale)
-        e = exp(clamp_exp_arg(z))
-        sum_exp_others = sum_exp_others + promote(first_n_or(exclude_target(e, i, row.y), count, zero))
-        g = subtract_dense_target_n(e * splat(scalars.p_factor, vtype), scalars.u_factor, row.dense, i, count)
-        g = chain_rule(g, x, row.transform)
-        if count == lanes and head >= 0:
-            stream(out, i, g)
-        else:
-            store_n(out, i, count, g)
-        i += count
-    return reduce_add(sum_exp_others)
-
-
-@inline
-def dense_target_sum(dense: Any, coefficients: Any, classes: int, vtype: Any) -> Any:
-    """Σ u_j of a row, from its `DenseTarget` and the `DenseCoefficients` of the call."""
-    if dense is None:
-        return 0.0
-    return _distribution_sum(dense, dense.q, classes, coefficients.target_sum, vtype)
-
-
-@inline
-def _distribution_sum(dense: Any, q: Any, classes: int, known: float, vtype: Any) -> Any:
-    """Σ u_j of a row with a dense target, which is `known` unless q points to a distribution."""
-    if q is None:
-        return known
-    lanes = lanes_of(vtype)
-    target_sum = promote(splat(0.0, vtype))
-    for i in range(0, classes, lanes):
-        target_sum = target_sum + promote(dense_target_n(dense, i, min(lanes, classes - i), vtype))
-    return reduce_add(target_sum)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
@@ -16,41 +15,37 @@ from xent_numba.backends.cpu.regimes.long.epilogue import (
     RowTerms,
     buffer_row,
     buffered_losses,
-    chain_rule_at_target,
     gradient_factor,
     gradient_scalars,
+    labelled,
     loss_buffer,
-    one_lane_or_none,
     row_terms,
 )
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     PendingGradient,
     RowOutput,
-    dense_target_sum,
     gradient_coefficients,
-    gradient_from_lse,
     store_element,
     write_pending,
 )
+from xent_numba.backends.cpu.regimes.long.saved import gradient_from_saved
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import work_item
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, inverse_from_lse, target_exp
+from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import (
     RowInput,
     is_ignored,
-    label_weight_of,
     row_input,
     row_pointer,
     store_loss,
     vtype_of,
 )
-from xent_numba.backends.cpu.row.transform import load_logit, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import advance, load_n, load_scalar, stack_buffer, store_scalar, stride
+from xent_numba.backends.cpu.simd.load_store import advance, load_scalar, stack_buffer, store_scalar, stride
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, one_lane, splat
+from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones
 
 
 # ------------------------------------------------------------------------------------------------ pending gradients
@@ -100,30 +95,7 @@ def _complete_gradient(pending: Any, row_stride: int, last: bool, vtype: Any) ->
             store_scalar(pending.progress, 1, 0)
 
 
-# ------------------------------------------------------------------------------------------------ other gradients
-@inline
-def _gradient_from_saved(row: Any, output: Any, saved_lse: float, factor: float, operands: Any, vtype: Any) -> None:
-    """Write the gradient of a row whose log-sum-exp is known; `factor` multiplies all of it."""
-    vtype64 = promote(vtype)
-    scale, z_coefficient = row.scale, operands.z_coefficient
-    # The shift that stands in for the maximum: lse / s, rounded to the arithmetic of the logits.
-    saved_shift = np.float64(extract_lane(splat(saved_lse / scale_or_one(scale), vtype), 0))
-    x_y = one_lane(load_logit(row.logits, max(row.y, 0), row.transform, vtype), vtype64)
-    weight = one_lane_or_none(label_weight_of(operands.confidence, operands.weight, row.y), vtype64)
-    lse, zero = one_lane(saved_lse, vtype64), one_lane(0.0, vtype64)
-    target_sum = dense_target_sum(row.dense, operands.dense, row.classes, vtype)
-    stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64))
-    e_y, inverse = target_exp(stats, weight, x_y, scale, vtype), inverse_from_lse(stats, lse, scale)
-    p_factor = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).p_factor, 0) * factor
-    x = load_n(row.logits, max(row.y, 0), 1, splat(0.0, vtype))  # now, as the gradient may overwrite it
-    scalars = GradientScalars(saved_shift, p_factor, factor, 0.0)  # the gradient at the label is computed below
-    sum_exp_others = gradient_from_lse(row, output, scalars, vtype)
-    if row.y >= 0:
-        stats = RowStatistics(stats.row_max, one_lane(sum_exp_others, vtype64), zero, stats.target_sum)
-        at_target = extract_lane(gradient_factors(stats, weight, e_y, inverse, lse, z_coefficient).at_target, 0)
-        store_element(output.p, row.y, chain_rule_at_target(row, x, at_target, factor, vtype), vtype)
-
-
+# ------------------------------------------------------------------------------------------------ rows
 @inline
 def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
     """Write a gradient of zeros, if a gradient is asked for."""
@@ -132,7 +104,6 @@ def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
             store_element(out, j, 0.0, vtype)
 
 
-# ------------------------------------------------------------------------------------------------ rows
 @inline
 def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pending: Any, vtype: Any) -> Any:
     """Compute row i: put what its loss is made of at lane k of the buffer, and return its gradient as pending.
@@ -145,15 +116,16 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     if is_ignored(operands.labels, row.y):
         _complete_gradient(pending, 0, True, vtype)
         _write_zeros(out, row.classes, vtype)
-        label_weight = label_weight_of(operands.confidence, operands.weight, row.y)
-        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0), 0.0, label_weight, 0.0))  # a loss of 0
+        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0, None), 0.0, 0.0, 0.0))  # a loss of 0
         return pending
     factor = gradient_factor(operands, i)
     if saved_lse is not None:
         output = RowOutput(out, None, operands.streaming)
-        _gradient_from_saved(row, output, saved_lse[i], factor, operands, vtype)
+        gradient_from_saved(row, output, saved_lse[i], factor, operands, vtype)
         return pending
-    terms = row_terms(operands, row, statistics(row, pending, vtype), i, vtype)
+    stats = statistics(row, pending, vtype)
+    row = labelled(row, stats.top)
+    terms = row_terms(operands, row, stats, i, vtype)
     buffer_row(buffer, k, terms)
     _complete_gradient(pending, _row_stride(operands.grad), b == 0, vtype)
     return _next_gradient(pending, row, terms, out, factor, operands.z_coefficient, vtype)

@@ -17,7 +17,7 @@ from xent_numba.backends.cpu.regimes.long.gradient import (
     gradient_coefficients,
     write_gradient,
 )
-from xent_numba.backends.cpu.regimes.long.statistics import statistics
+from xent_numba.backends.cpu.regimes.long.statistics import class_with, statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import log_of_sum
@@ -26,21 +26,8 @@ from xent_numba.backends.cpu.row.transform import load_logit
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, stream
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import advance, load, load_n, pointer, stack_buffer, store_n
-from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane
+from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat, zero_vector
-
-
-@inline
-def _first_class_with(row: Any, value: float, vtype: Any) -> Any:
-    """The first class whose logit is `value`, or −1."""
-    values, lanes = splat(value, vtype), lanes_of(vtype)
-    for i in range(0, row.classes, lanes):
-        count = min(lanes, row.classes - i)
-        if any_true(load_n(row.logits, i, count, splat(math.nan, vtype)) == values):
-            for j in range(i, i + count):
-                if load_logit(row.logits, j, None, vtype) == value:
-                    return j
-    return -1
 
 
 @inline
@@ -59,7 +46,7 @@ def _log_sum(row: Any, stats: Any, exact: bool, vtype: Any) -> Any:
     total = stats.sum_exp_others
     others = total - 1.0
     if others < 0.5 and exact:
-        y = _first_class_with(row, stats.row_max, vtype)
+        y = class_with(row, 0, row.classes, splat(stats.row_max, vtype))
         if y >= 0:
             others = statistics(RowInput(row.logits, row.classes, y, None, None, None), None, vtype).sum_exp_others
     vtype64 = promote(vtype)

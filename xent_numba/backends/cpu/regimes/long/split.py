@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from xent_numba.backends.cpu.compile.inline import inline
+import numpy as np
+
+from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
 from xent_numba.backends.cpu.regimes.long.epilogue import (
@@ -17,6 +19,7 @@ from xent_numba.backends.cpu.regimes.long.epilogue import (
     buffered_losses,
     gradient_factor,
     gradient_scalars,
+    labelled,
     loss_buffer,
     row_terms,
 )
@@ -29,7 +32,7 @@ from xent_numba.backends.cpu.regimes.long.gradient import (
 from xent_numba.backends.cpu.regimes.long.statistics import merge, segment
 from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import work_item
-from xent_numba.backends.cpu.row.epilogue import RowStatistics
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top
 from xent_numba.backends.cpu.row.operands import (
     Operands,
     row_input,
@@ -37,6 +40,7 @@ from xent_numba.backends.cpu.row.operands import (
     store_loss,
     vtype_of,
 )
+from xent_numba.backends.cpu.row.target import is_distribution_type
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import advance, stack_buffer
@@ -52,7 +56,7 @@ def _row(operands: Any, i: int) -> Any:
 
 @kernel
 def split_statistics(fields: Any, i: int, parts: Any, loop: int) -> None:
-    """Store the `RowStatistics` of each segment k of row i, which is not an ignored one, in parts[k], (segments, 4)."""
+    """Store the `RowStatistics` of each segment k of row i, which is not an ignored one, in parts[k], (segments, 6)."""
     parallel_for(_segment_statistics, (fields, i, parts), parts.shape[0], loop)
 
 
@@ -65,22 +69,43 @@ def _segment_statistics(fields: Any, i: int, parts: Any, k: int) -> None:
     stats = segment(row, start, stop, None, vtype_of(operands))
     parts[k, 0], parts[k, 1] = stats.row_max, stats.sum_exp_others
     parts[k, 2], parts[k, 3] = stats.target_gap, stats.target_sum
+    _store_top(stats.top, parts, k)
+
+
+@optional
+def _store_top(top: Any, parts: Any, k: int) -> Any:
+    """Store the `Top` of a segment, if there is one, in parts[k]."""
+    parts[k, 4], parts[k, 5] = top.y, top.x
+
+
+@specialize
+def _stored_statistics(dense: Any, parts: Any, k: int) -> Any:
+    """The `RowStatistics` of segment k."""
+    if not is_distribution_type(dense):
+        return lambda dense, parts, k: RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3], None)
+    return lambda dense, parts, k: RowStatistics(
+        parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3], Top(np.int64(parts[k, 4]), parts[k, 5])
+    )
 
 
 @kernel
 def split_outcome(fields: Any, i: int, parts: Any, scalars: Any) -> Any:
-    """Return the loss of row i from the statistics of its segments; store its `GradientScalars` in scalars, (4,)."""
+    """Return the loss of row i from the statistics of its segments; store what `_outcome` says in scalars, (5,)."""
     return _outcome(Operands(*fields), i, parts, scalars)
 
 
 @inline
 def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
-    """The loss of row i from the statistics of its segments; its `GradientScalars` are stored in scalars, (4,)."""
+    """The loss of row i from the statistics of its segments; its `GradientScalars` and its label go to scalars, (5,).
+
+    For a distribution, the label is the class of the `Top`.
+    """
     vtype = vtype_of(operands)
     row = _row(operands, i)
-    stats = RowStatistics(parts[0, 0], parts[0, 1], parts[0, 2], parts[0, 3])
+    stats = _stored_statistics(row.dense, parts, 0)
     for k in range(1, parts.shape[0]):
-        stats = merge(stats, RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3]), row.scale, vtype)
+        stats = merge(stats, _stored_statistics(row.dense, parts, k), row.scale, vtype)
+    row = labelled(row, stats.top)
     terms = row_terms(operands, row, stats, i, vtype)
     buffer = loss_buffer(promote(vtype))
     buffer_row(buffer, 0, terms)
@@ -88,6 +113,7 @@ def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
     store_loss(operands.row_losses, i, loss)
     found = gradient_scalars(row, terms, gradient_factor(operands, i), operands.z_coefficient, vtype)
     scalars[0], scalars[1], scalars[2], scalars[3] = found.centre, found.p_factor, found.u_factor, found.at_target
+    scalars[4] = row.y
     return loss
 
 
@@ -103,7 +129,7 @@ def _segment_gradient(fields: Any, i: int, scalars: Any, segments: int, k: int) 
     operands = Operands(*fields)
     vtype = vtype_of(operands)
     where = work_item(operands.logits.shape, i, 1)
-    row = row_input(operands, where.a, where.b)
+    row = labelled(row_input(operands, where.a, where.b), Top(np.int64(scalars[4]), 0.0))
     output = RowOutput(row_pointer(operands.grad, where.a, where.b), stack_buffer(vtype, 2), operands.streaming)
     start = (segments - 1 - k) * SEGMENT_CLASSES
     stop = min(row.classes, start + SEGMENT_CLASSES)

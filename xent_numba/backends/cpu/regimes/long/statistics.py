@@ -5,9 +5,13 @@ block, for as long as no logit is more than `HEADROOM` above it.  A block that h
 its own maximum as the shift, and the sums so far are rescaled to that (online softmax).  So memory is read once, and
 nearly always each logit is too.  Prefetches reach a few blocks ahead, so that memory is read while a block is computed.
 
-Within a block, four sums run side by side in the arithmetic of the logits; the sums of blocks are added in float64.
-Blocks are counted from the start of the row, never from an address, and a row longer than `SEGMENT_CLASSES` is always
-merged from its segments in order, whichever thread computed them: the bits of a result depend on nothing but the row.
+A row with a label leaves the label's class out of its sum.  A distribution leaves out a class that has the logit which
+is the shift, its `Top`, so that the digits of the other terms are not lost beside it; a logit that is much larger
+becomes the shift, as above, and the `Top`.
+
+The sums of blocks are added in float64.  Blocks are counted from the start of the row, never from an address, and a row
+longer than `SEGMENT_CLASSES` is always merged from its segments in order, whichever thread computed them: the bits of a
+result depend on nothing but the row.
 """
 
 from __future__ import annotations
@@ -16,20 +20,20 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import types
 
-from xent_numba.backends.cpu.compile.inline import inline
+from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
+from xent_numba.backends.cpu.regimes.long.block import dense_sums_of_block, max_of_block, sum_of_block
 from xent_numba.backends.cpu.regimes.long.gradient import write_pending
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, centre_of
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of
 from xent_numba.backends.cpu.row.target import (
-    add_dense_sums,
-    add_dense_term,
-    dense_target,
-    dense_target_n,
+    DenseSums,
     exclude_target,
+    is_distribution_type,
+    no_dense_sums,
 )
-from xent_numba.backends.cpu.row.transform import load_logits, load_logits_n, scale_or_one
-from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
+from xent_numba.backends.cpu.row.transform import load_logits_n, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     drop_residual,
@@ -40,103 +44,25 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     shift_value,
 )
 from xent_numba.backends.cpu.simd.load_store import first_n_or
-from xent_numba.backends.cpu.simd.math import compensated_add, has_guard_digits, unscale
+from xent_numba.backends.cpu.simd.math import compensated_add, has_guard_digits, unscale, with_error
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, one_lane, opaque, select, splat
 
 BLOCK_VECTORS = 16
 HEADROOM = 8.0  # how far above the shift a float32 logit may be: an error of 2e-9 per power of 2 is still small there
-
-
-# ------------------------------------------------------------------------------------------------ one block
-@inline
-def _block_max(row: Any, i: int, vectors: int, minus_inf: Any) -> Any:
-    """The maximum of some vectors of logits from class i on, per lane."""
-    lanes = lanes_of(minus_inf)
-    a, b, c, d = minus_inf, minus_inf, minus_inf, minus_inf
-    k = 0
-    while k + 4 <= vectors:
-        j = i + k * lanes
-        a = maximum(load_logits(row.logits, j, row.transform, minus_inf), a)
-        b = maximum(load_logits(row.logits, j + lanes, row.transform, minus_inf), b)
-        c = maximum(load_logits(row.logits, j + 2 * lanes, row.transform, minus_inf), c)
-        d = maximum(load_logits(row.logits, j + 3 * lanes, row.transform, minus_inf), d)
-        k += 4
-    while k < vectors:
-        a = maximum(load_logits(row.logits, i + k * lanes, row.transform, minus_inf), a)
-        k += 1
-    return maximum(maximum(a, b), maximum(c, d))
-
-
-@inline
-def _exp_term(row: Any, i: int, shift: Any, y: Any, largest: Any) -> Any:
-    """exp of the vector of logits from class i on, 0 at class y; and the maximum of these logits and `largest`."""
-    prefetch_ahead(row.logits, i)
-    x = load_logits(row.logits, i, row.transform, largest)
-    return exclude_target(exp_shifted_scaled(x, shift, row.scale), i, y), maximum(x, largest)
-
-
-@inline
-def _block_sum(row: Any, i: int, vectors: int, shift: Any, y: Any, minus_inf: Any) -> Any:
-    """Σ exp over some vectors from class i on, its rounding error, and the maximum: per lane, the first two in float64.
-
-    Class y is left out of the sum; y is None where it is not in the block.
-    """
-    lanes = lanes_of(minus_inf)
-    zero = splat(0.0, minus_inf)
-    a0, a1, a2, a3 = zero, zero, zero, zero
-    m0, m1, m2, m3 = minus_inf, minus_inf, minus_inf, minus_inf
-    total, error = promote(zero), promote(zero)
-    k = 0
-    while k + 4 <= vectors:
-        j = i + k * lanes
-        e0, m0 = _exp_term(row, j, shift, y, m0)
-        e1, m1 = _exp_term(row, j + lanes, shift, y, m1)
-        e2, m2 = _exp_term(row, j + 2 * lanes, shift, y, m2)
-        e3, m3 = _exp_term(row, j + 3 * lanes, shift, y, m3)
-        a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
-        k += 4
-        if not has_guard_digits(zero):
-            total, error = compensated_add(total, error, promote((a0 + a1) + (a2 + a3)))
-            a0, a1, a2, a3 = zero, zero, zero, zero
-    while k < vectors:
-        e0, m0 = _exp_term(row, i + k * lanes, shift, y, m0)
-        a0 = a0 + e0
-        k += 1
-    total, error = compensated_add(total, error, promote((a0 + a1) + (a2 + a3)))
-    return total, error, maximum(maximum(m0, m1), maximum(m2, m3))
-
-
-@inline
-def _dense_sums(row: Any, dense: Any, i: int, vectors: int, tail: int, centre: Any) -> Any:
-    """(Σ u_j (centre − x_j), Σ u_j) of a block from class i on, per lane in float64.
-
-    The block has `vectors` whole vectors and `tail` more classes.
-    """
-    zero = splat(0.0, centre)
-    sums = promote(zero), promote(zero)
-    if dense is None:
-        return sums
-    lanes = lanes_of(centre)
-    for first in range(0, vectors, 4):
-        run = zero, zero
-        for k in range(first, min(vectors, first + 4)):
-            j = i + k * lanes
-            u = dense_target(dense, j, centre)
-            x = load_logits(row.logits, j, row.transform, centre)
-            run = add_dense_term(run, u, centre, x)
-        sums = add_dense_sums(sums, run, dense)
-    if tail > 0:
-        j = i + vectors * lanes
-        u = dense_target_n(dense, j, tail, centre)
-        x = load_logits_n(row.logits, j, tail, row.transform, centre)
-        sums = add_dense_sums(sums, add_dense_term((zero, zero), u, centre, x), dense)
-    return sums
+TOP_HEADROOM = 1.0  # the same for a distribution, whose other terms must not be small beside that of this logit
 
 
 # ------------------------------------------------------------------------------------------------ change of the shift
+@specialize
+def _headroom(dense: Any, vtype: Any) -> Any:
+    """How far above the shift a scaled logit may be."""
+    headroom = TOP_HEADROOM if is_distribution_type(dense) else HEADROOM
+    return lambda dense, vtype: headroom if has_guard_digits(vtype) else 0.0
+
+
 @inline
-def _centre_and_ceiling(row_max: Any, scale: Any) -> Any:
+def _centre_and_ceiling(row_max: Any, dense: Any, scale: Any) -> Any:
     """The largest lane of `row_max`, for the shift to be next to; and the largest logit that the shift allows.
 
     Where all lanes are −inf, these are 0 and −inf.
@@ -144,17 +70,29 @@ def _centre_and_ceiling(row_max: Any, scale: Any) -> Any:
     minus_inf = splat(-math.inf, row_max)
     centre = splat(reduce_max(row_max), row_max)
     above_minus_inf = centre > minus_inf
-    headroom = HEADROOM / scale_or_one(scale) if has_guard_digits(row_max) else 0.0
+    headroom = _headroom(dense, row_max) / scale_or_one(scale)
     ceiling = select(above_minus_inf, centre + splat(headroom, centre), minus_inf)
     return select(above_minus_inf, centre, splat(0.0, centre)), ceiling
 
 
 @inline
-def _rebase_gap(target_gap: Any, target_sum: Any, new: Any, old: Any, dense: Any) -> Any:
-    """Σ u_j (new − x_j) from Σ u_j (old − x_j)."""
+def _rebase_gap(sums: Any, new: Any, old: Any, dense: Any) -> Any:
+    """The `DenseSums` with Σ u_j (new − x_j) from those with Σ u_j (old − x_j)."""
     if dense is None:
-        return target_gap
-    return target_gap + target_sum * (promote(new) - promote(old))
+        return sums
+    change = sums.target * (promote(new) - promote(old))
+    gap, gap_error = compensated_add(sums.gap, sums.gap_error, change)
+    return DenseSums(gap, sums.target, gap_error, sums.target_error)
+
+
+@inline
+def _add_block(sums: Any, block: Any, dense: Any) -> Any:
+    """The `DenseSums` of some blocks and one more."""
+    if dense is None:
+        return sums
+    gap, gap_error = compensated_add(sums.gap, sums.gap_error, block.gap)
+    target, target_error = compensated_add(sums.target, sums.target_error, block.target)
+    return DenseSums(gap, target, gap_error + block.gap_error, target_error + block.target_error)
 
 
 @inline
@@ -173,6 +111,57 @@ def _rescale_one(sum_exp: float, old: float, new: float, scale: Any, vtype: Any)
     return extract_lane(_rescale(one_lane(sum_exp, vtype64), one_lane(old, vtype64), one_lane(new, vtype64), scale), 0)
 
 
+# ------------------------------------------------------------------------------------------------ class left out
+@inline
+def class_with(row: Any, start: int, stop: int, value: Any) -> Any:
+    """The first of the classes start … stop whose logit is the first lane of `value`, or −1."""
+    lanes = lanes_of(value)
+    for i in range(start, stop, lanes):
+        x = load_logits_n(row.logits, i, min(lanes, stop - i), row.transform, splat(math.nan, value))
+        if any_true(x == value):
+            for k in range(lanes):
+                if extract_lane(x, k) == extract_lane(value, 0):
+                    return np.int64(i + k)
+    return np.int64(-1)
+
+
+@specialize
+def _left_out(dense: Any, row: Any, i: int, count: int, centre: Any) -> Any:
+    """The class that the sum leaves out: the label's; for a distribution, one of `count` from i on at the centre."""
+    if is_distribution_type(dense):
+        return lambda dense, row, i, count, centre: class_with(row, i, i + count, centre)
+    return lambda dense, row, i, count, centre: row.y
+
+
+@specialize
+def _readmit(dense: Any, sum_exp: Any, centre: Any, shift: Any, scale: Any) -> Any:
+    """The sum with the term of the class that was left out for being at the centre; unchanged for a label."""
+    if not is_distribution_type(dense):
+        return lambda dense, sum_exp, centre, shift, scale: sum_exp
+
+    def of_distribution(dense: Any, sum_exp: Any, centre: Any, shift: Any, scale: Any) -> Any:
+        own = promote(exp_shifted_scaled(centre, shift, scale))
+        return sum_exp + first_n_or(own, 1, splat(0.0, own))
+
+    return of_distribution
+
+
+@specialize
+def _top_at(dense: Any, y: int, centre: Any) -> Any:
+    """The `Top` of a distribution; None for others."""
+    if is_distribution_type(dense):
+        return lambda dense, y, centre: Top(y, np.float64(extract_lane(centre, 0)))
+    return lambda dense, y, centre: None
+
+
+@specialize
+def _own_term(top: Any, row_max: float, scale: Any, vtype: Any) -> Any:
+    """exp(s (x_y − row_max)) of a `Top`; 0 for None."""
+    if isinstance(top, types.NoneType):
+        return lambda top, row_max, scale, vtype: 0.0
+    return lambda top, row_max, scale, vtype: _rescale_one(1.0, top.x, row_max, scale, vtype)
+
+
 # ------------------------------------------------------------------------------------------------ segments and rows
 @inline
 def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
@@ -182,13 +171,14 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
     """
     lanes, scale, y = lanes_of(vtype), row.scale, row.y
     zero, minus_inf = splat(0.0, vtype), splat(-math.inf, vtype)
-    sum_exp, sum_error, target_gap, target_sum = promote(zero), promote(zero), promote(zero), promote(zero)
+    sum_exp, sum_error, sums = promote(zero), promote(zero), no_dense_sums(promote(zero))
     count = min(stop - start, BLOCK_VECTORS * lanes)
     tail = count % lanes
-    row_max = _block_max(row, start, count // lanes, minus_inf)
+    row_max = max_of_block(row, start, count // lanes, minus_inf)
     if tail > 0:
         row_max = maximum(load_logits_n(row.logits, start + count - tail, tail, row.transform, minus_inf), row_max)
-    centre, ceiling = _centre_and_ceiling(row_max, scale)
+    centre, ceiling = _centre_and_ceiling(row_max, row.dense, scale)
+    left_out = _left_out(row.dense, row, start, count, centre)
     shift = shift_of(centre, scale)
     with_residual, without_residual = has_residual(shift, scale), drop_residual(shift, scale)
     i = start
@@ -196,48 +186,52 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
         count = min(stop - i, BLOCK_VECTORS * lanes)
         vectors = count // lanes
         tail = count - vectors * lanes
-        if with_residual or i <= y < i + count:
-            block_sum, block_error, block_max = _block_sum(row, i, vectors, shift, y, minus_inf)
+        if with_residual or i <= left_out < i + count:
+            block_sum, block_error, block_max = sum_of_block(row, i, vectors, shift, left_out, minus_inf)
         else:
-            block_sum, block_error, block_max = _block_sum(row, i, opaque(vectors), without_residual, None, minus_inf)
+            block_sum, block_error, block_max = sum_of_block(row, i, opaque(vectors), without_residual, None, minus_inf)
         if tail > 0:
             j = i + vectors * lanes
             x = load_logits_n(row.logits, j, tail, row.transform, minus_inf)
-            e = promote(exclude_target(first_n_or(exp_shifted_scaled(x, shift, scale), tail, zero), j, y))
+            e = promote(exclude_target(first_n_or(exp_shifted_scaled(x, shift, scale), tail, zero), j, left_out))
             block_sum, block_error = compensated_add(block_sum, block_error, e)
             block_max = maximum(x, block_max)
         if any_true(block_max > ceiling):  # compute the block again, with its own maximum as the shift
             old_centre, old_shift = centre, shift_value(shift)
             nothing_yet = not any_true(ceiling > minus_inf)
-            centre, ceiling = _centre_and_ceiling(block_max, scale)
+            whole_sum = _readmit(row.dense, sum_exp, centre, shift, scale)
+            centre, ceiling = _centre_and_ceiling(block_max, row.dense, scale)
+            left_out = _left_out(row.dense, row, i, count, centre)
             shift = shift_of(centre, scale)
             with_residual, without_residual = has_residual(shift, scale), drop_residual(shift, scale)
-            target_gap = _rebase_gap(target_gap, target_sum, centre, old_centre, row.dense)
+            sums = _rebase_gap(sums, centre, old_centre, row.dense)
             if not nothing_yet:
                 new_shift = shift_value(shift)
-                sum_exp = _rescale(sum_exp, old_shift, new_shift, scale)
+                sum_exp = _rescale(whole_sum, old_shift, new_shift, scale)
                 sum_error = _rescale(sum_error, old_shift, new_shift, scale)
             continue
         write_pending(pending, BLOCK_VECTORS, vtype)
-        block_gap, block_target = _dense_sums(row, row.dense, i, vectors, tail, centre)
+        sums = _add_block(sums, dense_sums_of_block(row, row.dense, i, vectors, tail, centre), row.dense)
         sum_exp, sum_error = compensated_add(sum_exp, sum_error, block_sum)
         sum_error = sum_error + block_error
-        target_gap, target_sum = target_gap + block_gap, target_sum + block_target
         row_max = maximum(block_max, row_max)
         i += count
     row_max = splat(reduce_max(row_max), vtype)
     final_centre = centre_of(row_max)
-    target_gap = _rebase_gap(target_gap, target_sum, final_centre, centre, row.dense)
+    sums = _rebase_gap(sums, final_centre, centre, row.dense)
     total, term_of_max = reduce_add(sum_exp + sum_error), 0.0
-    if y < 0 and extract_lane(row_max, 0) > -math.inf:  # the term of the maximum is 1, not what rounding made of it
+    # The term of the maximum, if it is not the one left out, is 1 and not what rounding made of it.
+    has_max = y < 0 and (left_out < 0 or extract_lane(row_max, 0) > extract_lane(centre, 0))
+    if has_max and extract_lane(row_max, 0) > -math.inf:
         rounded_term = np.float64(extract_lane(exp_shifted_scaled(row_max, shift, scale), 0))
         total, term_of_max = total - rounded_term, 1.0
     old, new = extract_lane(shift_value(shift), 0), np.float64(extract_lane(final_centre, 0))
     return RowStatistics(
         np.float64(extract_lane(row_max, 0)),
         _rescale_one(total, old, new, scale, vtype) * unscale(vtype) + term_of_max,
-        reduce_add(target_gap),
-        reduce_add(target_sum),
+        reduce_add(with_error(sums.gap, sums.gap_error)),
+        reduce_add(with_error(sums.target, sums.target_error)),
+        _top_at(row.dense, left_out, centre),
     )
 
 
@@ -247,12 +241,14 @@ def merge(a: Any, b: Any, scale: Any, vtype: Any) -> Any:
     upper, lower = (b, a) if b.row_max > a.row_max else (a, b)
     target_gap, target_sum = a.target_gap + b.target_gap, a.target_sum + b.target_sum
     if lower.row_max == -math.inf:  # its gaps are relative to 0, and infinite where they count
-        return RowStatistics(upper.row_max, a.sum_exp_others + b.sum_exp_others, target_gap, target_sum)
+        return RowStatistics(upper.row_max, a.sum_exp_others + b.sum_exp_others, target_gap, target_sum, upper.top)
+    lower_sum = lower.sum_exp_others + _own_term(lower.top, lower.row_max, scale, vtype)
     return RowStatistics(
         upper.row_max,
-        upper.sum_exp_others + _rescale_one(lower.sum_exp_others, lower.row_max, upper.row_max, scale, vtype),
+        upper.sum_exp_others + _rescale_one(lower_sum, lower.row_max, upper.row_max, scale, vtype),
         target_gap + lower.target_sum * (upper.row_max - lower.row_max),
         target_sum,
+        upper.top,
     )
 
 
@@ -262,7 +258,7 @@ def statistics(row: Any, pending: Any, vtype: Any) -> Any:
 
     `pending` is the gradient of the row before, which is written meanwhile; or None.
     """
-    stats = RowStatistics(-math.inf, 0.0, 0.0, 0.0)
+    stats = RowStatistics(-math.inf, 0.0, 0.0, 0.0, _top_at(row.dense, np.int64(-1), vtype))
     for start in range(0, row.classes, SEGMENT_CLASSES):
         part = segment(row, start, min(row.classes, start + SEGMENT_CLASSES), pending, vtype)
         stats = part if start == 0 else merge(stats, part, row.scale, vtype)
