@@ -47,9 +47,10 @@ class Availability:
 IMPLEMENTATIONS = {
     "numpy": Implementation("xent_numba.backends.reference", "install numpy"),
     "cpu": Implementation("xent_numba.backends.cpu.backend", "install numba: pip install numba"),
+    "njit": Implementation("xent_numba.backends.njit", "install numba: pip install numba"),
     "cuda": Implementation("xent_numba.backends.cuda.backend", "install numba-cuda: pip install 'numba-cuda[cu12]'"),
 }
-AUTO = ("cpu", "numpy")  # for arrays on the host, the first of these that can run
+AUTO = ("cpu", "njit", "numpy")  # for arrays on the host, the first of these that can run
 VARIABLE = "XENT_NUMBA_BACKEND"
 NAMES = ("auto", *IMPLEMENTATIONS)
 

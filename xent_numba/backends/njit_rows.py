@@ -1,0 +1,469 @@
+"""The kernels of the njit backend: functions for one row of logits, and one `prange` over groups of rows.
+
+Nothing here needs more than Numba's manual.  The steps of a row, from top to bottom of this file: `load` reads a block
+of its classes as float64, `transform` turns logits x into z, `fold_max` finds their maximum m, `exp_differences` computes
+e_j = exp(z_j − m), `fold_sum` adds them, `compute_row` puts loss and gradient together, and `store` writes the result.
+All arithmetic is in float64, whatever the dtype of the logits, and all options are values of one `Call`.  So there is
+one compiled kernel for each dtype, and no option overflows or loses digits that its result would have.
+
+The loops are written for LLVM to vectorise.  Each runs over a small contiguous array and does the same to every element
+without branches (`a if b else c` is a choice, not a branch); sums and maxima fold the upper half of an array onto its
+lower half until little is left, which is as accurate as a pairwise sum.  No loop depends on the number of threads.
+
+Three rules avoid cancellation, as in `backends.reference`.  The largest class m is left out of the sum S − 1, so that
+log S = log1p(S − 1) is accurate however small it is.  Where p_m > 1/2, the gradient there is Σ_{j≠m} t_j − T (S − 1) / S,
+and not T p_m − t_m.  And the rounding error of z − m, which would add up over many equal terms, corrects e.
+
+Functions that call each other are in one file, because Numba's cache notices changes in the file of a function only.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+BLOCK = 1024  # classes that are in the small arrays at a time
+LANES = 16  # what is computed there is padded to a multiple of so many elements
+KEEP = 1 << 16  # rows of up to so many classes keep their exponentials for the gradient; longer ones compute them again
+HEADROOM = 60  # exponentials are scaled by 2^HEADROOM, so that a sum of terms below the smallest normal number is right
+UNSCALE = 2.0**-HEADROOM
+
+LOG2_E = 1.0 / math.log(2.0)
+LN2_HIGH = float.fromhex("0x1.62e42fefa3800p-1")  # ln 2 in two parts; a product of the first with n is exact
+LN2_LOW = float.fromhex("0x1.ef35793c76730p-45")
+ROUND = 1.5 * 2.0**52  # adding it rounds to an integer, which is then in the last bits of the sum
+# exp is 0 from LEAST on, or infinite from MOST on, with that scale; it is 0 from NOTHING on without it
+LEAST, MOST, NOTHING = -(1023 + HEADROOM) * math.log(2.0), (1024 - HEADROOM) * math.log(2.0), -1023 * math.log(2.0)
+FACTORS = [1.0 / math.factorial(k) for k in range(14)]
+F2, F3, F4, F5, F6, F7, F8, F9, F10, F11, F12, F13 = FACTORS[2:]
+
+LOSS, GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(5)  # what `Call.mode` asks for; LOSS: and nothing else
+LOGITS, TARGET, OUT = range(3)  # rows of `Call.layouts`
+
+
+class Call(NamedTuple):
+    """All that a kernel is given.  Arrays are contiguous; those that a call lacks have length 0 or are never read."""
+
+    logits: Any  # the memory that the logits span; uint16 where they are of 16 bits
+    distribution: Any  # the memory of a distribution, or the logits again
+    out: Any  # the memory of the gradient, or of a softmax
+    layouts: Any  # (3, 4): index of the first element, and strides of A, B and C, of these three
+    labels: Any  # (A·B,) int64
+    ignore: Any  # (k,) int64
+    weight: Any  # (C,), and from here on float64
+    sample_weight: Any  # (A·B,)
+    grad_output: Any  # (A·B,)
+    lse: Any  # (A·B,) saved
+    losses: Any  # (A·B,) receives the losses of the rows, or their logsumexp
+    mode: int
+    rows: int  # A·B
+    inner: int  # B
+    classes: int  # C
+    group: int  # rows in a group
+    mantissa: int  # bits of a 16-bit logit: 10 for float16, 7 for bfloat16; 0 for float32 and float64
+    q_mantissa: int  # the same for the distribution
+    is_dense: bool  # whether every class has a target: u_j = w_j (alpha q_j + beta), beside `confidence` at the label
+    alpha: float
+    beta: float
+    confidence: float
+    logit_scale: float
+    softcap: float  # infinite for none
+    z_coefficient: float
+    grad_scale: float
+
+
+jit = njit(nogil=True, error_model="numpy")
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def exp_parts(d: float, lost: float, bias: int) -> tuple[float, float]:
+    """(s, p) with exp(d + lost) = s (1 + p): s is 2^n (times 2^(bias − 1023)), and p = exp(r) − 1 for |r| ≤ ln 2 / 2.
+
+    The flag lets LLVM fuse a multiplication and an addition, which does not touch NaN and infinity.
+    """
+    rounded = d * LOG2_E + ROUND
+    n = rounded - ROUND
+    r = (d - n * LN2_HIGH) + (lost - n * LN2_LOW)
+    p = F10 + r * (F11 + r * (F12 + r * F13))
+    p = F6 + r * (F7 + r * (F8 + r * (F9 + r * p)))
+    p = F2 + r * (F3 + r * (F4 + r * (F5 + r * p)))
+    # n + bias becomes the exponent of a float64
+    s = np.int64((np.float64(rounded).view(np.int64) + bias) << 52).view(np.float64)
+    return s, r + r * r * p
+
+
+@jit
+def two_sum(a: float, b: float) -> tuple[float, float]:
+    """a + b, and its rounding error (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+@jit
+def product(a: float, b: float) -> tuple[float, float]:
+    """a · b and its rounding error (Dekker), 0 where its computation overflows."""
+    high = 134217729.0 * a  # 2^27 + 1: a becomes a sum of numbers of 26 bits
+    high = high - (high - a)
+    low = a - high
+    top = 134217729.0 * b
+    top = top - (top - b)
+    rest = b - top
+    total = a * b
+    lost = ((high * top - total) + high * rest + low * top) + low * rest
+    return total, lost if abs(lost) < math.inf else 0.0
+
+
+@jit
+def add(sums: tuple[float, float], term: float) -> tuple[float, float]:
+    """(sum, sum of rounding errors) with one more term."""
+    total, lost = two_sum(sums[0], term)
+    return total, sums[1] + lost
+
+
+@jit
+def corrected(sums: tuple[float, float]) -> float:
+    """The sum that `add` has made, an infinite one as it is."""
+    return sums[0] + sums[1] if abs(sums[1]) < math.inf else sums[0]
+
+
+@jit
+def power_of_two(n: int) -> float:
+    """2^n, for a normal number."""
+    return np.int64((n + 1023) << 52).view(np.float64)
+
+
+@jit
+def from_half(bits: int, mantissa: int) -> float:
+    """The value of a 16-bit float: its bits in the places of a float64, times the ratio of the two exponent biases."""
+    bias = (1 << (14 - mantissa)) - 1
+    size = np.int64((bits & 0x7FFF) << (52 - mantissa)).view(np.float64) * power_of_two(1023 - bias)
+    infinite = power_of_two(bias + 1)
+    size = size if size < infinite else (math.inf if size == infinite else math.nan)
+    return -size if bits > 0x7FFF else size
+
+
+@jit
+def to_half(value: float, mantissa: int) -> int:
+    """The bits of a 16-bit float, rounded once, to nearest even."""
+    bias, cut = (1 << (14 - mantissa)) - 1, 52 - mantissa
+    size = abs(value)
+    bits = np.float64(size).view(np.int64)
+    normal = ((bits + ((1 << (cut - 1)) - 1) + ((bits >> cut) & 1)) >> cut) - ((1023 - bias) << mantissa)
+    unit = power_of_two(cut + 1 - bias)  # adding it rounds to the spacing of the subnormal numbers
+    subnormal = np.float64(size + unit).view(np.int64) - np.float64(unit).view(np.int64)
+    found = subnormal if size < power_of_two(1 - bias) else normal
+    infinite = 0x7FFF >> mantissa << mantissa
+    found = found if found < infinite else infinite
+    found = infinite + (1 << (mantissa - 1)) if value != value else found
+    return found + 0x8000 if value < 0.0 else found
+
+
+# ------------------------------------------------------------------------------------------------ blocks of a row
+@jit
+def padded(count: int) -> int:
+    """The least multiple of LANES that is not less."""
+    return (count + LANES - 1) & -LANES
+
+
+@jit
+def load(memory: Any, first: int, step: int, mantissa: int, values: Any, count: int) -> None:
+    """values[k] = memory[first + k · step] as float64; the padding is 0.
+
+    An unsigned index spares the question whether it is negative and so counts from the end, here and below.
+    """
+    if mantissa:
+        for k in range(count):
+            values[k] = from_half(np.int64(memory[np.uintp(first + k * step)]), mantissa)
+    else:
+        for k in range(count):
+            values[k] = memory[np.uintp(first + k * step)]
+    for k in range(count, padded(count)):
+        values[k] = 0.0
+
+
+@jit
+def store(memory: Any, first: int, step: int, mantissa: int, values: Any, count: int) -> None:
+    """memory[first + k · step] = values[k], rounded once."""
+    if mantissa:
+        for k in range(count):
+            memory[np.uintp(first + k * step)] = to_half(values[k], mantissa)
+    else:
+        for k in range(count):
+            memory[np.uintp(first + k * step)] = values[k]
+
+
+@jit
+def transform(scale: float, cap: float, z: Any, lost: Any, slope: Any, count: int) -> None:
+    """Turn a block of logits into z = f(x); the rounding errors of a product, or f'(x) of a softcap, go beside it.
+
+    With a = exp(−2 |u|), tanh |u| is (1 − a) / (1 + a), and 1 − tanh² u is 4a / (1 + a)².
+    """
+    if cap < math.inf:
+        for k in range(count):
+            u = scale * z[k] / cap
+            d = -2.0 * abs(u)
+            s, p = exp_parts(NOTHING if d < NOTHING else d, 0.0, 1023)
+            v, a = (s - 1.0) + s * p, s * (1.0 + p)  # v = a − 1, with all its digits
+            size = -cap * v / (2.0 + v)
+            z[k] = -size if u < 0.0 else size
+            slope[k] = 4.0 * a / ((1.0 + a) * (1.0 + a))
+    elif scale != 1.0:
+        for k in range(count):
+            z[k], lost[k] = product(scale, z[k])
+    for k in range(count, padded(count)):
+        z[k], lost[k] = -math.inf, 0.0
+
+
+@jit
+def dense_target(alpha: float, beta: float, weight: Any, start: int, u: Any, count: int) -> None:
+    """Turn a block of a distribution q into the dense target w (alpha q + beta)."""
+    if beta != 0.0:
+        for k in range(count):
+            u[k] = alpha * u[k] + beta
+    if weight.size:
+        for k in range(count):
+            u[k] *= weight[np.uintp(start + k)]
+
+
+@jit
+def fold_max(z: Any, scratch: Any, n: int) -> float:
+    """The maximum of z[:n], where n is a multiple of LANES; any number or NaN if there is a NaN."""
+    for k in range(n):
+        scratch[k] = z[k]
+    while n > 1:
+        half = padded(n // 2) if n > LANES else n // 2
+        for k in range(n - half):
+            scratch[k] = scratch[k] if scratch[k] > scratch[half + k] else scratch[half + k]
+        n = half
+    return scratch[0]
+
+
+@jit
+def fold_sum(terms: Any, n: int) -> float:
+    """The pairwise sum of terms[:n], where n is a multiple of LANES.  The terms are overwritten."""
+    while n > LANES:
+        half = padded(n // 2)
+        for k in range(n - half):
+            terms[k] += terms[half + k]
+        n = half
+    for width in (8, 4, 2, 1):
+        for k in range(width):
+            terms[k] += terms[width + k]
+    return terms[0]
+
+
+@jit
+def first_equal(z: Any, value: float, n: int) -> int:
+    """The index of the first element that equals the value; −1 if none does."""
+    for start in range(0, n, LANES):
+        hits = 0
+        for k in range(LANES):
+            hits += 1 if z[np.uintp(start + k)] == value else 0
+        if hits:
+            for k in range(start, n):
+                if z[k] == value:
+                    return k
+    return -1
+
+
+@jit
+def exp_differences(z: Any, lost: Any, shift: float, lost_at_shift: float, e: Any, at: int, n: int) -> None:
+    """e = exp(z − shift) · 2^HEADROOM, from e[at] on, corrected for the rounding of z and of the difference."""
+    for k in range(n):
+        d, error = two_sum(z[k], -shift)
+        error += lost[k] - lost_at_shift
+        error = error if abs(error) < 1.0 else 0.0  # NaN where z is infinite
+        d = LEAST if d < LEAST else d
+        d = MOST if d > MOST else d
+        s, p = exp_parts(d, error, 1023 + HEADROOM)
+        e[np.uintp(at + k)] = s * (1.0 + p)
+
+
+@jit
+def is_among(values: Any, label: int) -> bool:
+    """Whether a label is one of these."""
+    found = False
+    for value in values:
+        found |= label == value
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ rows
+def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) -> None:
+    """Compute the rows of some groups, in order: all that `Call.mode` asks for, and the sum of each group's losses.
+
+    Each row takes three passes over its blocks: the maximum, the sums, and the gradient or whatever is to be written.
+    """
+    mode, classes, scale, cap, z_coefficient = call.mode, call.classes, call.logit_scale, call.softcap, call.z_coefficient
+    logits, distribution, out, weight = call.logits, call.distribution, call.out, call.weight
+    labels, losses, sample_weight, grad_output = call.labels, call.losses, call.sample_weight, call.grad_output
+    ignore, saved, mantissa, layouts = call.ignore, call.lse, call.mantissa, call.layouts
+    is_dense, alpha, beta = call.is_dense, call.alpha, call.beta
+    passes = 2 if mode == LOSS or mode == LOGSUMEXP else 3
+    single, keeps = classes <= BLOCK, classes <= KEEP
+    x_step, q_step, out_step = layouts[LOGITS, 3], layouts[TARGET, 3], layouts[OUT, 3]
+    z, lost, slope, u, terms = np.empty(BLOCK), np.zeros(BLOCK), np.ones(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
+    e = np.empty(padded(classes) if keeps else BLOCK)
+
+    for group in range(first_group, last_group):
+        group_sum = (0.0, 0.0)
+        for row in range(group * call.group, min((group + 1) * call.group, call.rows)):
+            a, b = row // call.inner, row % call.inner
+            x_row = layouts[LOGITS, 0] + a * layouts[LOGITS, 1] + b * layouts[LOGITS, 2]
+            q_row = layouts[TARGET, 0] + a * layouts[TARGET, 1] + b * layouts[TARGET, 2]
+            out_row = layouts[OUT, 0] + a * layouts[OUT, 1] + b * layouts[OUT, 2]
+            label, label_weight = -1, 0.0
+            if labels.size:
+                label = labels[row]
+                if is_among(ignore, label):
+                    if losses.size:
+                        losses[row] = 0.0
+                    if mode == GRADIENT:
+                        for k in range(classes):
+                            out[np.uintp(out_row + k * out_step)] = 0
+                    continue
+                label_weight = call.confidence * (weight[label] if weight.size else 1.0)
+            factor = sample_weight[row] if sample_weight.size else 1.0
+
+            # what the passes find; the sums come with their rounding errors
+            row_max, top, lost_at_max, top_target, label_gap = -math.inf, -1, 0.0, 0.0, 0.0
+            others, gap, rest = (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)  # others, rest: without the class `top`
+            shift, lost_at_shift, loss, log_sum, inverse, lse = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            others_at_top, rest_sum, target_sum = 0.0, 0.0, 0.0
+            for task in range(passes):
+                for start in range(0, classes, BLOCK):
+                    count = min(BLOCK, classes - start)
+                    n = padded(count)
+                    has_top, has_label = start <= top < start + count, start <= label < start + count
+                    if task == 0 or not single:
+                        load(logits, x_row + start * x_step, x_step, mantissa, z, count)
+                        transform(scale, cap, z, lost, slope, count)
+                    if task == 0:
+                        block_max = fold_max(z, terms, n)
+                        if block_max > row_max or top < 0:
+                            found = first_equal(z, block_max, n)
+                            if found >= 0:
+                                row_max, top, lost_at_max = block_max, start + found, lost[found]
+                        continue
+                    at = start if keeps else 0
+                    if task == 1 or not keeps:
+                        exp_differences(z, lost, shift, lost_at_shift, e, at, n)
+                    if is_dense:
+                        if alpha != 0.0:
+                            load(distribution, q_row + start * q_step, q_step, call.q_mantissa, u, count)
+                        else:
+                            u[:count] = 0.0
+                        dense_target(alpha, beta, weight, start, u, count)
+                    if task == 1:
+                        for k in range(n):
+                            terms[k] = e[np.uintp(at + k)]
+                        if has_top:
+                            terms[top - start] = 0.0
+                        others = add(others, fold_sum(terms, n))
+                        if has_label:
+                            k = label - start
+                            label_gap = 0.25 * row_max - 0.25 * z[k] + (0.25 * lost_at_max - 0.25 * lost[k])
+                        if is_dense:
+                            for k in range(n):  # a quarter of a difference is finite where both numbers are
+                                quarter = (0.25 * row_max - 0.25 * z[k]) + (0.25 * lost_at_max - 0.25 * lost[k])
+                                terms[k] = 0.0 if u[k] == 0.0 else u[k] * quarter
+                            gap = add(gap, fold_sum(terms, n))
+                            if has_top:
+                                top_target, u[top - start] = u[top - start], 0.0
+                            rest = add(rest, fold_sum(u, n))
+                        continue
+                    for k in range(n):
+                        terms[k] = e[np.uintp(at + k)] * inverse
+                    if mode == LOG_SOFTMAX:
+                        for k in range(n):
+                            terms[k] = (z[k] - row_max) - log_sum
+                    elif mode == GRADIENT:
+                        drift = 2.0 * z_coefficient * lse if z_coefficient != 0.0 else 0.0
+                        at_top = (rest_sum - target_sum * others_at_top) + drift * (terms[top - start] if has_top else 0.0)
+                        for k in range(n):
+                            terms[k] = (target_sum + drift) * terms[k] - u[k]
+                        if has_label:
+                            terms[label - start] -= label_weight
+                        if has_top and others_at_top < 0.5:
+                            terms[top - start] = at_top
+                        for k in range(n):
+                            terms[k] = terms[k] * (factor * slope[k])
+                    store(out, out_row + start * out_step, out_step, mantissa, terms, count)
+                # between the passes
+                if task == 0:
+                    is_finite = abs(row_max) < math.inf
+                    shift, lost_at_shift = row_max if is_finite else 0.0, lost_at_max
+                    if saved.size:
+                        shift, lost_at_shift, lse = saved[row], 0.0, saved[row]
+                        is_finite = abs(shift) < math.inf
+                elif task == 1:
+                    sum_others = corrected(others) * UNSCALE
+                    log_sum = math.log1p(sum_others) if is_finite else math.nan
+                    inverse = UNSCALE if saved.size else UNSCALE / (1.0 + sum_others)
+                    if not is_finite:
+                        inverse = math.nan
+                    lse = lse if saved.size else row_max + log_sum
+                    others_at_top = corrected(others) * inverse
+                    rest_sum = corrected(rest) + (label_weight if label != top else 0.0)
+                    target_sum = rest_sum + top_target + (label_weight if label == top else 0.0)
+                    if mode == LOGSUMEXP:
+                        loss = lse if is_finite else row_max + sum_others * 0.0
+                    else:
+                        loss = 4.0 * corrected(gap) + (0.0 if label_weight == 0.0 else 4.0 * label_weight * label_gap)
+                        loss += target_sum * log_sum
+                        if z_coefficient != 0.0:
+                            loss += z_coefficient * lse * lse
+                        loss = 0.0 if factor == 0.0 and abs(loss) == math.inf else factor * loss
+                    if losses.size:
+                        losses[row] = loss
+                    factor *= call.grad_scale * (grad_output[row] if grad_output.size else 1.0) * scale
+            group_sum = add(group_sum, loss)
+        partials[group] = corrected(group_sum)
+
+
+def compute_in_parallel(call: Any, partials: Any) -> None:
+    """Compute all groups, each by whichever thread is free: which one it is changes nothing in the result."""
+    for group in prange(partials.size):
+        groups_in_order(call, partials, group, group + 1)
+
+
+def scan_labels(
+    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any
+) -> tuple[int, float, float]:
+    """The index of the first bad label (-1 for none), the sum of s w_y and that of s, over the rows that are kept."""
+    by_weight, by_sample = (0.0, 0.0), (0.0, 0.0)
+    for row in range(labels.size):
+        label = labels[row]
+        kept = True
+        for value in ignore:
+            if label == value:
+                kept = False
+        if kept:
+            if label < 0 or label >= classes:
+                return row, 0.0, 0.0
+            s = sample_weight[row] if sample_weight.size else 1.0
+            w = weight[label] if weight.size else 1.0
+            by_weight, by_sample = add(by_weight, s * w), add(by_sample, s)
+    return -1, corrected(by_weight), corrected(by_sample)
+
+
+def compiled(function: Any, **options: Any) -> Any:
+    """A compiled function that Numba caches on disk, or compiles in each process where it finds no place for that."""
+    options = {"nogil": True, "error_model": "numpy", **options}
+    if os.environ.get("XENT_NUMBA_CACHE_DIR") != "":
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # neither the folder of this file nor the user's cache directory can be written to
+            pass
+    return njit(**options)(function)
+
+
+groups_in_order = compiled(compute_groups)
+groups_in_parallel = compiled(compute_in_parallel, parallel=True)
+scan = compiled(scan_labels)
