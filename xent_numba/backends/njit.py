@@ -159,7 +159,7 @@ def _call(logits: Array, distribution: Array | None, out: Array | None, mode: in
     return njit_rows.Call(
         x, q, g, layouts, no_labels, no_labels, nothing, nothing, nothing, nothing, nothing,
         mode, a * b, b, classes, _group(classes), *mantissas,
-        False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 1.0,
+        "d" in (logits.dtype.char, q.dtype.char), False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 1.0,
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ HEADROOM = 60  # exponentials are scaled by 2^HEADROOM, so that a sum of terms b
 UNSCALE = 2.0**-HEADROOM
 
 LOG2_E = 1.0 / math.log(2.0)
+LN2 = math.log(2.0)
 LN2_HIGH = float.fromhex("0x1.62e42fefa3800p-1")  # ln 2 in two parts; a product of the first with n is exact
 LN2_LOW = float.fromhex("0x1.ef35793c76730p-45")
 ROUND = 1.5 * 2.0**52  # adding it rounds to an integer, which is then in the last bits of the sum
@@ -66,6 +67,7 @@ class Call(NamedTuple):
     group: int  # rows in a group
     mantissa: int  # bits of a 16-bit logit: 10 for float16, 7 for bfloat16; 0 for float32 and float64
     q_mantissa: int  # the same for the distribution
+    is_precise: bool  # whether results are to have the digits of float64
     is_dense: bool  # whether every class has a target: u_j = w_j (alpha q_j + beta), beside `confidence` at the label
     alpha: float
     beta: float
@@ -177,12 +179,16 @@ def load(memory: Any, first: int, step: int, mantissa: int, values: Any, count: 
 
     An unsigned index spares the question whether it is negative and so counts from the end, here and below.
     """
-    if mantissa:
+    if step != 1:
         for k in range(count):
-            values[k] = from_half(np.int64(memory[np.uintp(first + k * step)]), mantissa)
+            item = memory[np.uintp(first + k * step)]
+            values[k] = from_half(np.int64(item), mantissa) if mantissa else np.float64(item)
+    elif mantissa:
+        for k in range(count):
+            values[k] = from_half(np.int64(memory[np.uintp(first + k)]), mantissa)
     else:
         for k in range(count):
-            values[k] = memory[np.uintp(first + k * step)]
+            values[k] = memory[np.uintp(first + k)]
     for k in range(count, padded(count)):
         values[k] = 0.0
 
@@ -190,12 +196,15 @@ def load(memory: Any, first: int, step: int, mantissa: int, values: Any, count: 
 @jit
 def store(memory: Any, first: int, step: int, mantissa: int, values: Any, count: int) -> None:
     """memory[first + k · step] = values[k], rounded once."""
-    if mantissa:
+    if step != 1:
         for k in range(count):
-            memory[np.uintp(first + k * step)] = to_half(values[k], mantissa)
+            memory[np.uintp(first + k * step)] = to_half(values[k], mantissa) if mantissa else values[k]
+    elif mantissa:
+        for k in range(count):
+            memory[np.uintp(first + k)] = to_half(values[k], mantissa)
     else:
         for k in range(count):
-            memory[np.uintp(first + k * step)] = values[k]
+            memory[np.uintp(first + k)] = values[k]
 
 
 @jit
@@ -232,30 +241,39 @@ def dense_target(alpha: float, beta: float, weight: Any, start: int, u: Any, cou
 
 
 @jit
+def half_of(n: int) -> int:
+    """Where to fold an array of n elements: at a multiple of LANES while there are more than that."""
+    return padded(n // 2) if n > LANES else n // 2
+
+
+@jit
 def fold_max(z: Any, scratch: Any, n: int) -> float:
     """The maximum of z[:n], where n is a multiple of LANES; any number or NaN if there is a NaN."""
-    for k in range(n):
+    half = half_of(n)
+    for k in range(n - half):
+        scratch[k] = z[k] if z[k] > z[half + k] else z[half + k]
+    for k in range(n - half, half):
         scratch[k] = z[k]
-    while n > 1:
-        half = padded(n // 2) if n > LANES else n // 2
+    while half > 1:
+        n, half = half, half_of(half)
         for k in range(n - half):
             scratch[k] = scratch[k] if scratch[k] > scratch[half + k] else scratch[half + k]
-        n = half
     return scratch[0]
 
 
 @jit
-def fold_sum(terms: Any, n: int) -> float:
-    """The pairwise sum of terms[:n], where n is a multiple of LANES.  The terms are overwritten."""
-    while n > LANES:
-        half = padded(n // 2)
+def fold_sum(terms: Any, at: int, scratch: Any, n: int) -> float:
+    """The pairwise sum of n terms from terms[at] on, where n is a multiple of LANES."""
+    half = half_of(n)
+    for k in range(n - half):
+        scratch[k] = terms[np.uintp(at + k)] + terms[np.uintp(at + half + k)]
+    for k in range(n - half, half):
+        scratch[k] = terms[np.uintp(at + k)]
+    while half > 1:
+        n, half = half, half_of(half)
         for k in range(n - half):
-            terms[k] += terms[half + k]
-        n = half
-    for width in (8, 4, 2, 1):
-        for k in range(width):
-            terms[k] += terms[width + k]
-    return terms[0]
+            scratch[k] += scratch[half + k]
+    return scratch[0]
 
 
 @jit
@@ -285,6 +303,20 @@ def exp_differences(z: Any, lost: Any, shift: float, lost_at_shift: float, e: An
         e[np.uintp(at + k)] = s * (1.0 + p)
 
 
+@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def exp_for_float32(z: Any, shift: float, e: Any, at: int, n: int) -> None:
+    """The same at half the cost, with an error of 1e-8, for results in float32 and less."""
+    for k in range(n):
+        d = z[k] - shift
+        d = LEAST if d < LEAST else d
+        d = MOST if d > MOST else d
+        rounded = d * LOG2_E + ROUND
+        r = d - (rounded - ROUND) * LN2
+        s = np.int64((np.float64(rounded).view(np.int64) + (1023 + HEADROOM)) << 52).view(np.float64)
+        p = 1.0 + r * (1.0 + r * (F2 + r * (F3 + r * (F4 + r * (F5 + r * (F6 + r * F7))))))
+        e[np.uintp(at + k)] = s * p
+
+
 @jit
 def is_among(values: Any, label: int) -> bool:
     """Whether a label is one of these."""
@@ -306,6 +338,8 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
     ignore, saved, mantissa, layouts = call.ignore, call.lse, call.mantissa, call.layouts
     is_dense, alpha, beta = call.is_dense, call.alpha, call.beta
     passes = 2 if mode == LOSS or mode == LOGSUMEXP else 3
+    # The class `top` is left out of sums.  It is the first maximum; or the label, which needs no search, where that does.
+    finds_top = is_dense or labels.size == 0 or (call.is_precise and scale != 1.0)
     single, keeps = classes <= BLOCK, classes <= KEEP
     x_step, q_step, out_step = layouts[LOGITS, 3], layouts[TARGET, 3], layouts[OUT, 3]
     z, lost, slope, u, terms = np.empty(BLOCK), np.zeros(BLOCK), np.ones(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
@@ -332,10 +366,12 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
             factor = sample_weight[row] if sample_weight.size else 1.0
 
             # what the passes find; the sums come with their rounding errors
-            row_max, top, lost_at_max, top_target, label_gap = -math.inf, -1, 0.0, 0.0, 0.0
+            row_max, top, lost_at_max, e_top, top_target, label_gap = -math.inf, label, 0.0, 0.0, 0.0, 0.0
+            if finds_top:
+                top = -1
             others, gap, rest = (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)  # others, rest: without the class `top`
             shift, lost_at_shift, loss, log_sum, inverse, lse = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            others_at_top, rest_sum, target_sum = 0.0, 0.0, 0.0
+            others_at_top, closes, rest_sum, target_sum = 0.0, False, 0.0, 0.0
             for task in range(passes):
                 for start in range(0, classes, BLOCK):
                     count = min(BLOCK, classes - start)
@@ -346,14 +382,17 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                         transform(scale, cap, z, lost, slope, count)
                     if task == 0:
                         block_max = fold_max(z, terms, n)
-                        if block_max > row_max or top < 0:
+                        if finds_top and (block_max > row_max or top < 0):
                             found = first_equal(z, block_max, n)
                             if found >= 0:
-                                row_max, top, lost_at_max = block_max, start + found, lost[found]
+                                top, lost_at_max = start + found, lost[found]
+                        row_max = block_max if block_max > row_max else row_max
                         continue
                     at = start if keeps else 0
-                    if task == 1 or not keeps:
+                    if (task == 1 or not keeps) and call.is_precise:
                         exp_differences(z, lost, shift, lost_at_shift, e, at, n)
+                    elif task == 1 or not keeps:
+                        exp_for_float32(z, shift, e, at, n)
                     if is_dense:
                         if alpha != 0.0:
                             load(distribution, q_row + start * q_step, q_step, call.q_mantissa, u, count)
@@ -361,11 +400,12 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                             u[:count] = 0.0
                         dense_target(alpha, beta, weight, start, u, count)
                     if task == 1:
-                        for k in range(n):
-                            terms[k] = e[np.uintp(at + k)]
                         if has_top:
-                            terms[top - start] = 0.0
-                        others = add(others, fold_sum(terms, n))
+                            k = at + top - start
+                            e_top, e[k] = e[k], 0.0
+                        others = add(others, fold_sum(e, at, terms, n))
+                        if has_top:
+                            e[k] = e_top
                         if has_label:
                             k = label - start
                             label_gap = 0.25 * row_max - 0.25 * z[k] + (0.25 * lost_at_max - 0.25 * lost[k])
@@ -373,10 +413,10 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                             for k in range(n):  # a quarter of a difference is finite where both numbers are
                                 quarter = (0.25 * row_max - 0.25 * z[k]) + (0.25 * lost_at_max - 0.25 * lost[k])
                                 terms[k] = 0.0 if u[k] == 0.0 else u[k] * quarter
-                            gap = add(gap, fold_sum(terms, n))
+                            gap = add(gap, fold_sum(terms, 0, terms, n))
                             if has_top:
                                 top_target, u[top - start] = u[top - start], 0.0
-                            rest = add(rest, fold_sum(u, n))
+                            rest = add(rest, fold_sum(u, 0, u, n))
                         continue
                     for k in range(n):
                         terms[k] = e[np.uintp(at + k)] * inverse
@@ -390,7 +430,7 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                             terms[k] = (target_sum + drift) * terms[k] - u[k]
                         if has_label:
                             terms[label - start] -= label_weight
-                        if has_top and others_at_top < 0.5:
+                        if has_top and closes:
                             terms[top - start] = at_top
                         for k in range(n):
                             terms[k] = terms[k] * (factor * slope[k])
@@ -404,12 +444,12 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                         is_finite = abs(shift) < math.inf
                 elif task == 1:
                     sum_others = corrected(others) * UNSCALE
-                    log_sum = math.log1p(sum_others) if is_finite else math.nan
-                    inverse = UNSCALE if saved.size else UNSCALE / (1.0 + sum_others)
-                    if not is_finite:
-                        inverse = math.nan
+                    log_sum = math.log1p(sum_others + (e_top * UNSCALE - 1.0)) if is_finite else math.nan
+                    total = 1.0 if saved.size else sum_others + e_top * UNSCALE
+                    inverse = UNSCALE / total if is_finite else math.nan
                     lse = lse if saved.size else row_max + log_sum
-                    others_at_top = corrected(others) * inverse
+                    others_at_top = sum_others / total
+                    closes = others_at_top < 0.5 or (top == label and not is_dense and saved.size == 0)
                     rest_sum = corrected(rest) + (label_weight if label != top else 0.0)
                     target_sum = rest_sum + top_target + (label_weight if label == top else 0.0)
                     if mode == LOGSUMEXP:
