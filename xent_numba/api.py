@@ -93,7 +93,7 @@ def cross_entropy(
         z = logit_scale · logits, or softcap · tanh(logit_scale · logits / softcap).
     z_loss : float ≥ 0
         The weight of lse², a penalty that keeps the logits from drifting.
-    backend : "auto", "numpy", "cpu" or "cuda", optional
+    backend : "auto", "numpy", "cpu", "njit" or "cuda", optional
         The backend for this call, instead of the current one; see `set_backend`.
     n_threads : int, optional
         The largest number of threads to use.  Results are the same, bit for bit, for any number.

@@ -34,7 +34,7 @@ def register(monkeypatch, name, module, **attributes):
 
 def test_numpy_is_always_there():
     found = xn.available_backends()
-    assert list(found) == ["numpy", "cpu", "cuda"]
+    assert list(found) == ["numpy", "cpu", "njit", "cuda"]
     assert found["numpy"]
     assert str(found["numpy"]) == "yes"
     for answer in found.values():
@@ -44,7 +44,7 @@ def test_numpy_is_always_there():
 def test_auto_falls_back_but_a_name_raises(fresh):
     stub = SimpleNamespace(why_not=lambda: "the stub never runs; use another")
     register(fresh, "cpu", "stub_cpu", BACKEND=stub)
-    assert registry.select().name == "numpy"
+    assert registry.select().name == "njit"
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run here: the stub never runs; use another"):
         xn.cross_entropy([[0.0]], [0], backend="cpu")
     answer = xn.available_backends()["cpu"]
@@ -67,7 +67,7 @@ def test_what_is_missing_is_named(fresh):
 
 @pytest.mark.parametrize("name", ["", "gpu", "NumPy", None, 3, ["cpu"]])
 def test_unknown_names_list_the_choices(name):
-    match = "choose one of 'auto', 'numpy', 'cpu' or 'cuda'"
+    match = "choose one of 'auto', 'numpy', 'cpu', 'njit' or 'cuda'"
     with pytest.raises(ValueError, match=match):
         xn.set_backend(name)
     with pytest.raises(ValueError, match=match), xn.use_backend(name):

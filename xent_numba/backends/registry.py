@@ -74,7 +74,7 @@ def select(name: str | None = None) -> Backend:
 
 
 def set_backend(name: str) -> None:
-    """Make a backend the default of the whole process: "auto", "numpy", "cpu" or "cuda".
+    """Make a backend the default of the whole process: "auto", or a key of `available_backends()`.
 
     `use_backend`, and the `backend=` of a call, take precedence over it.  ValueError for an unknown name, RuntimeError
     for a backend that cannot run here.
@@ -132,7 +132,8 @@ def _known(name: object) -> str:
     if isinstance(name, str) and name in NAMES:
         return name
     source = _default_source if name == _default else ""
-    raise ValueError(f"backend = {name!r}{source} is unknown; choose one of 'auto', 'numpy', 'cpu' or 'cuda'")
+    *first, last = map(repr, NAMES)
+    raise ValueError(f"backend = {name!r}{source} is unknown; choose one of {', '.join(first)} or {last}")
 
 
 def _load(name: str) -> Backend:
