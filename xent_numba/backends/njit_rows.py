@@ -28,6 +28,8 @@ from numba import njit, prange
 
 BLOCK = 1024  # classes that are in the small arrays at a time
 LANES = 16  # what is computed there is padded to a multiple of so many elements
+SHORT = 256  # rows of up to so many classes are computed side by side, where that can be
+TILE = 32  # how many of them
 KEEP = 1 << 16  # rows of up to so many classes keep their exponentials for the gradient; longer ones compute them again
 HEADROOM = 60  # exponentials are scaled by 2^HEADROOM, so that a sum of terms below the smallest normal number is right
 UNSCALE = 2.0**-HEADROOM
@@ -304,17 +306,44 @@ def exp_differences(z: Any, lost: Any, shift: float, lost_at_shift: float, e: An
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def exp_scaled(d: float) -> float:
+    """exp(d) · 2^HEADROOM at half the cost, with an error of 1e-8, for results in float32 and less."""
+    d = LEAST if d < LEAST else d
+    d = MOST if d > MOST else d
+    rounded = d * LOG2_E + ROUND
+    r = d - (rounded - ROUND) * LN2
+    s = np.int64((np.float64(rounded).view(np.int64) + (1023 + HEADROOM)) << 52).view(np.float64)
+    return s * (1.0 + r * (1.0 + r * (F2 + r * (F3 + r * (F4 + r * (F5 + r * (F6 + r * F7)))))))
+
+
+@jit
+def max_in_memory(memory: Any, first: int, count: int, scratch: Any) -> float:
+    """The maximum of memory[first : first + count], as from `load` and `fold_max`."""
+    half = (count + 1) // 2
+    for k in range(count - half):
+        a, b = memory[np.uintp(first + k)], memory[np.uintp(first + half + k)]
+        scratch[k] = a if a > b else b
+    for k in range(count - half, half):
+        scratch[k] = memory[np.uintp(first + k)]
+    for k in range(half, padded(half)):
+        scratch[k] = -math.inf
+    return fold_max(scratch, scratch, padded(half))
+
+
+@jit
+def exp_in_memory(memory: Any, first: int, shift: float, e: Any, at: int, count: int) -> None:
+    """e = exp(memory[first + k] − shift), as from `load` and `exp_for_float32`; the padding is 0."""
+    for k in range(count):
+        e[np.uintp(at + k)] = exp_scaled(np.float64(memory[np.uintp(first + k)]) - shift)
+    for k in range(count, padded(count)):
+        e[at + k] = 0.0
+
+
+@jit
 def exp_for_float32(z: Any, shift: float, e: Any, at: int, n: int) -> None:
-    """The same at half the cost, with an error of 1e-8, for results in float32 and less."""
+    """What `exp_differences` computes, by `exp_scaled`."""
     for k in range(n):
-        d = z[k] - shift
-        d = LEAST if d < LEAST else d
-        d = MOST if d > MOST else d
-        rounded = d * LOG2_E + ROUND
-        r = d - (rounded - ROUND) * LN2
-        s = np.int64((np.float64(rounded).view(np.int64) + (1023 + HEADROOM)) << 52).view(np.float64)
-        p = 1.0 + r * (1.0 + r * (F2 + r * (F3 + r * (F4 + r * (F5 + r * (F6 + r * F7))))))
-        e[np.uintp(at + k)] = s * p
+        e[np.uintp(at + k)] = exp_scaled(z[k] - shift)
 
 
 @jit
@@ -324,6 +353,93 @@ def is_among(values: Any, label: int) -> bool:
     for value in values:
         found |= label == value
     return found
+
+
+# ------------------------------------------------------------------------------------------------ short rows
+@jit
+def is_short(call: Any) -> bool:
+    """Whether rows are computed by `compute_tile`: short ones of a loss that is to have the digits of float32."""
+    return (
+        call.classes <= SHORT and call.labels.size > 0 and call.lse.size == 0
+        and not (call.is_dense or call.is_precise) and call.logit_scale == 1.0 and call.softcap == math.inf
+    )  # fmt: skip
+
+
+@jit
+def compute_tile(call: Any, first_row: int, rows: int, tile: Any, lanes: Any, y: Any) -> float:
+    """Compute some short rows at once, of which each has a lane: class k of row r is tile[k, r].  Returns their loss.
+
+    This is `compute_groups` for class indices without smoothing.  Maxima and sums need no folding here.
+    """
+    classes, losses, weight, sample_weight, z_coefficient = (
+        call.classes, call.losses, call.weight, call.sample_weight, call.z_coefficient
+    )  # fmt: skip
+    labels, ignore, layouts, inner, mantissa = call.labels, call.ignore, call.layouts, call.inner, call.mantissa
+    logits, out, grad_output, grad_scale, mode = call.logits, call.out, call.grad_output, call.grad_scale, call.mode
+    row_max, shift, sums, e_label, z_label, values = lanes[0], lanes[1], lanes[2], lanes[3], lanes[4], lanes[5]
+    first, step_a, step_b, step = layouts[LOGITS, 0], layouts[LOGITS, 1], layouts[LOGITS, 2], layouts[LOGITS, 3]
+    for r in range(rows):
+        row = first_row + r
+        at = first + row // inner * step_a + row % inner * step_b
+        if mantissa:
+            load(logits, at, step, mantissa, values, classes)
+            for k in range(classes):
+                tile[k, r] = values[k]
+        else:
+            for k in range(classes):
+                tile[k, r] = logits[np.uintp(at + k * step)]
+    for r in range(TILE):
+        row_max[r], sums[r] = -math.inf, 0.0
+    for k in range(classes):
+        for r in range(TILE):
+            row_max[r] = tile[k, r] if tile[k, r] > row_max[r] else row_max[r]
+    for r in range(TILE):
+        shift[r] = row_max[r] if abs(row_max[r]) < math.inf else 0.0
+    for r in range(rows):
+        label = labels[first_row + r]
+        y[r] = -1 if is_among(ignore, label) else label
+        z_label[r] = tile[max(y[r], 0), r]
+    for k in range(classes):
+        for r in range(TILE):
+            tile[k, r] = exp_scaled(tile[k, r] - shift[r])
+    for r in range(rows):
+        if y[r] >= 0:
+            e_label[r], tile[y[r], r] = tile[y[r], r], 0.0
+    for k in range(classes):
+        for r in range(TILE):
+            sums[r] += tile[k, r]
+
+    tile_loss = (0.0, 0.0)
+    first, step_a, step_b, step = layouts[OUT, 0], layouts[OUT, 1], layouts[OUT, 2], layouts[OUT, 3]
+    for r in range(rows):
+        row, label = first_row + r, y[r]
+        loss, at_label, p_factor = 0.0, 0.0, 0.0
+        if label >= 0:
+            w = weight[label] if weight.size else 1.0
+            factor = sample_weight[row] if sample_weight.size else 1.0
+            others, own = sums[r] * UNSCALE, e_label[r] * UNSCALE
+            total = others + own if abs(row_max[r]) < math.inf else math.nan
+            log_sum = math.log1p(others + (own - 1.0)) if total == total else math.nan
+            lse = row_max[r] + log_sum
+            loss = 0.0 * log_sum if w == 0.0 else w * ((row_max[r] - z_label[r]) + log_sum)
+            loss += z_coefficient * lse * lse if z_coefficient != 0.0 else 0.0
+            loss = 0.0 if factor == 0.0 and abs(loss) == math.inf else factor * loss
+            factor *= grad_scale * (grad_output[row] if grad_output.size else 1.0)
+            drift = 2.0 * z_coefficient * lse if z_coefficient != 0.0 else 0.0
+            p_factor = (w + drift) / total * UNSCALE * factor
+            at_label = (drift * own - w * others) / total * factor
+        if losses.size:
+            losses[row] = loss
+        tile_loss = add(tile_loss, loss)
+        if mode == GRADIENT:
+            for k in range(classes):
+                values[k] = tile[k, r] * p_factor
+            if label >= 0:
+                values[label] = at_label
+            else:
+                values[:classes] = 0.0
+            store(out, first + row // inner * step_a + row % inner * step_b, step, mantissa, values, classes)
+    return corrected(tile_loss)
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -339,14 +455,27 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
     is_dense, alpha, beta = call.is_dense, call.alpha, call.beta
     passes = 2 if mode == LOSS or mode == LOGSUMEXP else 3
     # The class `top` is left out of sums.  It is the first maximum; or the label, which needs no search, where that does.
-    finds_top = is_dense or labels.size == 0 or (call.is_precise and scale != 1.0)
+    finds_top = is_dense or labels.size == 0 or scale != 1.0
     single, keeps = classes <= BLOCK, classes <= KEEP
     x_step, q_step, out_step = layouts[LOGITS, 3], layouts[TARGET, 3], layouts[OUT, 3]
     z, lost, slope, u, terms = np.empty(BLOCK), np.zeros(BLOCK), np.ones(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
     e = np.empty(padded(classes) if keeps else BLOCK)
 
+    short = is_short(call)
+    # nothing to do to the logits before the exponential, so no need to stage them
+    is_plain = not (finds_top or call.is_precise) and mantissa == 0 and x_step == 1 and cap == math.inf
+    tile, lanes = np.zeros((classes if short else 0, TILE)), np.zeros((6, SHORT + LANES))
+    y = np.zeros(TILE, np.int64)
+
     for group in range(first_group, last_group):
         group_sum = (0.0, 0.0)
+        if short:
+            last_row = min((group + 1) * call.group, call.rows)
+            for row in range(group * call.group, last_row, TILE):
+                tile_loss = compute_tile(call, row, min(TILE, last_row - row), tile, lanes, y)
+                group_sum = add(group_sum, tile_loss)
+            partials[group] = corrected(group_sum)
+            continue
         for row in range(group * call.group, min((group + 1) * call.group, call.rows)):
             a, b = row // call.inner, row % call.inner
             x_row = layouts[LOGITS, 0] + a * layouts[LOGITS, 1] + b * layouts[LOGITS, 2]
@@ -377,7 +506,11 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                     count = min(BLOCK, classes - start)
                     n = padded(count)
                     has_top, has_label = start <= top < start + count, start <= label < start + count
-                    if task == 0 or not single:
+                    if is_plain and task == 0:
+                        block_max = max_in_memory(logits, x_row + start, count, terms)
+                        row_max = block_max if block_max > row_max else row_max
+                        continue
+                    if (task == 0 or not single) and not is_plain:
                         load(logits, x_row + start * x_step, x_step, mantissa, z, count)
                         transform(scale, cap, z, lost, slope, count)
                     if task == 0:
@@ -391,6 +524,8 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                     at = start if keeps else 0
                     if (task == 1 or not keeps) and call.is_precise:
                         exp_differences(z, lost, shift, lost_at_shift, e, at, n)
+                    elif (task == 1 or not keeps) and is_plain:
+                        exp_in_memory(logits, x_row + start, shift, e, at, count)
                     elif task == 1 or not keeps:
                         exp_for_float32(z, shift, e, at, n)
                     if is_dense:
@@ -406,7 +541,9 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                         others = add(others, fold_sum(e, at, terms, n))
                         if has_top:
                             e[k] = e_top
-                        if has_label:
+                        if has_label and is_plain:
+                            label_gap = 0.25 * row_max - 0.25 * logits[x_row + label]
+                        elif has_label:
                             k = label - start
                             label_gap = 0.25 * row_max - 0.25 * z[k] + (0.25 * lost_at_max - 0.25 * lost[k])
                         if is_dense:
@@ -418,14 +555,23 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
                                 top_target, u[top - start] = u[top - start], 0.0
                             rest = add(rest, fold_sum(u, 0, u, n))
                         continue
+                    drift = 2.0 * z_coefficient * lse if z_coefficient != 0.0 else 0.0
+                    p_top = e[at + top - start] * inverse if has_top else 0.0
+                    at_top = (rest_sum - target_sum * others_at_top) + drift * p_top
+                    if mode == GRADIENT and is_plain and out_step == 1:
+                        p_factor = (target_sum + drift) * inverse * factor
+                        for k in range(count):
+                            out[np.uintp(out_row + start + k)] = e[np.uintp(at + k)] * p_factor
+                        if has_top:
+                            at_top = at_top if closes else (target_sum + drift) * p_top - label_weight
+                            out[out_row + top] = at_top * factor
+                        continue
                     for k in range(n):
                         terms[k] = e[np.uintp(at + k)] * inverse
                     if mode == LOG_SOFTMAX:
                         for k in range(n):
                             terms[k] = (z[k] - row_max) - log_sum
                     elif mode == GRADIENT:
-                        drift = 2.0 * z_coefficient * lse if z_coefficient != 0.0 else 0.0
-                        at_top = (rest_sum - target_sum * others_at_top) + drift * (terms[top - start] if has_top else 0.0)
                         for k in range(n):
                             terms[k] = (target_sum + drift) * terms[k] - u[k]
                         if has_label:
