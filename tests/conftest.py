@@ -31,7 +31,7 @@ LONG = [
     "test_properties.py",
     "test_codegen_cpu.py",
 ]
-# What runs on the njit backend by default: its kernels for float32 and float64, at the edges and under the accuracy law.
+# What runs on the njit backend by default: float32 and float64, at the edges and under the accuracy law.
 NJIT = {
     "test_every_edge",
     "test_the_worked_example",
@@ -54,9 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, each as it was; and the njit backend rarely, except in the tests of NJIT."""
     for item in items:
-        if item.callspec.params.get("backend") == "njit" if hasattr(item, "callspec") else False:
-            if item.originalname not in NJIT:
-                item.add_marker(pytest.mark.rare)
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("backend") == "njit" and item.originalname not in NJIT:
+            item.add_marker(pytest.mark.rare)
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 

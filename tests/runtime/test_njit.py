@@ -47,7 +47,15 @@ def test_one_kernel_for_all_options_and_layouts(rng):
     before = len(njit_rows.groups_in_order.signatures)
     frozen = x.copy()
     frozen.flags.writeable = False
-    for logits in (x, frozen, x[::2], x[:, ::-2], x.T.copy().T, x.reshape(2, 3, 8)[:, ::2], np.broadcast_to(x[0], x.shape)):
+    for logits in (
+        x,
+        frozen,
+        x[::2],
+        x[:, ::-2],
+        x.T.copy().T,
+        x.reshape(2, 3, 8)[:, ::2],
+        np.broadcast_to(x[0], x.shape),
+    ):
         y = np.zeros(logits.shape[:-1], np.int32)
         weights = {"weight": np.ones(logits.shape[-1]), "sample_weight": np.ones(y.shape)}
         for target, options in (
@@ -75,10 +83,15 @@ def test_sixteen_bits_by_integer_arithmetic():
         np.testing.assert_array_equal(found, values)
         again = np.zeros(bits.size, np.uint16)
         njit_rows.store(again, 0, 1, mantissa, values, bits.size)
-        np.testing.assert_array_equal(np.where(np.isnan(values), bits, again)[1:], np.where(bits == 0x8000, 0, bits)[1:])
+        np.testing.assert_array_equal(
+            np.where(np.isnan(values), bits, again)[1:], np.where(bits == 0x8000, 0, bits)[1:]
+        )
         assert np.isnan(again.view(dtype)[np.isnan(values)]).all()
         positive = np.arange((0x7FFF >> mantissa << mantissa) - 1, dtype=np.uint16)
-        low, high = positive.view(dtype).astype(np.float64), (positive + 1).astype(np.uint16).view(dtype).astype(np.float64)
+        low, high = (
+            positive.view(dtype).astype(np.float64),
+            (positive + 1).astype(np.uint16).view(dtype).astype(np.float64),
+        )
         middle = (low + high) / 2
         even = np.where(positive % 2 == 0, positive, positive + 1)
         for between, right in (

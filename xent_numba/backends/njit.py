@@ -11,14 +11,14 @@ Large calls run in parallel, groups of rows by groups of rows.  All else runs se
 - calls while another Python thread is in a parallel one, if the threading layer is workqueue, which would end the
   process.
 
-Ctrl-C waits until a kernel has ended, so that neither an import of Numba nor the number of threads is left half changed.
+Ctrl-C waits until a kernel has ended, so that no import of Numba and no number of threads is left half changed.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numba
@@ -28,6 +28,11 @@ from xent_numba import forks
 from xent_numba.backends import njit_rows
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.interrupts import uninterrupted
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +130,7 @@ class Njit:
             out[...] = losses.reshape(out.shape)
 
 
-# ------------------------------------------------------------------------------------------------ what a kernel is given
+# ------------------------------------------------------------------------------------------ what a kernel is given
 def _loss_call(problem: Problem, grad: Array | None, losses: Float64s) -> njit_rows.Call:
     """The `Call` of a loss, or of its gradient."""
     epsilon, classes = problem.label_smoothing, problem.logits.shape[2]
@@ -262,13 +267,11 @@ def _one_process(folder: str | None) -> Iterator[None]:
 
     Two that compile the same function for different dtypes at once could otherwise overwrite each other's files.
     """
-    try:
-        import fcntl
-
-        with open(os.path.join(folder or "", "xent_numba_njit.lock"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-    except (ImportError, OSError):
+    with ExitStack() as stack:
+        if fcntl is not None and folder is not None:
+            with suppress(OSError):  # a folder that can only be read is in no danger
+                file = stack.enter_context(open(os.path.join(folder, "xent_numba_njit.lock"), "w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -1,18 +1,21 @@
 """The kernels of the njit backend: functions for one row of logits, and one `prange` over groups of rows.
 
-Nothing here needs more than Numba's manual.  The steps of a row, from top to bottom of this file: `load` reads a block
-of its classes as float64, `transform` turns logits x into z, `fold_max` finds their maximum m, `exp_differences` computes
-e_j = exp(z_j − m), `fold_sum` adds them, `compute_row` puts loss and gradient together, and `store` writes the result.
+Nothing here needs more than Numba's manual.  From top to bottom: `load` reads a block of a row as float64,
+`transform` turns logits x into z, `fold_max` finds their maximum m, `exp_differences` computes e_j = exp(z_j − m),
+`fold_sum` adds them, and `store` writes results.  `compute_groups` puts them together, and `compute_in_parallel` at the
+end has the only `prange`.  Where results are in float32 or less, two shorter ways do the same for the commonest calls:
+`compute_tile` for rows of a few classes, and `max_in_memory` and `exp_in_memory` for logits that need no staging.
+
 All arithmetic is in float64, whatever the dtype of the logits, and all options are values of one `Call`.  So there is
 one compiled kernel for each dtype, and no option overflows or loses digits that its result would have.
 
 The loops are written for LLVM to vectorise.  Each runs over a small contiguous array and does the same to every element
 without branches (`a if b else c` is a choice, not a branch); sums and maxima fold the upper half of an array onto its
-lower half until little is left, which is as accurate as a pairwise sum.  No loop depends on the number of threads.
+lower half until one element is left, which is as accurate as a pairwise sum.  No loop depends on the number of threads.
 
-Three rules avoid cancellation, as in `backends.reference`.  The largest class m is left out of the sum S − 1, so that
-log S = log1p(S − 1) is accurate however small it is.  Where p_m > 1/2, the gradient there is Σ_{j≠m} t_j − T (S − 1) / S,
-and not T p_m − t_m.  And the rounding error of z − m, which would add up over many equal terms, corrects e.
+Three rules avoid cancellation.  A class m is left out of the sum S − e_m, so that log S = log1p(S − 1) is accurate
+however small it is where m has the maximum.  Where p_m > 1/2, the gradient there is Σ_{j≠m} t_j − T (S − e_m) / S, and
+not T p_m − t_m.  And the rounding error of z − m, which would add up over many equal terms, corrects e in float64.
 
 Functions that call each other are in one file, because Numba's cache notices changes in the file of a function only.
 """
@@ -153,15 +156,15 @@ def from_half(bits: int, mantissa: int) -> float:
 
 
 @jit
-def to_half(value: float, mantissa: int) -> int:
+def to_half(value: float, mantissa: int) -> Any:
     """The bits of a 16-bit float, rounded once, to nearest even."""
     bias, cut = (1 << (14 - mantissa)) - 1, 52 - mantissa
     size = abs(value)
-    bits = np.float64(size).view(np.int64)
+    bits: Any = np.float64(size).view(np.int64)
     normal = ((bits + ((1 << (cut - 1)) - 1) + ((bits >> cut) & 1)) >> cut) - ((1023 - bias) << mantissa)
     unit = power_of_two(cut + 1 - bias)  # adding it rounds to the spacing of the subnormal numbers
     subnormal = np.float64(size + unit).view(np.int64) - np.float64(unit).view(np.int64)
-    found = subnormal if size < power_of_two(1 - bias) else normal
+    found: Any = subnormal if size < power_of_two(1 - bias) else normal
     infinite = 0x7FFF >> mantissa << mantissa
     found = found if found < infinite else infinite
     found = infinite + (1 << (mantissa - 1)) if value != value else found
@@ -448,13 +451,19 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
 
     Each row takes three passes over its blocks: the maximum, the sums, and the gradient or whatever is to be written.
     """
-    mode, classes, scale, cap, z_coefficient = call.mode, call.classes, call.logit_scale, call.softcap, call.z_coefficient
+    mode, classes, scale, cap, z_coefficient = (
+        call.mode,
+        call.classes,
+        call.logit_scale,
+        call.softcap,
+        call.z_coefficient,
+    )
     logits, distribution, out, weight = call.logits, call.distribution, call.out, call.weight
     labels, losses, sample_weight, grad_output = call.labels, call.losses, call.sample_weight, call.grad_output
     ignore, saved, mantissa, layouts = call.ignore, call.lse, call.mantissa, call.layouts
     is_dense, alpha, beta = call.is_dense, call.alpha, call.beta
-    passes = 2 if mode == LOSS or mode == LOGSUMEXP else 3
-    # The class `top` is left out of sums.  It is the first maximum; or the label, which needs no search, where that does.
+    passes = 2 if mode in (LOSS, LOGSUMEXP) else 3
+    # The class `top` is left out of sums: the first maximum, or, where that is as good and needs no search, the label.
     finds_top = is_dense or labels.size == 0 or scale != 1.0
     single, keeps = classes <= BLOCK, classes <= KEEP
     x_step, q_step, out_step = layouts[LOGITS, 3], layouts[TARGET, 3], layouts[OUT, 3]
@@ -619,9 +628,7 @@ def compute_in_parallel(call: Any, partials: Any) -> None:
         groups_in_order(call, partials, group, group + 1)
 
 
-def scan_labels(
-    labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any
-) -> tuple[int, float, float]:
+def scan_labels(labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any) -> tuple[int, float, float]:
     """The index of the first bad label (-1 for none), the sum of s w_y and that of s, over the rows that are kept."""
     by_weight, by_sample = (0.0, 0.0), (0.0, 0.0)
     for row in range(labels.size):
