@@ -31,6 +31,17 @@ LONG = [
     "test_properties.py",
     "test_codegen_cpu.py",
 ]
+# What runs on the njit backend by default: float32 and float64, at the edges and under the accuracy law.
+NJIT = {
+    "test_every_edge",
+    "test_the_worked_example",
+    "test_values_by_hand",
+    "test_rows_that_are_nan",
+    "test_softmax_family_edges",
+    "test_the_accuracy_law",
+    "test_the_edge_of_the_range",
+    "test_finite_differences",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,8 +50,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, each as it was."""
+    """Long files first, each as it was; and the njit backend rarely, except in the tests of NJIT."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("backend") == "njit" and item.originalname not in NJIT:
+            item.add_marker(pytest.mark.rare)
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 

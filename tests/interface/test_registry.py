@@ -35,7 +35,7 @@ def register(monkeypatch, name, module, **attributes):
 
 def test_numpy_is_always_there():
     found = xn.available_backends()
-    assert list(found) == ["numpy", "cpu", "cuda"]
+    assert list(found) == ["numpy", "cpu", "njit", "cuda"]
     assert found["numpy"]
     assert str(found["numpy"]) == "yes"
     for answer in found.values():
@@ -70,7 +70,7 @@ def test_what_is_missing_is_named(fresh):
 
 @pytest.mark.parametrize("name", ["", "gpu", "NumPy", None, 3, ["cpu"]])
 def test_unknown_names_list_the_choices(name):
-    match = "choose one of 'auto', 'numpy', 'cpu' or 'cuda'"
+    match = "choose one of 'auto', 'numpy', 'cpu', 'njit' or 'cuda'"
     with pytest.raises(ValueError, match=match):
         xn.set_backend(name)
     with pytest.raises(ValueError, match=match), xn.use_backend(name):

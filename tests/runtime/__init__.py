@@ -8,5 +8,6 @@
 - `test_results.py`: memory of large results, and who gets it next.
 - `test_guard_pages.py`: no kernel touches memory outside the arrays.
 - `test_processors.py`: processors without some instructions, by `processor_program.py` and `tests/tools/smoke.py`.
+- `test_njit.py`: the njit backend: public names of Numba alone, few compilations, vectorised loops.
 - `test_codegen_cpu.py`: the machine code: whole vectors, no calls, stores past the caches.
 """

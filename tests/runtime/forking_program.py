@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import foreign_threads
 import numpy as np
-from threading_program import PATIENCE, in_threads, pool_of, results, same, step
+from threading_program import BACKEND, PATIENCE, in_threads, pool_of, results, same, step
 
 import xent_numba as xn
 
@@ -114,7 +114,7 @@ def foreign() -> None:
     in_fork(results)
     step("a child of a child")
     in_fork(lambda: in_fork(results))
-    xn.logsumexp(np.zeros((2, 3)), backend="cpu")  # serial
+    xn.logsumexp(np.zeros((2, 3)), backend=BACKEND)  # serial
     step("a child forked after it")
     in_fork(results)
 

@@ -29,11 +29,12 @@ def environment(layer: str) -> dict[str, str]:
     return env
 
 
-def run(what: str, layer: str = "default", program: str = "threading_program") -> str:
+def run(what: str, layer: str = "default", program: str = "threading_program", backend: str = "cpu") -> str:
     """The output of one of the programs, which ended well."""
     path = Path(__file__).with_name(f"{program}.py")
     process = subprocess.Popen(
-        [sys.executable, str(path), *what.split()], env=environment(layer), text=True, start_new_session=True,
+        [sys.executable, str(path), *what.split()], text=True, start_new_session=True,
+        env={**environment(layer), "BACKEND": backend},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     with process:
@@ -112,3 +113,19 @@ def test_forks_where_something_else_has_started_threads(library: str, available:
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
 def test_interrupts(layer: str) -> None:
     run("interrupts", layer)
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("what", ["threads", "spawns", "interrupts"])
+def test_plain_kernels(what: str, layer: str) -> None:
+    run(what, layer, backend="njit")
+
+
+@forks
+@pytest.mark.rare
+def test_forks_with_plain_kernels(layer: str) -> None:
+    run("forks", layer, "forking_program", "njit")
+    if layer == "omp" and sys.platform == "linux":
+        for library in ("numba", "openmp"):
+            run(f"foreign {library}", "omp", "forking_program", "njit")
+            run(library, "omp", "foreign_threads", "njit")

@@ -1,5 +1,7 @@
 """What `test_threads` runs in processes of its own: one argument, the name of a function here.
 
+The backend is the one that the environment variable BACKEND names, or cpu.
+
 Calls that are large enough to run in parallel, against the reference backend, from every kind of thread and process.
 Each step says its name before it starts, so that a hang or an abort can be told from the output.
 """
@@ -21,6 +23,7 @@ import numpy as np
 import xent_numba as xn
 
 PATIENCE = 120  # seconds for a child
+BACKEND = os.environ.get("BACKEND", "cpu")
 
 
 def make_cases() -> list[tuple[np.ndarray, np.ndarray]]:
@@ -38,7 +41,7 @@ def results(n_threads: int | None = None) -> str:
     """Run every case; the digest of all bits, once they are seen to be right."""
     digest = hashlib.sha256()
     for (x, y), (right_loss, right_grad) in zip(CASES, RIGHT, strict=True):
-        loss, grad = xn.cross_entropy_and_grad(x, y, backend="cpu", n_threads=n_threads)
+        loss, grad = xn.cross_entropy_and_grad(x, y, backend=BACKEND, n_threads=n_threads)
         np.testing.assert_allclose(loss, right_loss, rtol=1e-5)
         np.testing.assert_allclose(grad, right_grad, rtol=1e-4, atol=1e-9)
         digest.update(loss.tobytes() + grad.tobytes())
@@ -86,10 +89,12 @@ def threads() -> None:
     assert in_threads(4, 5) == {bits}
     step("any number of threads")
     assert {results(n) for n in (1, 2, 3, 1000, None)} == {bits}
-    n_threads()
-    from xent_numba.backends.cpu.runtime import threads as policy
+    if BACKEND == "cpu":
+        n_threads()
+    import numba
 
-    step(f"layer {policy.layer()}")
+    assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+    step(f"layer {numba.threading_layer()}")
     print(f"bits: {bits}")
 
 
@@ -153,7 +158,7 @@ def interrupts() -> None:
     late = InterruptedImport("numba.cpython.unicode")
     sys.meta_path.insert(0, late)
     try:
-        xn.cross_entropy(x[:10], y[:10], backend="cpu")
+        xn.cross_entropy(x[:10], y[:10], backend=BACKEND)
     except KeyboardInterrupt:
         assert late.interrupted
     else:
@@ -161,7 +166,7 @@ def interrupts() -> None:
     step("interrupted first calls")
     first = 0
     for delay in (0.05, 0.1):
-        first += interrupted(lambda: xn.cross_entropy_and_grad(x, y, backend="cpu"), delay)
+        first += interrupted(lambda: xn.cross_entropy_and_grad(x, y, backend=BACKEND), delay)
     step(f"{first} of 2 interrupted; warm calls")
     bits = results()
     count = sum(interrupted(lambda: forever(x, y), delay) for delay in (0.01, 0.013, 0.017, 0.02, 0.03, 0.05))
@@ -170,7 +175,9 @@ def interrupts() -> None:
     nothing_stays_taken()
     step("short calls")
     rng = np.random.default_rng(5)
-    signal.signal(signal.SIGALRM, signal.default_int_handler)  # comes to the microsecond
+    # An alarm comes to the microsecond.  It is a Ctrl-C to njit, which postpones that, and no other signal.
+    raises = signal.default_int_handler if BACKEND == "cpu" else lambda *_: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGALRM, raises)
     for _ in range(3000):
         try:
             signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-4), 5.0)  # once more if the first one is lost
@@ -187,10 +194,15 @@ def nothing_stays_taken() -> None:
     import numba
     from numba.np.ufunc import parallel as numbas
 
-    from xent_numba.backends.cpu.runtime import parallel_for as parallel
-
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
-    assert not parallel._lock.any()
+    if BACKEND == "cpu":
+        from xent_numba.backends.cpu.runtime import parallel_for
+
+        assert not parallel_for._lock.any()
+    else:
+        from xent_numba.backends import njit
+
+        assert not njit._parallel.locked()
 
     def free() -> bool:
         for lock in (numbas._backend_init_thread_lock, numbas._backend_init_process_lock):
@@ -206,7 +218,7 @@ def nothing_stays_taken() -> None:
 
 def forever(x: np.ndarray, y: np.ndarray) -> None:
     while True:
-        xn.cross_entropy_and_grad(x, y, backend="cpu", n_threads=2)
+        xn.cross_entropy_and_grad(x, y, backend=BACKEND, n_threads=2)
 
 
 class InterruptedImport(importlib.abc.MetaPathFinder):

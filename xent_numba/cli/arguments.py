@@ -141,7 +141,7 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
         "--z-loss", type=float, default=0.0, metavar="X", help="add X * logsumexp^2 to the loss of each row"
     )
     how = parser.add_argument_group("computation and output")
-    how.add_argument("--backend", metavar="NAME", help="auto, numpy, cpu or cuda (see xent-numba info)")
+    how.add_argument("--backend", metavar="NAME", help="auto, numpy, cpu, njit or cuda (see xent-numba info)")
     how.add_argument("--n-threads", type=int, metavar="N", help="the largest number of threads (default: all)")
     how.add_argument("--json", action="store_true", help="print a JSON object")
     # Hidden: with small blocks, the tests need no large files.

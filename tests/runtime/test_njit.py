@@ -1,0 +1,130 @@
+"""The njit backend: public names of Numba alone, few compilations, loops that are vectorised, a cache or none."""
+
+from __future__ import annotations
+
+import ast
+import platform
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import xent_numba as xn
+from xent_numba.backends import registry
+
+njit = pytest.importorskip("xent_numba.backends.njit")
+njit_rows = pytest.importorskip("xent_numba.backends.njit_rows")
+
+# All in Numba's manual.
+PUBLIC = {"njit", "prange", "get_num_threads", "set_num_threads", "threading_layer", "config", "__version__"}
+
+
+@pytest.mark.parametrize("module", [njit, njit_rows])
+def test_only_public_names_of_numba(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not [name.name for name in node.names if name.name.startswith(("numba.", "llvmlite"))]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.module.startswith(("numba.", "llvmlite"))
+            if node.module == "numba":
+                assert {name.name for name in node.names} <= PUBLIC
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "numba":
+            assert node.attr in PUBLIC
+
+
+def test_it_is_what_auto_takes_where_cpu_cannot_run(monkeypatch):
+    monkeypatch.setattr(registry, "_ready", {})
+    implementation = registry.Implementation("xent_numba.backends.absent", "install it")
+    monkeypatch.setitem(registry.IMPLEMENTATIONS, "cpu", implementation)
+    assert registry.select("auto").name == "njit"
+
+
+def test_one_kernel_for_all_options_and_layouts(rng):
+    x = rng.normal(size=(6, 8)).astype(np.float32)
+    xn.cross_entropy(x, [0] * 6, backend="njit")
+    before = len(njit_rows.groups_in_order.signatures)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for logits in (
+        x,
+        frozen,
+        x[::2],
+        x[:, ::-2],
+        x.T.copy().T,
+        x.reshape(2, 3, 8)[:, ::2],
+        np.broadcast_to(x[0], x.shape),
+    ):
+        y = np.zeros(logits.shape[:-1], np.int32)
+        weights = {"weight": np.ones(logits.shape[-1]), "sample_weight": np.ones(y.shape)}
+        for target, options in (
+            (y, {}),
+            (y, {"label_smoothing": 0.1, "softcap": 3.0, "z_loss": 0.1, **weights}),
+            (logits, {"logit_scale": 2.0, "reduction": "none", "sample_weight": np.ones(y.shape)}),
+        ):
+            loss, grad = xn.cross_entropy_and_grad(logits, target, backend="njit", **options)
+            right, right_grad = xn.cross_entropy_and_grad(logits, target, backend="numpy", **options)
+            np.testing.assert_allclose(loss, right, rtol=1e-6)
+            np.testing.assert_allclose(grad, right_grad, rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(xn.softmax(logits, backend="njit"), xn.softmax(logits, backend="numpy"), rtol=1e-6)
+    assert len(njit_rows.groups_in_order.signatures) == before
+
+
+def test_sixteen_bits_by_integer_arithmetic():
+    """Every value of both formats is read right, and every one that lies between two of them is rounded to nearest."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    for dtype, mantissa in ((np.float16, 10), (bfloat16, 7)):
+        with np.errstate(invalid="ignore"):
+            values = bits.view(dtype).astype(np.float64)
+        found = np.empty(bits.size)
+        njit_rows.load(bits, 0, 1, mantissa, found, bits.size)
+        np.testing.assert_array_equal(found, values)
+        again = np.zeros(bits.size, np.uint16)
+        njit_rows.store(again, 0, 1, mantissa, values, bits.size)
+        np.testing.assert_array_equal(
+            np.where(np.isnan(values), bits, again)[1:], np.where(bits == 0x8000, 0, bits)[1:]
+        )
+        assert np.isnan(again.view(dtype)[np.isnan(values)]).all()
+        positive = np.arange((0x7FFF >> mantissa << mantissa) - 1, dtype=np.uint16)
+        low, high = (
+            positive.view(dtype).astype(np.float64),
+            (positive + 1).astype(np.uint16).view(dtype).astype(np.float64),
+        )
+        middle = (low + high) / 2
+        even = np.where(positive % 2 == 0, positive, positive + 1)
+        for between, right in (
+            (middle, even),
+            (np.nextafter(middle, 0), positive),
+            (np.nextafter(middle, np.inf), positive + 1),
+        ):
+            njit_rows.store(again, 0, 1, mantissa, between, positive.size)
+            np.testing.assert_array_equal(again[: positive.size], right)
+        njit_rows.store(again, 0, 1, mantissa, np.array([1e300, -1e300, 1e-300]), 3)
+        np.testing.assert_array_equal(again[:3].view(dtype).astype(float), [np.inf, -np.inf, 0.0])
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for instructions of x86-64")
+def test_the_exponentials_are_vectorised():
+    z, e = np.zeros(64), np.empty(64)
+    njit_rows.exp_differences(z, z, 0.0, 0.0, e, 0, 64)
+    njit_rows.exp_for_float32(z, 0.0, e, 0, 64)
+    np.testing.assert_array_equal(e, 2.0**njit_rows.HEADROOM)
+    for function in (njit_rows.exp_differences, njit_rows.exp_for_float32):
+        (code,) = function.inspect_asm().values()
+        assert len(re.findall(r"\tv?(?:fn?m\w+|mul|add)pd\t", code)) >= 8
+        assert not re.search(r"\b_*exp2?\b", code)
+
+
+def test_no_place_for_a_cache(monkeypatch):
+    def refuse(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: (function, options)
+
+    monkeypatch.setattr(njit_rows, "njit", refuse)
+    monkeypatch.delenv("XENT_NUMBA_CACHE_DIR", raising=False)
+    function, options = njit_rows.compiled(njit_rows.scan_labels)
+    assert function is njit_rows.scan_labels
+    assert "cache" not in options
