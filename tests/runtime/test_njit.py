@@ -13,7 +13,6 @@ import pytest
 import xent_numba as xn
 from xent_numba.backends import njit, njit_rows, registry
 
-
 # All in Numba's manual.
 PUBLIC = {"njit", "prange", "get_num_threads", "set_num_threads", "threading_layer", "config", "__version__"}
 
