@@ -11,10 +11,7 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
-from xent_numba.backends import registry
-
-njit = pytest.importorskip("xent_numba.backends.njit")
-njit_rows = pytest.importorskip("xent_numba.backends.njit_rows")
+from xent_numba.backends import njit, njit_rows, registry
 
 # All in Numba's manual.
 PUBLIC = {"njit", "prange", "get_num_threads", "set_num_threads", "threading_layer", "config", "__version__"}
