@@ -26,6 +26,7 @@ import numpy as np
 
 from xent_numba import forks
 from xent_numba.backends import njit_rows
+from xent_numba.backends.diagnosis import unusable
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.interrupts import uninterrupted
 
@@ -52,10 +53,7 @@ _NOTHING = np.empty(0)
 _parallel = threading.Lock()  # held by the one thread that may run in parallel, under workqueue
 _compiling = threading.RLock()  # held by a thread that compiles or starts Numba's threads; a fork waits for it
 _compiled: set[object] = set()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_compiling.acquire, after_in_parent=_compiling.release, after_in_child=_compiling.release
-    )
+forks.outer_locks.append(_compiling)
 
 
 class Njit:
@@ -64,7 +62,16 @@ class Njit:
     name = "njit"
 
     def why_not(self) -> str | None:
-        """None: where Numba can be imported, it runs."""
+        """None if a small kernel, the one that every class index goes through, compiles and finds what it should."""
+        try:
+            found = self.scan_labels(np.array([1, 0, 2]), 2, (1,), np.array([0.5, 2.0]), None, None)
+            sums = self.scan_labels(np.array([1, 0]), 2, (), np.array([0.5, 2.0]), np.array([3.0, 1.0]), None)
+        except (MemoryError, RecursionError):  # of this call, not of this Numba
+            raise
+        except Exception as error:  # whatever a changed Numba may raise
+            return unusable("compiling a kernel failed", error)
+        if (found.first_bad, sums) != (2, LabelScan(-1, 6.5, 4.0)):
+            return unusable(f"a kernel computes {sums} instead of {LabelScan(-1, 6.5, 4.0)}")
         return None
 
     def describe(self) -> dict[str, object]:
@@ -268,7 +275,7 @@ def _one_process(folder: str | None) -> Iterator[None]:
     Two that compile the same function for different dtypes at once could otherwise overwrite each other's files.
     """
     with ExitStack() as stack:
-        if fcntl is not None and folder is not None:
+        if fcntl is not None and folder:
             with suppress(OSError):  # a folder that can only be read is in no danger
                 file = stack.enter_context(open(os.path.join(folder, "xent_numba_njit.lock"), "w"))
                 fcntl.flock(file, fcntl.LOCK_EX)

@@ -53,7 +53,7 @@ IMPLEMENTATIONS = {
     "numpy": Implementation("xent_numba.backends.reference", "install numpy", "tens to hundreds of times slower"),
     "cpu": Implementation("xent_numba.backends.cpu.backend", "install numba: pip install numba", is_tested=True),
     "njit": Implementation(
-        "xent_numba.backends.njit", "install numba: pip install numba", "up to six times slower", is_tested=True
+        "xent_numba.backends.njit", "install numba: pip install numba", "up to seven times slower", is_tested=True
     ),
     "cuda": Implementation("xent_numba.backends.cuda.backend", "install numba-cuda: pip install 'numba-cuda[cu12]'"),
 }

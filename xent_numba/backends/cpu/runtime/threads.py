@@ -24,8 +24,6 @@ and tbb allow that.
 
 from __future__ import annotations
 
-import os
-
 import numba
 
 from xent_numba import forks
@@ -40,20 +38,7 @@ from xent_numba.backends.cpu.runtime.parallel_for import loop_descriptor
 from xent_numba.interrupts import uninterrupted
 
 
-def _before_fork() -> None:
-    """Take the locks that a thread may hold while it compiles or starts the threads."""
-    global_compiler_lock.acquire()
-    thread_start_lock.acquire()
-
-
-def _after_fork() -> None:
-    """Release these locks, in the parent and in the child."""
-    thread_start_lock.release()
-    global_compiler_lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+forks.inner_locks += [global_compiler_lock, thread_start_lock]
 
 
 def available() -> int:
