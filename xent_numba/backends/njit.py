@@ -118,7 +118,9 @@ class Njit:
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """See `protocol.Backend`."""
-        call = _loss_call(problem, grad, _NOTHING)._replace(lse=_flat(lse), grad_output=_flat(grad_output))
+        call = _loss_call(problem, grad, _NOTHING)
+        options = call.options._replace(has_lse=lse is not None)
+        call = call._replace(options=options, lse=_flat(lse), grad_output=_flat(grad_output))
         _run(call, problem.n_threads)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
@@ -142,12 +144,9 @@ def _loss_call(problem: Problem, grad: Array | None, losses: Float64s) -> njit_r
     """The `Call` of a loss, or of its gradient."""
     epsilon, classes = problem.label_smoothing, problem.logits.shape[2]
     mode = njit_rows.LOSS if grad is None else njit_rows.GRADIENT
-    return _call(problem.logits, problem.distribution, grad, mode)._replace(
-        labels=_flat(problem.labels, np.int64),
-        ignore=np.array(problem.ignore, np.int64),
-        weight=_flat(problem.weight),
-        sample_weight=_flat(problem.sample_weight),
-        losses=losses,
+    call = _call(problem.logits, problem.distribution, grad, mode)
+    options = call.options._replace(
+        has_labels=problem.labels is not None,
         is_dense=problem.labels is None or epsilon > 0.0,
         alpha=1.0 - epsilon if problem.labels is None else 0.0,
         beta=epsilon / classes,
@@ -156,6 +155,14 @@ def _loss_call(problem: Problem, grad: Array | None, losses: Float64s) -> njit_r
         softcap=np.inf if problem.softcap is None else problem.softcap,
         z_coefficient=problem.z_coefficient,
         grad_scale=problem.grad_scale,
+    )
+    return call._replace(
+        options=options,
+        labels=_flat(problem.labels, np.int64),
+        ignore=np.array(problem.ignore, np.int64),
+        weight=_flat(problem.weight),
+        sample_weight=_flat(problem.sample_weight),
+        losses=losses,
     )
 
 
@@ -168,11 +175,13 @@ def _call(logits: Array, distribution: Array | None, out: Array | None, mode: in
     g = x if out is None else _memory(out, layouts[njit_rows.OUT])
     nothing, no_labels = _NOTHING, np.empty(0, np.int64)
     mantissas = _mantissa(logits), 0 if distribution is None else _mantissa(distribution)
-    return njit_rows.Call(
-        x, q, g, layouts, no_labels, no_labels, nothing, nothing, nothing, nothing, nothing,
-        mode, a * b, b, classes, _group(classes), *mantissas,
-        "d" in (logits.dtype.char, q.dtype.char), False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 1.0,
+    options = njit_rows.Options(
+        mode, a * b, b, classes, _group(classes), *(int(step) for step in layouts[:, 3]), *mantissas,
+        "d" in (logits.dtype.char, q.dtype.char), False, False, False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 1.0,
     )  # fmt: skip
+    return njit_rows.Call(
+        options, x, q, g, layouts, no_labels, no_labels, nothing, nothing, nothing, nothing, nothing
+    )
 
 
 class _Span:
@@ -220,8 +229,8 @@ def _is_large(rows: int, classes: int) -> bool:
 
 def _run(call: njit_rows.Call, n_threads: int | None) -> Float64s:
     """Run the kernels; returns the partial sums of the groups."""
-    partials = np.zeros(-(-call.rows // call.group))
-    parallel = _is_large(call.rows, call.classes) and n_threads != 1 and not forks.orphaned
+    partials = np.zeros(-(-call.options.rows // call.options.group))
+    parallel = _is_large(call.options.rows, call.options.classes) and n_threads != 1 and not forks.orphaned
     key = call.logits.dtype, call.distribution.dtype
     none = np.zeros(0)
     with uninterrupted():

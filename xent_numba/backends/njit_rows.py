@@ -7,7 +7,7 @@ For a row of logits x, with z = f(x) after the options that change logits, e_j =
     find_results     the loss, Σ t_j (m − z_j) + T log S, and what the gradient needs beside e
     write_rows       the gradient, (T e_j / S − t_j) f'(x_j), or a softmax
 
-`compute_rows` calls them, one after the other, for as many rows as fit into a processor's cache.  What is known of each
+`compute_groups` calls them, one after the other, for as many rows as fit into a processor's cache.  What is known of each
 row is in a record of the array `rows`; z, and later e, is in `tile`, as float64.  Where rows are long, each is read
 in blocks, and loops run over classes; where they are short, they lie side by side, and loops run over rows.  All
 options are values of one `Call`, so there is one compiled kernel for each dtype.
@@ -52,16 +52,43 @@ from xent_numba.backends.njit_blocks import (
 )
 
 SHORT = 256  # rows of up to so many classes are computed side by side, where that can be
-TILE_LOGITS = 8192  # so many logits are computed at once, but at least a row, and at most so many rows:
+TILE_LOGITS = 16384  # so many logits are computed at once, but at least a row, and at most so many rows:
 TILE_ROWS = 256
 
 LOSS, GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(5)  # what `Call.mode` asks for; LOSS: and nothing else
 LOGITS, TARGET, OUT = range(3)  # rows of `Call.layouts`
 
 
+class Options(NamedTuple):
+    """All numbers that a kernel is given."""
+
+    mode: int
+    rows: int  # A·B
+    inner: int  # B
+    classes: int  # C
+    group: int  # rows in a group
+    logits_step: int  # from a class to the next one in `Call.logits`
+    target_step: int
+    out_step: int
+    mantissa: int  # bits of a 16-bit logit: 10 for float16, 7 for bfloat16; 0 for float32 and float64
+    q_mantissa: int  # the same for the distribution
+    is_precise: bool  # whether results are to have the digits of float64
+    has_labels: bool
+    has_lse: bool
+    is_dense: bool  # whether every class has a target: u_j = w_j (alpha q_j + beta), beside `confidence` at the label
+    alpha: float
+    beta: float
+    confidence: float
+    logit_scale: float
+    softcap: float  # infinite for none
+    z_coefficient: float
+    grad_scale: float
+
+
 class Call(NamedTuple):
     """All that a kernel is given.  Arrays are contiguous; those that a call lacks have length 0 or are never read."""
 
+    options: Options
     logits: Any  # the memory that the logits span; uint16 where they are of 16 bits
     distribution: Any  # the memory of a distribution, or the logits again
     out: Any  # the memory of the gradient, or of a softmax
@@ -73,22 +100,6 @@ class Call(NamedTuple):
     grad_output: Any  # (A·B,)
     lse: Any  # (A·B,) saved
     losses: Any  # (A·B,) receives the losses of the rows, or their logsumexp
-    mode: int
-    rows: int  # A·B
-    inner: int  # B
-    classes: int  # C
-    group: int  # rows in a group
-    mantissa: int  # bits of a 16-bit logit: 10 for float16, 7 for bfloat16; 0 for float32 and float64
-    q_mantissa: int  # the same for the distribution
-    is_precise: bool  # whether results are to have the digits of float64
-    is_dense: bool  # whether every class has a target: u_j = w_j (alpha q_j + beta), beside `confidence` at the label
-    alpha: float
-    beta: float
-    confidence: float
-    logit_scale: float
-    softcap: float  # infinite for none
-    z_coefficient: float
-    grad_scale: float
 
 
 ROW = np.dtype(
@@ -121,49 +132,38 @@ ROW = np.dtype(
 )
 
 
-class Tile(NamedTuple):
-    """Arrays for some rows, and for a block of one."""
-
-    e: Any  # z, then e: class k of row r is at r · width + k, or for short rows at k · rows + r
-    lost: Any  # rounding errors of z, at the same places
-    width: int
-    z: Any  # (BLOCK,), as is all below: logits that are read again
-    slope: Any  # f'(x)
-    u: Any  # targets
-    terms: Any  # of a sum, or results
+Z, LOST, SLOPE, TARGETS, TERMS = range(5)  # rows of `blocks`: logits read again, rounding errors, f'(x), t, results
 
 
 # ------------------------------------------------------------------------------------------------ some rows
 @jit
-def find_rows(call: Any, first: int, rows: Any) -> None:
+def find_rows(o: Options, at: Any, labels: Any, ignore: Any, weight: Any, first: int, rows: Any) -> None:
     """Where the rows are, and their labels."""
-    at, labels, ignore, weight = call.layouts, call.labels, call.ignore, call.weight
     for r in range(rows.size):
-        row, a, b = rows[r], (first + r) // call.inner, (first + r) % call.inner
+        row, a, b = rows[r], (first + r) // o.inner, (first + r) % o.inner
         row.logits = at[LOGITS, 0] + a * at[LOGITS, 1] + b * at[LOGITS, 2]
         row.target = at[TARGET, 0] + a * at[TARGET, 1] + b * at[TARGET, 2]
         row.out = at[OUT, 0] + a * at[OUT, 1] + b * at[OUT, 2]
         row.label, row.label_weight = -1, 0.0
-        if labels.size and not is_among(ignore, labels[first + r]):
+        if o.has_labels and not is_among(ignore, labels[first + r]):
             row.label = labels[first + r]
-            row.label_weight = call.confidence * (weight[row.label] if weight.size else 1.0)
+            row.label_weight = o.confidence * (weight[row.label] if weight.size else 1.0)
 
 
 @jit
-def find_maxima(call: Any, rows: Any, tile: Any) -> None:
+def find_maxima(o: Options, logits: Any, rows: Any, e: Any, all_lost: Any, blocks: Any) -> None:
     """z, its maximum, and the class `top`: the first maximum, or, if that is as good and needs no search, the label."""
-    logits, e, all_lost, slope, terms = call.logits, tile.e, tile.lost, tile.slope, tile.terms
-    step = call.layouts[LOGITS, 3]
-    searches = call.is_dense or call.labels.size == 0 or call.logit_scale != 1.0
+    slope, terms, step, width = blocks[SLOPE], blocks[TERMS], o.logits_step, padded(o.classes)
+    searches = o.is_dense or not o.has_labels or o.logit_scale != 1.0
     for r in range(rows.size):
         row = rows[r]
         row.maximum, row.lost, row.top = -math.inf, 0.0, -1 if searches else row.label
-        for start in range(0, call.classes, BLOCK):
-            at, count = r * tile.width + start, min(BLOCK, call.classes - start)
+        for start in range(0, o.classes, BLOCK):
+            at, count = r * width + start, min(BLOCK, o.classes - start)
             n = padded(count)
             z, lost = e[at : at + n], all_lost[at : at + n]
-            load(logits, row.logits + start * step, step, call.mantissa, z, count)
-            transform(call.logit_scale, call.softcap, z, lost, slope, count)
+            load(logits, row.logits + start * step, step, o.mantissa, z, count)
+            transform(o.logit_scale, o.softcap, z, lost, slope, count)
             block_max = fold_max(z, terms, n)
             if searches and (block_max > row.maximum or row.top < 0):
                 found = first_equal(z, block_max, n)
@@ -173,17 +173,16 @@ def find_maxima(call: Any, rows: Any, tile: Any) -> None:
 
 
 @jit
-def find_gaps(call: Any, rows: Any, tile: Any) -> None:
+def find_gaps(o: Options, distribution: Any, weight: Any, rows: Any, e: Any, all_lost: Any, blocks: Any) -> None:
     """Σ t_j (m − z_j), and the sums of t; a quarter of a difference is finite where both numbers are."""
-    distribution, weight, e, all_lost, u, terms = call.distribution, call.weight, tile.e, tile.lost, tile.u, tile.terms
-    step = call.layouts[TARGET, 3]
+    u, terms, step, width = blocks[TARGETS], blocks[TERMS], o.target_step, padded(o.classes)
     for r in range(rows.size):
         row, gap, others = rows[r], (0.0, 0.0), (0.0, 0.0)
         row.target_own = 0.0
-        for start in range(0, call.classes if call.is_dense else 0, BLOCK):
-            at, count = r * tile.width + start, min(BLOCK, call.classes - start)
+        for start in range(0, o.classes if o.is_dense else 0, BLOCK):
+            at, count = r * width + start, min(BLOCK, o.classes - start)
             n, top = padded(count), row.top - start
-            read_targets(call, row.target + start * step, step, start, distribution, weight, u)
+            read_targets(o, row.target + start * step, step, start, distribution, weight, u)
             add_gaps(e[at : at + n], all_lost[at : at + n], row.maximum, row.lost, u, terms)
             gap = add(gap, fold_sum(terms, 0, terms, n))
             if 0 <= top < count:
@@ -191,7 +190,7 @@ def find_gaps(call: Any, rows: Any, tile: Any) -> None:
             others = add(others, fold_sum(u, 0, terms, n))
         row.gap, row.target_others = 4.0 * corrected(gap), corrected(others)
         if row.label_weight != 0.0:
-            at = r * tile.width + row.label
+            at = r * width + row.label
             quarter = (0.25 * row.maximum - 0.25 * e[at]) + (0.25 * row.lost - 0.25 * all_lost[at])
             row.gap += 4.0 * row.label_weight * quarter
         row.target_own += row.label_weight if row.label == row.top else 0.0
@@ -208,32 +207,32 @@ def add_gaps(z: Any, lost: Any, maximum: float, lost_at_max: float, u: Any, term
 
 @jit
 def read_targets(
-    call: Any, first: int, step: int, start: int, distribution: Any, weight: Any, u: Any
+    o: Options, first: int, step: int, start: int, distribution: Any, weight: Any, u: Any
 ) -> None:
     """The dense targets of the classes from `start` on."""
-    count = min(BLOCK, call.classes - start)
-    if call.alpha != 0.0:
-        load(distribution, first, step, call.q_mantissa, u, count)
+    count = min(BLOCK, o.classes - start)
+    if o.alpha != 0.0:
+        load(distribution, first, step, o.q_mantissa, u, count)
     else:
         u[:count] = 0.0
         u[count : padded(count)] = 0.0
-    dense_target(call.alpha, call.beta, weight, start, u, count)
+    dense_target(o.alpha, o.beta, weight, start, u, count)
 
 
 @jit
-def find_sums(call: Any, first: int, rows: Any, tile: Any) -> None:
+def find_sums(o: Options, saved: Any, first: int, rows: Any, e: Any, all_lost: Any, terms: Any) -> None:
     """e_j = exp(z_j − m), or exp(z_j − lse) with a saved logsumexp, and its sums."""
-    e, all_lost, terms, saved = tile.e, tile.lost, tile.terms, call.lse
+    width = padded(o.classes)
     for r in range(rows.size):
         row, others = rows[r], (0.0, 0.0)
         shift, lost_at_shift = row.maximum if abs(row.maximum) < math.inf else 0.0, row.lost
-        if saved.size:
+        if o.has_lse:
             shift, lost_at_shift = saved[first + r], 0.0
         row.own = 0.0
-        for start in range(0, call.classes, BLOCK):
-            at, count = r * tile.width + start, min(BLOCK, call.classes - start)
+        for start in range(0, o.classes, BLOCK):
+            at, count = r * width + start, min(BLOCK, o.classes - start)
             n, top = padded(count), row.top - start
-            if call.is_precise:
+            if o.is_precise:
                 exp_differences(e[at : at + n], all_lost[at : at + n], shift, lost_at_shift)
             else:
                 exp_for_float32(e[at : at + n], shift)
@@ -246,31 +245,33 @@ def find_sums(call: Any, first: int, rows: Any, tile: Any) -> None:
 
 
 @jit
-def find_results(call: Any, first: int, rows: Any) -> float:
+def find_results(
+    o: Options, first: int, rows: Any, saved: Any, losses: Any, sample_weight: Any, grad_output: Any
+) -> float:
     """The loss of each row, and its gradient but for what differs between classes.  Returns the sum of the losses."""
-    saved, losses, sample_weight, grad_output = call.lse, call.losses, call.sample_weight, call.grad_output
-    sum_of_losses, has_labels = (0.0, 0.0), call.labels.size > 0
+    sum_of_losses = (0.0, 0.0)
     for r in range(rows.size):
         row, factor = rows[r], sample_weight[first + r] if sample_weight.size else 1.0
         others, own, target = row.others * UNSCALE, row.own * UNSCALE, row.target_others + row.target_own
-        is_finite = abs(saved[first + r] if saved.size else row.maximum) < math.inf
-        total = 1.0 if saved.size else others + own  # with a saved logsumexp, e is p already
+        is_finite = abs(saved[first + r] if o.has_lse else row.maximum) < math.inf
+        total = 1.0 if o.has_lse else others + own  # with a saved logsumexp, e is p already
         row.log_sum = math.log1p(others + (own - 1.0)) if is_finite else math.nan
-        lse = saved[first + r] if saved.size else row.maximum + row.log_sum
-        drift = 2.0 * call.z_coefficient * lse if call.z_coefficient != 0.0 else 0.0
-        row.inverse = UNSCALE / total if is_finite else math.nan
-        row.pull = target + drift
-        row.at_top = (row.target_others - target * (others / total)) + drift * (own / total)
-        row.takes_at_top = others / total < 0.5 or (row.label == row.top and not call.is_dense and saved.size == 0)
+        lse = saved[first + r] if o.has_lse else row.maximum + row.log_sum
+        drift = 2.0 * o.z_coefficient * lse if o.z_coefficient != 0.0 else 0.0
+        if o.mode != LOSS:
+            row.inverse = UNSCALE / total if is_finite else math.nan
+            row.pull = target + drift
+            row.at_top = (row.target_others - target * (others / total)) + drift * (own / total)
+            row.takes_at_top = others / total < 0.5 or (row.label == row.top and not o.is_dense and not o.has_lse)
 
-        loss = row.gap + (0.0 if target == 0.0 and not call.is_dense else target * row.log_sum)
-        if call.z_coefficient != 0.0:
-            loss += call.z_coefficient * lse * lse
+        loss = row.gap + (0.0 if target == 0.0 and not o.is_dense else target * row.log_sum)
+        if o.z_coefficient != 0.0:
+            loss += o.z_coefficient * lse * lse
         loss = 0.0 if factor == 0.0 and abs(loss) == math.inf else factor * loss
-        if call.mode == LOGSUMEXP:
+        if o.mode == LOGSUMEXP:
             loss = lse if is_finite else row.maximum + 0.0 * others
-        row.factor = factor * call.grad_scale * call.logit_scale * (grad_output[first + r] if grad_output.size else 1.0)
-        if has_labels and row.label < 0:
+        row.factor = factor * o.grad_scale * o.logit_scale * (grad_output[first + r] if grad_output.size else 1.0)
+        if o.has_labels and row.label < 0:
             loss, row.factor = 0.0, 0.0
         if losses.size:
             losses[first + r] = loss
@@ -279,40 +280,37 @@ def find_results(call: Any, first: int, rows: Any) -> float:
 
 
 @jit
-def write_rows(call: Any, rows: Any, tile: Any) -> None:
+def write_rows(
+    o: Options, logits: Any, distribution: Any, weight: Any, out: Any, rows: Any, e: Any, blocks: Any
+) -> None:
     """Write the gradients of the rows, or their softmax or log-softmax."""
-    logits, distribution, weight, out = call.logits, call.distribution, call.weight, call.out
-    e, lost, z, slope, u, terms = tile.e, tile.lost, tile.z, tile.slope, tile.u, tile.terms
-    x_step, q_step, step = call.layouts[LOGITS, 3], call.layouts[TARGET, 3], call.layouts[OUT, 3]
-    short, is_capped, has_labels = is_short(call), call.softcap < math.inf, call.labels.size > 0
-    is_general = call.is_dense or is_capped or call.is_precise
-    n_rows, width = rows.size, tile.width
+    z, lost, slope, u, terms = blocks[Z], blocks[LOST], blocks[SLOPE], blocks[TARGETS], blocks[TERMS]
+    x_step, q_step, step = o.logits_step, o.target_step, o.out_step
+    is_capped = o.softcap < math.inf
+    is_general = o.is_dense or is_capped or o.is_precise
+    n_rows, width = rows.size, padded(o.classes)
     for r in range(n_rows):
         row = rows[r]
-        for start in range(0, call.classes, BLOCK):
-            at, count = r * width + start, min(BLOCK, call.classes - start)
+        for start in range(0, o.classes, BLOCK):
+            at, count = r * width + start, min(BLOCK, o.classes - start)
             n = padded(count)
-            if call.mode == LOG_SOFTMAX or is_capped:
-                load(logits, row.logits + start * x_step, x_step, call.mantissa, z, count)
-                transform(call.logit_scale, call.softcap, z, lost, slope, count)
-            if call.is_dense:
-                read_targets(call, row.target + start * q_step, q_step, start, distribution, weight, u)
-            if has_labels and row.label < 0:
+            if o.mode == LOG_SOFTMAX or is_capped:
+                load(logits, row.logits + start * x_step, x_step, o.mantissa, z, count)
+                transform(o.logit_scale, o.softcap, z, lost, slope, count)
+            if o.is_dense:
+                read_targets(o, row.target + start * q_step, q_step, start, distribution, weight, u)
+            if o.has_labels and row.label < 0:
                 for k in range(n):
                     terms[k] = 0.0
-            elif call.mode == GRADIENT and short:
-                for k in range(count):
-                    z[k] = e[np.uintp(k * n_rows + r)]
-                gradient(is_general, row, start, z, 0, count, u, slope, terms)
-            elif call.mode == GRADIENT:
+            elif o.mode == GRADIENT:
                 gradient(is_general, row, start, e, at, count, u, slope, terms)
-            elif call.mode == SOFTMAX:
+            elif o.mode == SOFTMAX:
                 for k in range(n):
                     terms[k] = e[at + k] * row.inverse
             else:
                 for k in range(n):
                     terms[k] = (z[k] - row.maximum) - row.log_sum
-            store(out, row.out + start * step, step, call.mantissa, terms, count)
+            store(out, row.out + start * step, step, o.mantissa, terms, count)
 
 
 @jit
@@ -339,24 +337,28 @@ def gradient(
 
 # ------------------------------------------------------------------------------------------------ short rows
 @jit
-def is_short(call: Any) -> bool:
+def is_short(o: Options) -> bool:
     """Whether rows lie side by side: short ones of a loss that is to have the digits of float32."""
     return (
-        call.classes <= SHORT and call.labels.size > 0 and call.lse.size == 0
-        and not (call.is_dense or call.is_precise) and call.logit_scale == 1.0 and call.softcap == math.inf
+        o.classes <= SHORT and o.has_labels and not o.has_lse
+        and not (o.is_dense or o.is_precise) and o.logit_scale == 1.0 and o.softcap == math.inf
     )  # fmt: skip
 
 
 @jit
-def find_short_maxima(call: Any, rows: Any, tile: Any) -> None:
+def find_short_maxima(o: Options, logits: Any, rows: Any, e: Any, z: Any, m: Any) -> None:
     """What `find_maxima` and `find_gaps` find, for rows that lie side by side, with the labels as `top`."""
-    logits, e, z, m = call.logits, tile.e, tile.z, tile.terms
-    step, n_rows, classes = call.layouts[LOGITS, 3], rows.size, call.classes
+    step, n_rows, classes = o.logits_step, rows.size, o.classes
     m[:n_rows] = -math.inf
     for r in range(n_rows):
-        load(logits, rows[r].logits, step, call.mantissa, z, classes)
-        for k in range(classes):
-            e[np.uintp(k * n_rows + r)] = z[k]
+        at = rows[r].logits
+        if o.mantissa:
+            load(logits, at, step, o.mantissa, z, classes)
+            for k in range(classes):
+                e[np.uintp(k * n_rows + r)] = z[k]
+        else:
+            for k in range(classes):
+                e[np.uintp(k * n_rows + r)] = logits[np.uintp(at + k * step)]
     for k in range(classes):
         for r in range(n_rows):
             z_kr = e[np.uintp(k * n_rows + r)]
@@ -369,56 +371,71 @@ def find_short_maxima(call: Any, rows: Any, tile: Any) -> None:
 
 
 @jit
-def find_short_sums(call: Any, rows: Any, tile: Any) -> None:
+def find_short_sums(o: Options, rows: Any, e: Any, others: Any, m: Any) -> None:
     """What `find_sums` finds, for rows that lie side by side."""
-    e, m, others, n_rows = tile.e, tile.terms, tile.z, rows.size
+    n_rows = rows.size
     for r in range(n_rows):
         m[r] = m[r] if abs(m[r]) < math.inf else 0.0
         others[r] = 0.0
-    for k in range(call.classes):
+    for k in range(o.classes):
         for r in range(n_rows):
             e[np.uintp(k * n_rows + r)] = exp_scaled(e[np.uintp(k * n_rows + r)] - m[r])
     for r in range(n_rows):
         row = rows[r]
         at = max(row.label, 0) * n_rows + r
         row.own, e[at] = e[at], 0.0
-    for k in range(call.classes):
+    for k in range(o.classes):
         for r in range(n_rows):
             others[r] += e[np.uintp(k * n_rows + r)]
     for r in range(n_rows):
         rows[r].others = others[r]
 
 
-# ------------------------------------------------------------------------------------------------ all rows
 @jit
-def compute_rows(call: Any, first: int, rows: Any, tile: Any) -> float:
-    """Compute all that `Call.mode` asks for, for rows from `first` on.  Returns the sum of their losses."""
-    find_rows(call, first, rows)
-    if is_short(call):
-        find_short_maxima(call, rows, tile)
-        find_short_sums(call, rows, tile)
-    else:
-        find_maxima(call, rows, tile)
-        find_gaps(call, rows, tile)
-        find_sums(call, first, rows, tile)
-    loss = find_results(call, first, rows)
-    if call.mode not in (LOSS, LOGSUMEXP):
-        write_rows(call, rows, tile)
-    return loss
+def write_short_rows(o: Options, out: Any, rows: Any, e: Any, p_factor: Any, terms: Any) -> None:
+    """Write the gradients of rows that lie side by side."""
+    n_rows, classes, step = rows.size, o.classes, o.out_step
+    for r in range(n_rows):
+        p_factor[r] = rows[r].pull * rows[r].inverse * rows[r].factor
+    for k in range(classes):
+        for r in range(n_rows):
+            e[np.uintp(k * n_rows + r)] *= p_factor[r]
+    for r in range(n_rows):
+        row = rows[r]
+        if row.label >= 0:
+            e[row.label * n_rows + r] = row.at_top * row.factor
+        for k in range(classes):
+            terms[k] = e[np.uintp(k * n_rows + r)] if row.label >= 0 else 0.0
+        store(out, row.out, step, o.mantissa, terms, classes)
 
 
+# ------------------------------------------------------------------------------------------------ all rows
 def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) -> None:
-    """Compute the rows of some groups, in order, and the sum of each group's losses."""
-    width = padded(call.classes)
-    n_rows = max(1, min(TILE_ROWS, TILE_LOGITS // width, call.group))
-    size = n_rows * width
-    z, slope, u, terms = np.zeros(BLOCK), np.ones(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK)
-    tile = Tile(np.empty(size), np.zeros(size), width, z, slope, u, terms)
-    rows = np.zeros(n_rows, ROW)
+    """Compute all that `Options.mode` asks for, for the rows of some groups, and the sum of each group's losses."""
+    o, logits, distribution, out, weight = call.options, call.logits, call.distribution, call.out, call.weight
+    layouts, labels, ignore, saved, losses = call.layouts, call.labels, call.ignore, call.lse, call.losses
+    sample_weight, grad_output = call.sample_weight, call.grad_output
+    width = padded(o.classes)
+    n_rows = max(1, min(TILE_ROWS, TILE_LOGITS // width, o.group))
+    all_rows, e, lost, blocks = np.zeros(n_rows, ROW), np.empty(n_rows * width), np.zeros(n_rows * width), np.zeros((5, BLOCK))
+    blocks[SLOPE] = 1.0
     for group in range(first_group, last_group):
-        last, loss = min((group + 1) * call.group, call.rows), (0.0, 0.0)
-        for first in range(group * call.group, last, n_rows):
-            loss = add(loss, compute_rows(call, first, rows[: last - first], tile))
+        last, loss = min((group + 1) * o.group, o.rows), (0.0, 0.0)
+        for first in range(group * o.group, last, n_rows):
+            rows = all_rows[: last - first]
+            find_rows(o, layouts, labels, ignore, weight, first, rows)
+            if is_short(o):
+                find_short_maxima(o, logits, rows, e, blocks[Z], blocks[TERMS])
+                find_short_sums(o, rows, e, blocks[Z], blocks[TERMS])
+            else:
+                find_maxima(o, logits, rows, e, lost, blocks)
+                find_gaps(o, distribution, weight, rows, e, lost, blocks)
+                find_sums(o, saved, first, rows, e, lost, blocks[TERMS])
+            loss = add(loss, find_results(o, first, rows, saved, losses, sample_weight, grad_output))
+            if is_short(o) and o.mode == GRADIENT:
+                write_short_rows(o, out, rows, e, blocks[Z], blocks[TERMS])
+            elif o.mode not in (LOSS, LOGSUMEXP):
+                write_rows(o, logits, distribution, weight, out, rows, e, blocks)
         partials[group] = corrected(loss)
 
 
