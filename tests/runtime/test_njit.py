@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
-from xent_numba.backends import njit, njit_rows, registry
+from xent_numba import forks
+from xent_numba.backends import njit, njit_blocks, njit_rows, registry
 
 # All in Numba's manual.
 PUBLIC = {"njit", "prange", "get_num_threads", "set_num_threads", "threading_layer", "config", "__version__"}
 
 
-@pytest.mark.parametrize("module", [njit, njit_rows])
+@pytest.mark.parametrize("module", [njit, njit_rows, njit_blocks])
 def test_only_public_names_of_numba(module):
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
@@ -35,7 +36,9 @@ def test_it_is_what_auto_takes_where_cpu_cannot_run(monkeypatch):
     monkeypatch.setattr(registry, "_ready", {})
     implementation = registry.Implementation("xent_numba.backends.absent", "install it")
     monkeypatch.setitem(registry.IMPLEMENTATIONS, "cpu", implementation)
-    assert registry.select("auto").name == "njit"
+    monkeypatch.setattr(registry, "_warned", {})
+    with pytest.warns(RuntimeWarning, match="'njit', up to seven times slower"):
+        assert registry.select("auto").name == "njit"
 
 
 def test_one_kernel_for_all_options_and_layouts(rng):
@@ -76,10 +79,10 @@ def test_sixteen_bits_by_integer_arithmetic():
         with np.errstate(invalid="ignore"):
             values = bits.view(dtype).astype(np.float64)
         found = np.empty(bits.size)
-        njit_rows.load(bits, 0, 1, mantissa, found, bits.size)
+        njit_blocks.load(bits, 0, 1, mantissa, found, bits.size)
         np.testing.assert_array_equal(found, values)
         again = np.zeros(bits.size, np.uint16)
-        njit_rows.store(again, 0, 1, mantissa, values, bits.size)
+        njit_blocks.store(again, 0, 1, mantissa, values, bits.size)
         np.testing.assert_array_equal(
             np.where(np.isnan(values), bits, again)[1:], np.where(bits == 0x8000, 0, bits)[1:]
         )
@@ -96,19 +99,20 @@ def test_sixteen_bits_by_integer_arithmetic():
             (np.nextafter(middle, 0), positive),
             (np.nextafter(middle, np.inf), positive + 1),
         ):
-            njit_rows.store(again, 0, 1, mantissa, between, positive.size)
+            njit_blocks.store(again, 0, 1, mantissa, between, positive.size)
             np.testing.assert_array_equal(again[: positive.size], right)
-        njit_rows.store(again, 0, 1, mantissa, np.array([1e300, -1e300, 1e-300]), 3)
+        njit_blocks.store(again, 0, 1, mantissa, np.array([1e300, -1e300, 1e-300]), 3)
         np.testing.assert_array_equal(again[:3].view(dtype).astype(float), [np.inf, -np.inf, 0.0])
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for instructions of x86-64")
 def test_the_exponentials_are_vectorised():
-    z, e = np.zeros(64), np.empty(64)
-    njit_rows.exp_differences(z, z, 0.0, 0.0, e, 0, 64)
-    njit_rows.exp_for_float32(z, 0.0, e, 0, 64)
-    np.testing.assert_array_equal(e, 2.0**njit_rows.HEADROOM)
-    for function in (njit_rows.exp_differences, njit_rows.exp_for_float32):
+    e, e_float32, lost = np.zeros(64), np.zeros(64), np.zeros(64)
+    njit_blocks.exp_differences(e, lost, 0.0, 0.0)
+    njit_blocks.exp_for_float32(e_float32, 0.0)
+    np.testing.assert_array_equal(e, 2.0**njit_blocks.HEADROOM)
+    np.testing.assert_array_equal(e_float32, 2.0**njit_blocks.HEADROOM)
+    for function in (njit_blocks.exp_differences, njit_blocks.exp_for_float32):
         (code,) = function.inspect_asm().values()
         assert len(re.findall(r"\tv?(?:fn?m\w+|mul|add)pd\t", code)) >= 8
         assert not re.search(r"\b_*exp2?\b", code)
@@ -125,3 +129,57 @@ def test_no_place_for_a_cache(monkeypatch):
     function, options = njit_rows.compiled(njit_rows.scan_labels)
     assert function is njit_rows.scan_labels
     assert "cache" not in options
+
+
+def test_auto_passes_over_a_numba_that_does_not_compile_or_computes_nonsense(monkeypatch):
+    class Broken:
+        stats = njit_rows.scan.stats
+
+        def __init__(self, answer):
+            self.answer = answer
+
+        def __call__(self, *args):
+            if self.answer is None:
+                raise AttributeError("'Function' object has no attribute 'args'")
+            return self.answer
+
+    assert njit.BACKEND.why_not() is None
+    implementation = registry.Implementation("xent_numba.backends.absent", "install it")
+    monkeypatch.setitem(registry.IMPLEMENTATIONS, "cpu", implementation)
+    for answer, words in ((None, "has no attribute 'args'"), ((-1, 1.0, 2.0), "instead of")):
+        monkeypatch.setattr(registry, "_ready", {})
+        monkeypatch.setattr(njit_rows, "scan", Broken(answer))
+        monkeypatch.setattr(registry, "_warned", {})
+        assert words in njit.BACKEND.why_not()
+        assert "xent_numba was tested with" in njit.BACKEND.why_not()
+        with pytest.warns(RuntimeWarning):
+            assert registry.select("auto").name == "numpy"
+
+
+def test_an_error_while_compiling_stays_what_it_was(tmp_path):
+    for error in (OSError("disk full"), ImportError("no tbb")):
+        with pytest.raises(type(error), match=str(error)), njit._one_process(str(tmp_path)):
+            raise error
+
+
+def test_a_fork_takes_locks_in_the_order_of_a_thread_that_compiles(monkeypatch):
+    """That is, the lock of this package before those of Numba, whichever backend was imported first."""
+    assert forks.outer_locks == [njit._compiling]
+    order = []
+
+    class Lock:
+        def __init__(self, name):
+            self.name = name
+
+        def acquire(self):
+            order.append(self.name)
+
+        def release(self):
+            order.append(f"-{self.name}")
+
+    monkeypatch.setattr(forks, "inner_locks", [Lock("compiler"), Lock("start")])
+    monkeypatch.setattr(forks, "outer_locks", [Lock("njit")])
+    monkeypatch.setattr(forks, "_held", ())
+    forks._before_fork()
+    forks._after_fork()
+    assert order == ["njit", "compiler", "start", "-start", "-compiler", "-njit"]

@@ -145,17 +145,18 @@ def load(memory: Any, first: int, step: int, mantissa: int, values: Any, count: 
 
 
 @jit
-def store(memory: Any, first: int, step: int, mantissa: int, values: Any, count: int) -> None:
-    """memory[first + k · step] = values[k], rounded once."""
+def store(memory: Any, first: int, step: int, mantissa: int, values: Any, at: int, factor: float, count: int) -> None:
+    """memory[first + k · step] = values[at + k] · factor, rounded once to the dtype of the memory."""
     if step != 1:
         for k in range(count):
-            memory[np.uintp(first + k * step)] = to_half(values[k], mantissa) if mantissa else values[k]
+            value = values[np.uintp(at + k)] * factor
+            memory[np.uintp(first + k * step)] = to_half(value, mantissa) if mantissa else value
     elif mantissa:
         for k in range(count):
-            memory[np.uintp(first + k)] = to_half(values[k], mantissa)
+            memory[np.uintp(first + k)] = to_half(values[np.uintp(at + k)] * factor, mantissa)
     else:
         for k in range(count):
-            memory[np.uintp(first + k)] = values[k]
+            memory[np.uintp(first + k)] = values[np.uintp(at + k)] * factor
 
 
 @jit

@@ -52,7 +52,7 @@ from xent_numba.backends.njit_blocks import (
 )
 
 SHORT = 256  # rows of up to so many classes are computed side by side, where that can be
-TILE_LOGITS = 16384  # so many logits are computed at once, but at least a row, and at most so many rows:
+TILE_LOGITS = 4096  # so many logits are computed at once, but at least a row, and at most so many rows:
 TILE_ROWS = 256
 
 LOSS, GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(5)  # what `Call.mode` asks for; LOSS: and nothing else
@@ -287,7 +287,6 @@ def write_rows(
     z, lost, slope, u, terms = blocks[Z], blocks[LOST], blocks[SLOPE], blocks[TARGETS], blocks[TERMS]
     x_step, q_step, step = o.logits_step, o.target_step, o.out_step
     is_capped = o.softcap < math.inf
-    is_general = o.is_dense or is_capped or o.is_precise
     n_rows, width = rows.size, padded(o.classes)
     for r in range(n_rows):
         row = rows[r]
@@ -303,36 +302,50 @@ def write_rows(
                 for k in range(n):
                     terms[k] = 0.0
             elif o.mode == GRADIENT:
-                gradient(is_general, row, start, e, at, count, u, slope, terms)
-            elif o.mode == SOFTMAX:
-                for k in range(n):
-                    terms[k] = e[at + k] * row.inverse
+                gradient(row, start, e, at, count, u, slope, terms)
             else:
                 for k in range(n):
                     terms[k] = (z[k] - row.maximum) - row.log_sum
-            store(out, row.out + start * step, step, o.mantissa, terms, count)
+            store(out, row.out + start * step, step, o.mantissa, terms, 0, 1.0, count)
 
 
 @jit
-def gradient(
-    is_general: bool, row: Any, start: int, e: Any, at: int, count: int, u: Any, slope: Any, terms: Any
-) -> None:
+def gradient(row: Any, start: int, e: Any, at: int, count: int, u: Any, slope: Any, terms: Any) -> None:
     """The gradient at `count` classes from `start` on: (T p_j − t_j) f'(x_j), times the factor of the row."""
-    pull, inverse, factor = row.pull, row.inverse, row.factor
     top, label = row.top - start, row.label - start
-    has_top, has_label = 0 <= top < count and row.takes_at_top, 0 <= label < count
-    if is_general:
-        for k in range(count):
-            terms[k] = (pull * (e[np.uintp(at + k)] * inverse) - u[k]) * (factor * slope[k])
-    else:
-        p_factor = pull * inverse * factor
-        for k in range(count):
-            terms[k] = e[np.uintp(at + k)] * p_factor
-    if has_label:
-        t = u[label] + row.label_weight
-        terms[label] = (pull * (e[at + label] * inverse) - t) * (factor * slope[label])
-    if has_top:
-        terms[top] = row.at_top * (factor * slope[top])
+    if 0 <= label < count:
+        u[label] += row.label_weight
+    for k in range(count):
+        terms[k] = (row.pull * (e[np.uintp(at + k)] * row.inverse) - u[k]) * (row.factor * slope[k])
+    if 0 <= label < count:
+        u[label] = 0.0  # it stays so where there are no other targets
+    if 0 <= top < count and row.takes_at_top:
+        terms[top] = row.at_top * (row.factor * slope[top])
+
+
+@jit
+def is_simple(o: Options) -> bool:
+    """Whether what is to be written is a multiple of e, but for the label."""
+    no_options = o.logit_scale == 1.0 and o.softcap == math.inf
+    return o.mode == SOFTMAX or (o.mode == GRADIENT and no_options and not (o.is_dense or o.is_precise))
+
+
+@jit
+def write_simple_rows(o: Options, out: Any, rows: Any, e: Any, terms: Any) -> None:
+    """What `write_rows` does, in that case."""
+    step, width = o.out_step, padded(o.classes)
+    for r in range(rows.size):
+        row = rows[r]
+        p_factor = row.inverse if o.mode == SOFTMAX else row.pull * row.inverse * row.factor
+        store(out, row.out, step, o.mantissa, e, r * width, p_factor, o.classes)
+        if o.mode == GRADIENT and row.label >= 0:
+            at_label = row.pull * (e[r * width + row.label] * row.inverse) - row.label_weight
+            terms[0] = row.factor * (row.at_top if row.takes_at_top else at_label)
+            store(out, row.out + row.label * step, step, o.mantissa, terms, 0, 1.0, 1)
+        elif o.mode == GRADIENT:
+            terms[:BLOCK] = 0.0
+            for start in range(0, o.classes, BLOCK):
+                store(out, row.out + start * step, step, o.mantissa, terms, 0, 1.0, min(BLOCK, o.classes - start))
 
 
 # ------------------------------------------------------------------------------------------------ short rows
@@ -406,7 +419,7 @@ def write_short_rows(o: Options, out: Any, rows: Any, e: Any, p_factor: Any, ter
             e[row.label * n_rows + r] = row.at_top * row.factor
         for k in range(classes):
             terms[k] = e[np.uintp(k * n_rows + r)] if row.label >= 0 else 0.0
-        store(out, row.out, step, o.mantissa, terms, classes)
+        store(out, row.out, step, o.mantissa, terms, 0, 1.0, classes)
 
 
 # ------------------------------------------------------------------------------------------------ all rows
@@ -434,6 +447,8 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
             loss = add(loss, find_results(o, first, rows, saved, losses, sample_weight, grad_output))
             if is_short(o) and o.mode == GRADIENT:
                 write_short_rows(o, out, rows, e, blocks[Z], blocks[TERMS])
+            elif is_simple(o):
+                write_simple_rows(o, out, rows, e, blocks[TERMS])
             elif o.mode not in (LOSS, LOGSUMEXP):
                 write_rows(o, logits, distribution, weight, out, rows, e, blocks)
         partials[group] = corrected(loss)
