@@ -6,7 +6,8 @@ diagnosis    what to say of a Numba that does not work here: the versions that a
 reference    the numpy backend: plain NumPy in float64, simple and slow; the tests compare the others with it
 compensated  sums, products and exponentials of the reference that keep track of rounding errors
 njit         the njit backend: what calls its kernels, and when they run in parallel
-njit_rows    its kernels: plain `@njit` functions for a row, and one `prange`; the ones to read first
+njit_rows    its kernels: plain `@njit` functions for some rows, and one `prange`; the ones to read first
+njit_blocks  what these do to a number, and to a block of a row
 cpu/         the cpu backend: Numba kernels with explicit vectors
 cuda/        the cuda backend: Numba kernels for NVIDIA GPUs
 

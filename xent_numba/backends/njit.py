@@ -179,9 +179,7 @@ def _call(logits: Array, distribution: Array | None, out: Array | None, mode: in
         mode, a * b, b, classes, _group(classes), *(int(step) for step in layouts[:, 3]), *mantissas,
         "d" in (logits.dtype.char, q.dtype.char), False, False, False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 1.0,
     )  # fmt: skip
-    return njit_rows.Call(
-        options, x, q, g, layouts, no_labels, no_labels, nothing, nothing, nothing, nothing, nothing
-    )
+    return njit_rows.Call(options, x, q, g, layouts, no_labels, no_labels, nothing, nothing, nothing, nothing, nothing)
 
 
 class _Span:

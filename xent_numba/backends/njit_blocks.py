@@ -1,7 +1,7 @@
 """What the njit kernels do to a number, and to a block of a row: a small contiguous array of float64.
 
 The loops are written for LLVM to vectorise.  Each does the same to every element without branches (`a if b else c` is a
-choice, not a branch); sums and maxima fold the upper half of an array onto its lower half until one element is left,
+choice, not a branch); sums and maxima fold the parts of an array onto each other until one element is left,
 which is as accurate as a pairwise sum.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 1024  # classes that are in the small arrays at a time
-LANES = 16  # what is computed there is padded to a multiple of so many elements
+LANES = 64  # what is computed there is padded to a multiple of so many elements
 HEADROOM = 60  # exponentials are scaled by 2^HEADROOM, so that a sum of terms below the smallest normal number is right
 UNSCALE = 2.0**-HEADROOM
 
@@ -193,38 +193,33 @@ def dense_target(alpha: float, beta: float, weight: Any, start: int, u: Any, cou
 
 
 @jit
-def half_of(n: int) -> int:
-    """Where to fold an array of n elements: at a multiple of LANES while there are more than that."""
-    return padded(n // 2) if n > LANES else n // 2
-
-
-@jit
 def fold_max(z: Any, scratch: Any, n: int) -> float:
     """The maximum of z[:n], where n is a multiple of LANES; any number or NaN if there is a NaN."""
-    half = half_of(n)
-    for k in range(n - half):
-        scratch[k] = z[k] if z[k] > z[half + k] else z[half + k]
-    for k in range(n - half, half):
-        scratch[k] = z[k]
-    while half > 1:
-        n, half = half, half_of(half)
-        for k in range(n - half):
+    n //= 4
+    for k in range(n):
+        a = z[k] if z[k] > z[n + k] else z[n + k]
+        b = z[2 * n + k] if z[2 * n + k] > z[3 * n + k] else z[3 * n + k]
+        scratch[k] = a if a > b else b
+    while n > 1:
+        half = n - n // 2
+        for k in range(n // 2):
             scratch[k] = scratch[k] if scratch[k] > scratch[half + k] else scratch[half + k]
+        n = half
     return scratch[0]
 
 
 @jit
 def fold_sum(terms: Any, at: int, scratch: Any, n: int) -> float:
     """The pairwise sum of n terms from terms[at] on, where n is a multiple of LANES."""
-    half = half_of(n)
-    for k in range(n - half):
-        scratch[k] = terms[np.uintp(at + k)] + terms[np.uintp(at + half + k)]
-    for k in range(n - half, half):
-        scratch[k] = terms[np.uintp(at + k)]
-    while half > 1:
-        n, half = half, half_of(half)
-        for k in range(n - half):
+    n //= 4
+    for k in range(n):
+        a = terms[np.uintp(at + k)] + terms[np.uintp(at + n + k)]
+        scratch[k] = a + (terms[np.uintp(at + 2 * n + k)] + terms[np.uintp(at + 3 * n + k)])
+    while n > 1:
+        half = n - n // 2
+        for k in range(n // 2):
             scratch[k] += scratch[half + k]
+        n = half
     return scratch[0]
 
 

@@ -7,18 +7,18 @@ For a row of logits x, with z = f(x) after the options that change logits, e_j =
     find_results     the loss, Σ t_j (m − z_j) + T log S, and what the gradient needs beside e
     write_rows       the gradient, (T e_j / S − t_j) f'(x_j), or a softmax
 
-`compute_groups` calls them, one after the other, for as many rows as fit into a processor's cache.  What is known of each
-row is in a record of the array `rows`; z, and later e, is in `tile`, as float64.  Where rows are long, each is read
-in blocks, and loops run over classes; where they are short, they lie side by side, and loops run over rows.  All
-options are values of one `Call`, so there is one compiled kernel for each dtype.
+`compute_groups` calls them, one after the other, for as many rows as fit into a processor's cache.  What is known of
+each row is in a record of the array `rows`; z, and later e, is in the array `e`, as float64.  Long rows are read in
+blocks of classes, with what `njit_blocks` does to a block; short ones lie side by side, and loops run over rows.  All
+options are values of one `Options`, so there is one compiled kernel for each dtype.
 
 Three rules avoid cancellation.  One class, `top`, is left out of the sum S − e_top, so that log S = log1p(S − 1) is
 accurate however small it is where `top` has the maximum.  Where p_top > 1/2, the gradient there is
 Σ_{j≠top} t_j − T (S − e_top) / S, and not T p_top − t_top.  And the rounding error of z − m, which would add up over
 many equal terms, corrects e in float64.
 
-No loop depends on the number of threads.  Each function takes the arrays that it needs from `Call` once, for all rows,
-since Numba counts references to them.  Numba's cache notices changes in this file, but not in `njit_blocks`: whoever
+No loop depends on the number of threads.  Functions are given numbers in one `Options` but arrays one by one, because
+Numba counts the references to every array of a tuple whenever a function is given it.  Numba's cache notices changes in this file, but not in `njit_blocks`: whoever
 edits that one should save this one too, or clear the cache.  A new version of the package changes both.
 """
 
@@ -51,8 +51,8 @@ from xent_numba.backends.njit_blocks import (
     transform,
 )
 
-SHORT = 256  # rows of up to so many classes are computed side by side, where that can be
-TILE_LOGITS = 4096  # so many logits are computed at once, but at least a row, and at most so many rows:
+SHORT = 256  # rows of up to so many classes lie side by side, where that can be
+TILE_LOGITS = 4096  # so many logits are computed at once, but at least a row, and at most TILE_ROWS
 TILE_ROWS = 256
 
 LOSS, GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(5)  # what `Call.mode` asks for; LOSS: and nothing else
@@ -132,7 +132,10 @@ ROW = np.dtype(
 )
 
 
-Z, LOST, SLOPE, TARGETS, TERMS = range(5)  # rows of `blocks`: logits read again, rounding errors, f'(x), t, results
+# rows of `blocks`: logits that are read again, their rounding errors, f'(x), targets, and terms of a sum or results
+Z, LOST, SLOPE, TARGETS, TERMS = range(5)
+
+# In `e`, class k of row r is at r · width + k, or where rows lie side by side at k · (number of rows) + r.
 
 
 # ------------------------------------------------------------------------------------------------ some rows
@@ -206,9 +209,7 @@ def add_gaps(z: Any, lost: Any, maximum: float, lost_at_max: float, u: Any, term
 
 
 @jit
-def read_targets(
-    o: Options, first: int, step: int, start: int, distribution: Any, weight: Any, u: Any
-) -> None:
+def read_targets(o: Options, first: int, step: int, start: int, distribution: Any, weight: Any, u: Any) -> None:
     """The dense targets of the classes from `start` on."""
     count = min(BLOCK, o.classes - start)
     if o.alpha != 0.0:
@@ -430,7 +431,12 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
     sample_weight, grad_output = call.sample_weight, call.grad_output
     width = padded(o.classes)
     n_rows = max(1, min(TILE_ROWS, TILE_LOGITS // width, o.group))
-    all_rows, e, lost, blocks = np.zeros(n_rows, ROW), np.empty(n_rows * width), np.zeros(n_rows * width), np.zeros((5, BLOCK))
+    all_rows, e, lost, blocks = (
+        np.zeros(n_rows, ROW),
+        np.empty(n_rows * width),
+        np.zeros(n_rows * width),
+        np.zeros((5, BLOCK)),
+    )
     blocks[SLOPE] = 1.0
     for group in range(first_group, last_group):
         last, loss = min((group + 1) * o.group, o.rows), (0.0, 0.0)
