@@ -25,7 +25,7 @@ import numba
 import numpy as np
 
 from xent_numba import forks
-from xent_numba.backends import njit_rows
+from xent_numba.backends import njit_blocks, njit_rows
 from xent_numba.backends.diagnosis import unusable
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.interrupts import uninterrupted
@@ -84,7 +84,7 @@ class Njit:
         group = _group(classes)
         return {
             "regime": "rows",
-            "why": f"one row at a time, in blocks of {njit_rows.BLOCK} classes",
+            "why": f"one row at a time, in blocks of {njit_blocks.BLOCK} classes",
             "work items": f"{a * b}, summed in groups of {group}",
             "threads": _available_threads() if _is_large(a * b, classes) else 1,
         }
@@ -175,8 +175,9 @@ def _call(logits: Array, distribution: Array | None, out: Array | None, mode: in
     g = x if out is None else _memory(out, layouts[njit_rows.OUT])
     nothing, no_labels = _NOTHING, np.empty(0, np.int64)
     mantissas = _mantissa(logits), 0 if distribution is None else _mantissa(distribution)
+    steps = int(layouts[0, 3]), int(layouts[1, 3]), int(layouts[2, 3])
     options = njit_rows.Options(
-        mode, a * b, b, classes, _group(classes), *(int(step) for step in layouts[:, 3]), *mantissas,
+        mode, a * b, b, classes, _group(classes), *steps, *mantissas,
         "d" in (logits.dtype.char, q.dtype.char), False, False, False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 1.0,
     )  # fmt: skip
     return njit_rows.Call(options, x, q, g, layouts, no_labels, no_labels, nothing, nothing, nothing, nothing, nothing)

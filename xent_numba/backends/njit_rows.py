@@ -18,8 +18,9 @@ accurate however small it is where `top` has the maximum.  Where p_top > 1/2, th
 many equal terms, corrects e in float64.
 
 No loop depends on the number of threads.  Functions are given numbers in one `Options` but arrays one by one, because
-Numba counts the references to every array of a tuple whenever a function is given it.  Numba's cache notices changes in this file, but not in `njit_blocks`: whoever
-edits that one should save this one too, or clear the cache.  A new version of the package changes both.
+Numba counts the references to every array of a tuple whenever a function is given it.  Numba's cache notices changes in
+this file, but not in `njit_blocks`: whoever edits that one should save this one too, or clear the cache.  A new version
+of the package changes both.
 """
 
 from __future__ import annotations

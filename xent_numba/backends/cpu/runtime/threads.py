@@ -37,7 +37,6 @@ from xent_numba.backends.cpu.compile.numba_private import (
 from xent_numba.backends.cpu.runtime.parallel_for import loop_descriptor
 from xent_numba.interrupts import uninterrupted
 
-
 forks.inner_locks += [global_compiler_lock, thread_start_lock]
 
 
