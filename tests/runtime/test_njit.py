@@ -82,7 +82,7 @@ def test_sixteen_bits_by_integer_arithmetic():
         njit_blocks.load(bits, 0, 1, mantissa, found, bits.size)
         np.testing.assert_array_equal(found, values)
         again = np.zeros(bits.size, np.uint16)
-        njit_blocks.store(again, 0, 1, mantissa, values, bits.size)
+        njit_blocks.store(again, 0, 1, mantissa, values, 0, 1.0, bits.size)
         np.testing.assert_array_equal(
             np.where(np.isnan(values), bits, again)[1:], np.where(bits == 0x8000, 0, bits)[1:]
         )
@@ -99,9 +99,9 @@ def test_sixteen_bits_by_integer_arithmetic():
             (np.nextafter(middle, 0), positive),
             (np.nextafter(middle, np.inf), positive + 1),
         ):
-            njit_blocks.store(again, 0, 1, mantissa, between, positive.size)
+            njit_blocks.store(again, 0, 1, mantissa, between, 0, 1.0, positive.size)
             np.testing.assert_array_equal(again[: positive.size], right)
-        njit_blocks.store(again, 0, 1, mantissa, np.array([1e300, -1e300, 1e-300]), 3)
+        njit_blocks.store(again, 0, 1, mantissa, np.array([1e300, -1e300, 1e-300]), 0, 1.0, 3)
         np.testing.assert_array_equal(again[:3].view(dtype).astype(float), [np.inf, -np.inf, 0.0])
 
 

@@ -155,6 +155,12 @@ def find_rows(o: Options, at: Any, labels: Any, ignore: Any, weight: Any, first:
 
 
 @jit
+def is_ignored(o: Options, row: Any) -> bool:
+    """Whether the label of a row is one that is to be ignored, so that its loss and gradient are 0."""
+    return o.has_labels and row.label < 0
+
+
+@jit
 def find_maxima(o: Options, logits: Any, rows: Any, e: Any, all_lost: Any, blocks: Any) -> None:
     """z, its maximum, and the class `top`: the first maximum, or, if that is as good and needs no search, the label."""
     slope, terms, step, width = blocks[SLOPE], blocks[TERMS], o.logits_step, padded(o.classes)
@@ -162,6 +168,8 @@ def find_maxima(o: Options, logits: Any, rows: Any, e: Any, all_lost: Any, block
     for r in range(rows.size):
         row = rows[r]
         row.maximum, row.lost, row.top = -math.inf, 0.0, -1 if searches else row.label
+        if is_ignored(o, row):
+            continue
         for start in range(0, o.classes, BLOCK):
             at, count = r * width + start, min(BLOCK, o.classes - start)
             n = padded(count)
@@ -183,6 +191,8 @@ def find_gaps(o: Options, distribution: Any, weight: Any, rows: Any, e: Any, all
     for r in range(rows.size):
         row, gap, others = rows[r], (0.0, 0.0), (0.0, 0.0)
         row.target_own = 0.0
+        if is_ignored(o, row):
+            continue
         for start in range(0, o.classes if o.is_dense else 0, BLOCK):
             at, count = r * width + start, min(BLOCK, o.classes - start)
             n, top = padded(count), row.top - start
@@ -231,6 +241,8 @@ def find_sums(o: Options, saved: Any, first: int, rows: Any, e: Any, all_lost: A
         if o.has_lse:
             shift, lost_at_shift = saved[first + r], 0.0
         row.own = 0.0
+        if is_ignored(o, row):
+            continue
         for start in range(0, o.classes, BLOCK):
             at, count = r * width + start, min(BLOCK, o.classes - start)
             n, top = padded(count), row.top - start
@@ -266,14 +278,14 @@ def find_results(
             row.at_top = (row.target_others - target * (others / total)) + drift * (own / total)
             row.takes_at_top = others / total < 0.5 or (row.label == row.top and not o.is_dense and not o.has_lse)
 
-        loss = row.gap + (0.0 if target == 0.0 and not o.is_dense else target * row.log_sum)
+        loss = row.gap + target * row.log_sum
         if o.z_coefficient != 0.0:
             loss += o.z_coefficient * lse * lse
         loss = 0.0 if factor == 0.0 and abs(loss) == math.inf else factor * loss
         if o.mode == LOGSUMEXP:
             loss = lse if is_finite else row.maximum + 0.0 * others
         row.factor = factor * o.grad_scale * o.logit_scale * (grad_output[first + r] if grad_output.size else 1.0)
-        if o.has_labels and row.label < 0:
+        if is_ignored(o, row):
             loss, row.factor = 0.0, 0.0
         if losses.size:
             losses[first + r] = loss
@@ -300,7 +312,7 @@ def write_rows(
                 transform(o.logit_scale, o.softcap, z, lost, slope, count)
             if o.is_dense:
                 read_targets(o, row.target + start * q_step, q_step, start, distribution, weight, u)
-            if o.has_labels and row.label < 0:
+            if is_ignored(o, row):
                 for k in range(n):
                     terms[k] = 0.0
             elif o.mode == GRADIENT:
@@ -315,14 +327,15 @@ def write_rows(
 def gradient(row: Any, start: int, e: Any, at: int, count: int, u: Any, slope: Any, terms: Any) -> None:
     """The gradient at `count` classes from `start` on: (T p_j − t_j) f'(x_j), times the factor of the row."""
     top, label = row.top - start, row.label - start
+    pull, inverse, factor = row.pull, row.inverse, row.factor
     if 0 <= label < count:
         u[label] += row.label_weight
     for k in range(count):
-        terms[k] = (row.pull * (e[np.uintp(at + k)] * row.inverse) - u[k]) * (row.factor * slope[k])
+        terms[k] = (pull * (e[np.uintp(at + k)] * inverse) - u[k]) * (factor * slope[k])
     if 0 <= label < count:
         u[label] = 0.0  # it stays so where there are no other targets
     if 0 <= top < count and row.takes_at_top:
-        terms[top] = row.at_top * (row.factor * slope[top])
+        terms[top] = row.at_top * (factor * slope[top])
 
 
 @jit
