@@ -283,7 +283,7 @@ def find_results(
             loss += o.z_coefficient * lse * lse
         loss = 0.0 if factor == 0.0 and abs(loss) == math.inf else factor * loss
         if o.mode == LOGSUMEXP:
-            loss = lse if is_finite else row.maximum + 0.0 * others
+            loss = lse if is_finite else (row.maximum if others == others else math.nan)
         row.factor = factor * o.grad_scale * o.logit_scale * (grad_output[first + r] if grad_output.size else 1.0)
         if is_ignored(o, row):
             loss, row.factor = 0.0, 0.0
