@@ -231,19 +231,19 @@ def _run(call: njit_rows.Call, n_threads: int | None) -> Float64s:
     partials = np.zeros(-(-call.options.rows // call.options.group))
     parallel = _is_large(call.options.rows, call.options.classes) and n_threads != 1 and not forks.orphaned
     key = call.logits.dtype, call.distribution.dtype
-    none = np.zeros(0)
+    none, args = np.zeros(0), (call.options, call[1:])
     with uninterrupted():
         threads = _threads(n_threads) if parallel else 1
         exclusive = threads > 1 and numba.threading_layer() == "workqueue"
         if threads == 1 or (exclusive and not _parallel.acquire(blocking=False)):
-            _compile((key, "serial"), njit_rows.groups_in_order, (call, none, 0, 0))
-            njit_rows.groups_in_order(call, partials, 0, partials.size)
+            _compile((key, "serial"), njit_rows.groups_in_order, (*args, none, 0, 0))
+            njit_rows.groups_in_order(*args, partials, 0, partials.size)
             return partials
         before = numba.get_num_threads()
         try:
             numba.set_num_threads(threads)
-            _compile((key, "parallel"), njit_rows.groups_in_parallel, (call, none))
-            njit_rows.groups_in_parallel(call, partials)
+            _compile((key, "parallel"), njit_rows.groups_in_parallel, (*args, none))
+            njit_rows.groups_in_parallel(*args, partials)
         finally:
             numba.set_num_threads(before)
             if exclusive:

@@ -87,7 +87,10 @@ class Options(NamedTuple):
 
 
 class Call(NamedTuple):
-    """All that a kernel is given.  Arrays are contiguous; those that a call lacks have length 0 or are never read."""
+    """All that a kernel is given.  Arrays are contiguous; those that a call lacks have length 0 or are never read.
+
+    The kernels are given the options, and a tuple of all the others, since `prange` takes no tuple within a tuple.
+    """
 
     options: Options
     logits: Any  # the memory that the logits span; uint16 where they are of 16 bits
@@ -438,11 +441,9 @@ def write_short_rows(o: Options, out: Any, rows: Any, e: Any, p_factor: Any, ter
 
 
 # ------------------------------------------------------------------------------------------------ all rows
-def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) -> None:
+def compute_groups(o: Options, arrays: Any, partials: Any, first_group: int, last_group: int) -> None:
     """Compute all that `Options.mode` asks for, for the rows of some groups, and the sum of each group's losses."""
-    o, logits, distribution, out, weight = call.options, call.logits, call.distribution, call.out, call.weight
-    layouts, labels, ignore, saved, losses = call.layouts, call.labels, call.ignore, call.lse, call.losses
-    sample_weight, grad_output = call.sample_weight, call.grad_output
+    logits, distribution, out, layouts, labels, ignore, weight, sample_weight, grad_output, saved, losses = arrays
     width = padded(o.classes)
     n_rows = max(1, min(TILE_ROWS, TILE_LOGITS // width, o.group))
     all_rows, e, lost, blocks = (
@@ -474,10 +475,10 @@ def compute_groups(call: Any, partials: Any, first_group: int, last_group: int) 
         partials[group] = corrected(loss)
 
 
-def compute_in_parallel(call: Any, partials: Any) -> None:
+def compute_in_parallel(o: Options, arrays: Any, partials: Any) -> None:
     """Compute all groups, each by whichever thread is free: which one it is changes nothing in the result."""
     for group in prange(partials.size):
-        groups_in_order(call, partials, group, group + 1)
+        groups_in_order(o, arrays, partials, group, group + 1)
 
 
 def scan_labels(labels: Any, classes: int, ignore: Any, weight: Any, sample_weight: Any) -> tuple[int, float, float]:
