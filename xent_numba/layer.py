@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Half, LossOptions, Real, Reals, Reduction, Rows, Total
+    from xent_numba.signatures import AnyArray, Half, Integer, LossOptions, Number, Real, Reals, Reduction, Rows, Total
 
     Array = NDArray[Any]
 else:
@@ -105,17 +105,17 @@ class CrossEntropyLoss(Generic[Reduction]):
     def __init__(
         self,
         *,
-        axis: int = -1,
+        axis: Integer = -1,
         weight: AnyArray | None = None,
         sample_weight: AnyArray | None = None,
-        ignore_index: int | Iterable[int] | None = -100,
-        label_smoothing: float = 0.0,
+        ignore_index: Integer | Iterable[Integer] | None = -100,
+        label_smoothing: Number = 0.0,
         reduction: str = "mean",
-        logit_scale: float = 1.0,
-        softcap: float | None = None,
-        z_loss: float = 0.0,
+        logit_scale: Number = 1.0,
+        softcap: Number | None = None,
+        z_loss: Number = 0.0,
         backend: str | None = None,
-        n_threads: int | None = None,
+        n_threads: Integer | None = None,
     ) -> None:
         """Validate and keep the options."""
         checked = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
