@@ -284,6 +284,7 @@ RANGE = "finite and not negative"
 ERRORS = [
     (([[True]], [0]), {}, TypeError, "logits have dtype bool; they must be float64, float32"),
     (([[1j]], [0]), {}, TypeError, "logits have dtype complex128"),
+    (([[None, 1.0]], [0]), {}, TypeError, r"logits have dtype object; .*: convert with logits.astype\(float\)"),
     ((np.array([[1.0]], np.longdouble), [0]), {}, TypeError, "logits have dtype"),
     ((np.array([["a"]]), [0]), {}, TypeError, "logits have dtype"),
     ((A.astype(A.dtype.newbyteorder()), Y), {}, TypeError, r"byte order.*astype\(logits.dtype.newbyteorder\('='\)\)"),

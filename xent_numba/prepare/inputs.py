@@ -67,6 +67,7 @@ def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
         if dtype.kind not in "iu":
             raise TypeError(
                 f"logits have dtype {dtype}; they must be {FLOAT_CHOICES} (or integers, which become float64)"
+                + _conversion("logits", dtype)
             )
         array = array.astype(np.float64)
     if array.ndim == 0:
