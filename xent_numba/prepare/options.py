@@ -15,6 +15,8 @@ from typing import SupportsFloat, cast
 
 import numpy as np
 
+from xent_numba.prepare.tensors import refuse_gradient
+
 REDUCTIONS = ("mean", "sum", "none")
 DEFAULT_IGNORE_INDEX = -100
 _CONSTANT = (int, float, str, tuple, np.generic, type(None))  # types of values that never change
@@ -145,6 +147,7 @@ def _integer(name: str, value: object, also: str = "") -> int:
 
 def _real(name: str, value: object) -> float:
     """A float from any real number but a bool; ±inf for integers beyond the range of float64."""
+    refuse_gradient(value, name)
     unfit = isinstance(value, (bool, np.bool, str, bytes, complex, np.complexfloating))
     if not unfit and getattr(value, "ndim", 0) == 0:
         try:
