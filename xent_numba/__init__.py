@@ -19,6 +19,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 # reduction                    from partial sums to the reduced loss, in a fixed order
 # config                       show_config, and why a shape is computed the way it is
 # results                      memory of earlier results, reused for large new ones
+# tested                       the versions of Python, Numba and NumPy that were tested
 # devices                      recognising arrays that are on a GPU
 # forks, interrupts            what a fork or Ctrl-C must not break
 # cli/                         the command line

@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Half, LossOptions, Real, Reals, Rows, Total, WithGradOut
+    from xent_numba.signatures import (
+        AnyArray,
+        Half,
+        Integer,
+        LossOptions,
+        Number,
+        Real,
+        Reals,
+        Rows,
+        Total,
+        WithGradOut,
+    )
 
     Array = NDArray[Any]
     Scalar = np.floating[Any]
@@ -54,17 +65,17 @@ def cross_entropy(
     logits: AnyArray,
     target: AnyArray,
     *,
-    axis: int = -1,
+    axis: Integer = -1,
     weight: AnyArray | None = None,
     sample_weight: AnyArray | None = None,
-    ignore_index: int | Iterable[int] | None = -100,
-    label_smoothing: float = 0.0,
+    ignore_index: Integer | Iterable[Integer] | None = -100,
+    label_smoothing: Number = 0.0,
     reduction: str = "mean",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
     backend: str | None = None,
-    n_threads: int | None = None,
+    n_threads: Integer | None = None,
 ) -> Scalar | Array:
     """Softmax cross-entropy, in nats.
 
@@ -191,17 +202,17 @@ def cross_entropy_and_grad(
     logits: AnyArray,
     target: AnyArray,
     *,
-    axis: int = -1,
+    axis: Integer = -1,
     weight: AnyArray | None = None,
     sample_weight: AnyArray | None = None,
-    ignore_index: int | Iterable[int] | None = -100,
-    label_smoothing: float = 0.0,
+    ignore_index: Integer | Iterable[Integer] | None = -100,
+    label_smoothing: Number = 0.0,
     reduction: str = "mean",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
     backend: str | None = None,
-    n_threads: int | None = None,
+    n_threads: Integer | None = None,
     grad_out: Array | None = None,
 ) -> tuple[Scalar | Array, Array]:
     """Softmax cross-entropy, in nats, and its gradient with respect to the logits.

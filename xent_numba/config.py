@@ -39,7 +39,11 @@ def config() -> Sections:
             found["versions"][package] = version
     found["machine"] = {"system": platform.platform(), "cpu": platform.machine(), "cores": os.cpu_count()}
     available = available_backends()
-    found["backend"] = {"current": get_backend(), "runs on": select().name}
+    try:
+        runs_on = select().name
+    except (RuntimeError, ValueError) as error:  # what is chosen cannot run, or is misspelt: here is where to find out
+        runs_on = f"none: {error}"
+    found["backend"] = {"current": get_backend(), "runs on": runs_on}
     for name in IMPLEMENTATIONS:
         answer = available[name]
         found[name] = {"available": str(answer), **(select(name).describe() if answer else {})}

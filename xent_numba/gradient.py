@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Float, Floats, WithGradOutput
+    from xent_numba.signatures import AnyArray, Float, Floats, Integer, Number, WithGradOutput
 
     Array = NDArray[Any]
 
@@ -36,17 +36,17 @@ def cross_entropy_grad(
     *,
     lse: AnyArray | None = None,
     grad_output: AnyArray | None = None,
-    axis: int = -1,
+    axis: Integer = -1,
     weight: AnyArray | None = None,
     sample_weight: AnyArray | None = None,
-    ignore_index: int | Iterable[int] | None = -100,
-    label_smoothing: float = 0.0,
+    ignore_index: Integer | Iterable[Integer] | None = -100,
+    label_smoothing: Number = 0.0,
     reduction: str = "mean",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
+    logit_scale: Number = 1.0,
+    softcap: Number | None = None,
+    z_loss: Number = 0.0,
     backend: str | None = None,
-    n_threads: int | None = None,
+    n_threads: Integer | None = None,
     out: Array | None = None,
 ) -> Array:
     """Gradient of the softmax cross-entropy with respect to the logits, times an upstream gradient.

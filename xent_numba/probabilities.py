@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Float, Floats, Half, Real, Reals, RowwiseOptions
+    from xent_numba.signatures import AnyArray, Float, Floats, Half, Integer, Real, Reals, RowwiseOptions
 
     Array = NDArray[Any]
 
@@ -32,10 +32,10 @@ def softmax(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOptio
 def softmax(
     logits: AnyArray,
     *,
-    axis: int = -1,
+    axis: Integer = -1,
     out: Array | None = None,
     backend: str | None = None,
-    n_threads: int | None = None,
+    n_threads: Integer | None = None,
 ) -> Array:
     """Softmax, the probabilities of the classes.
 
@@ -91,10 +91,10 @@ def log_softmax(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseO
 def log_softmax(
     logits: AnyArray,
     *,
-    axis: int = -1,
+    axis: Integer = -1,
     out: Array | None = None,
     backend: str | None = None,
-    n_threads: int | None = None,
+    n_threads: Integer | None = None,
 ) -> Array:
     """Logarithm of the softmax, in nats.
 
@@ -153,10 +153,10 @@ def logsumexp(logits: AnyArray, *, out: Any = None, **options: Unpack[RowwiseOpt
 def logsumexp(
     logits: AnyArray,
     *,
-    axis: int = -1,
+    axis: Integer = -1,
     out: Array | None = None,
     backend: str | None = None,
-    n_threads: int | None = None,
+    n_threads: Integer | None = None,
 ) -> Array | np.floating[Any]:
     """Logarithm of a sum of exponentials, in nats.
 
@@ -201,7 +201,9 @@ def logsumexp(
     return _rowwise("logsumexp", logits, axis, out, backend, n_threads)
 
 
-def _rowwise(name: str, logits: Any, axis: int, out: Array | None, backend: str | None, n_threads: int | None) -> Array:
+def _rowwise(
+    name: str, logits: Any, axis: Integer, out: Array | None, backend: str | None, n_threads: Integer | None
+) -> Array:
     """The function of this name, which is also the name of the backend's method that computes it."""
     options = make_options(axis, n_threads=n_threads)
     reduces = name == "logsumexp"

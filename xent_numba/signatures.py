@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any, Generic, Literal, Protocol, TypedDict
+    from typing import Any, Generic, Literal, Protocol, SupportsFloat, SupportsIndex, TypedDict
 
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
             """Where its elements are."""
 
     AnyArray = ArrayLike | DeviceArray
+    Integer = SupportsIndex  # int, and the integers of NumPy
+    Number = SupportsFloat  # float, int, and the numbers of NumPy, of which only float64 is a float
 
     # The dtype of a result.  The default applies where no array says otherwise: to lists and integers.
     Real = TypeVar("Real", bound=np.float64 | np.float32, default=np.float64)
@@ -49,16 +51,16 @@ if TYPE_CHECKING:
     class LossOptions(TypedDict, total=False):
         """The options that all loss functions share and that do not change the type of a result."""
 
-        axis: int
+        axis: Integer
         weight: AnyArray | None
         sample_weight: AnyArray | None
-        ignore_index: int | Iterable[int] | None
-        label_smoothing: float
-        logit_scale: float
-        softcap: float | None
-        z_loss: float
+        ignore_index: Integer | Iterable[Integer] | None
+        label_smoothing: Number
+        logit_scale: Number
+        softcap: Number | None
+        z_loss: Number
         backend: str | None
-        n_threads: int | None
+        n_threads: Integer | None
 
     class WithGradOut(LossOptions, Generic[Float], total=False):
         """Those of `cross_entropy_and_grad`."""
@@ -75,6 +77,6 @@ if TYPE_CHECKING:
     class RowwiseOptions(TypedDict, total=False):
         """Those of softmax, log_softmax and logsumexp."""
 
-        axis: int
+        axis: Integer
         backend: str | None
-        n_threads: int | None
+        n_threads: Integer | None

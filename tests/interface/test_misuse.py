@@ -68,6 +68,10 @@ KEYWORDS = [
         "CrossEntropyLoss.backward() has no argument 'gradient' (write grad_output=2)",
     ),
     (
+        lambda: OBJECT(logits=A),
+        "CrossEntropyLoss() has no argument 'logits' (the object takes the arrays: CrossEntropyLoss()(logits, target))",
+    ),
+    (
         lambda: xn.softmax(A, labels=Y, dim=1),  # a hint only where the function has what it speaks of
         "softmax() has no argument 'labels' and no argument 'dim' (write axis=1); it takes logits, axis, out, backend, "
         "n_threads",
@@ -77,7 +81,12 @@ POSITIONS = [
     (lambda: LOSS(A, Y, np.ones(3)), f"cross_entropy() takes logits and target by position; {BY_NAME} weight=..."),
     (lambda: LOSS(A, Y, 1), f"cross_entropy() takes logits and target by position; {BY_NAME} axis=1"),
     (lambda: xn.softmax(A, 1), f"softmax() takes logits by position; {BY_NAME} axis=1"),
-    (lambda: OBJECT(np.ones(3)), f"CrossEntropyLoss() takes nothing by position; {BY_NAME} weight=..."),
+    (lambda: LOSS(A, Y, "sum"), f"cross_entropy() takes logits and target by position; {BY_NAME} reduction='sum'"),
+    (
+        lambda: OBJECT(A, Y),
+        "CrossEntropyLoss() takes its options by name, as in weight=...; the object takes the arrays: "
+        "CrossEntropyLoss()(logits, target)",
+    ),
     (
         lambda: OBJECT()(A, Y, np.ones(2)),
         f"CrossEntropyLoss.__call__() takes logits and target by position; {BY_NAME} sample_weight=...",

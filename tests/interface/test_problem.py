@@ -284,6 +284,7 @@ RANGE = "finite and not negative"
 ERRORS = [
     (([[True]], [0]), {}, TypeError, "logits have dtype bool; they must be float64, float32"),
     (([[1j]], [0]), {}, TypeError, "logits have dtype complex128"),
+    (([[None, 1.0]], [0]), {}, TypeError, r"logits have dtype object; .*: convert with logits.astype\(float\)"),
     ((np.array([[1.0]], np.longdouble), [0]), {}, TypeError, "logits have dtype"),
     ((np.array([["a"]]), [0]), {}, TypeError, "logits have dtype"),
     ((A.astype(A.dtype.newbyteorder()), Y), {}, TypeError, r"byte order.*astype\(logits.dtype.newbyteorder\('='\)\)"),
@@ -297,6 +298,7 @@ ERRORS = [
     ((A, [[0], [1]]), {}, ValueError, r"class indices have shape \(2,\), a distribution .* has shape \(2, 3\)"),
     ((A, [0.0, 1.0]), {}, TypeError, r"dtype float64; class indices are integers.*target.astype\(np.int64\)"),
     ((A, [True, False]), {}, TypeError, "dtype bool; class indices are integers"),
+    ((A, Q.astype(object)), {}, TypeError, r"target has dtype object; .* convert with target.astype\(float\)"),
     ((A, Q + 0j), {}, TypeError, "target has dtype complex128; a distribution"),
     ((A, Q), {"ignore_index": 1}, ValueError, "ignore_index = 1 needs class indices"),
     ((A, Q), {"ignore_index": None}, ValueError, "ignore_index = None needs class indices"),
@@ -304,7 +306,8 @@ ERRORS = [
     ((A, Y), {"weight": [1, np.nan, 2]}, ValueError, rf"weight\[1\] = nan must be {RANGE}"),
     ((A, Y), {"weight": [1, 2, -1]}, ValueError, rf"weight\[2\] = -1.0 must be {RANGE}"),
     ((A, Y), {"weight": [np.inf, 2, 1]}, ValueError, rf"weight\[0\] = inf must be {RANGE}"),
-    ((A, Y), {"weight": [1j, 2, 1]}, TypeError, "weight has dtype complex128"),
+    ((A, Y), {"weight": [1j, 2, 1]}, TypeError, "weight has dtype complex128; it must be real numbers$"),
+    ((A, Y), {"weight": [None, 2, 1]}, TypeError, r"dtype object; .*: convert with weight.astype\(float\)$"),
     ((A, Y), {"sample_weight": [1, 2, 3]}, ValueError, r"sample_weight has shape \(3,\); it must have shape \(2,\)"),
     ((A, Q), {"sample_weight": [1, -2]}, ValueError, rf"sample_weight\[1\] = -2.0 must be {RANGE}"),
     ((A, Y), {"reduction": "avg"}, ValueError, "choose one of 'mean', 'sum' or 'none'"),
@@ -325,6 +328,8 @@ def test_errors_of_gradient_inputs(backend):
         xn.cross_entropy_grad(A, Y, grad_output=[1, 2])
     with pytest.raises(ValueError, match=r"grad_output has shape \(3,\); it must have shape \(2,\)"):
         xn.cross_entropy_grad(A, Y, grad_output=[1, 2, 3], reduction="none")
+    with pytest.raises(ValueError, match="grad_output cannot be read as an array"):
+        xn.cross_entropy_grad(A, Y, grad_output=[[1], [1, 2]], reduction="none")
     with pytest.raises(RuntimeError, match="backward needs a loss first"):
         xn.CrossEntropyLoss().backward()
     with pytest.raises(ValueError, match="choose one of"):

@@ -9,10 +9,11 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import xent_numba as xn
-from xent_numba.backends import registry
+from xent_numba.backends import diagnosis, registry
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def fresh(monkeypatch):
     """A registry that has loaded nothing, restored afterwards."""
     monkeypatch.setattr(registry, "_ready", {})
     monkeypatch.setattr(registry, "_default", "auto")
-    monkeypatch.setattr(registry, "_warned", {})
+    monkeypatch.setattr(diagnosis, "_warned", {})
     return monkeypatch
 
 
@@ -68,7 +69,7 @@ def test_what_is_missing_is_named(fresh):
     assert xn.get_backend() == "auto"
 
 
-@pytest.mark.parametrize("name", ["", "gpu", "NumPy", None, 3, ["cpu"]])
+@pytest.mark.parametrize("name", ["", "gpu", "NumPy", None, 3, ["cpu"], np.zeros(2)], ids=repr)
 def test_unknown_names_list_the_choices(name):
     match = "choose one of 'auto', 'numpy', 'cpu', 'njit' or 'cuda'"
     with pytest.raises(ValueError, match=match):
@@ -123,6 +124,14 @@ def python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda"])
+def test_the_configuration_says_that_the_chosen_backend_cannot_run(name, fresh, capsys):
+    register(fresh, "cuda", "absent_cuda_of_these_tests")
+    fresh.setattr(registry, "_default", name)
+    xn.show_config()
+    assert f"  current: {name}\n  runs on: none: backend " in capsys.readouterr().out
 
 
 def test_the_environment_sets_the_default():

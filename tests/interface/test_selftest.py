@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
-from xent_numba.backends import registry
+from xent_numba.backends import diagnosis, registry
 from xent_numba.backends.cpu import selftest
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.numba_private import CompileResultCacheImpl
-from xent_numba.backends.cpu.runtime import parallel_for
+from xent_numba.backends.cpu.runtime import parallel_for, threads
 from xent_numba.cli.errors import compiler_failure, is_compiler_failure
 from xent_numba.tested import NUMBA, NUMPY
 
@@ -180,7 +180,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.Mo
     """A process whose self-test and whose warning are still to come, with an empty cache."""
     monkeypatch.setattr(selftest, "_found", [])
     monkeypatch.setattr(registry, "_ready", {})
-    monkeypatch.setattr(registry, "_warned", {})
+    monkeypatch.setattr(diagnosis, "_warned", {})
     monkeypatch.setattr(registry, "_default", "auto")
     monkeypatch.setattr(cache, "directory", lambda: tmp_path)
     yield monkeypatch
@@ -239,6 +239,46 @@ def test_without_a_place_to_remember_it_is_tested_in_memory(
         selftest._found.clear()
         assert selftest.why_not() is None
         assert not cache.has_passed()
+
+
+def test_a_private_name_that_only_the_note_of_a_pass_needs(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def target_processor() -> None:
+        raise AttributeError("'JITCPUCodegen' object has no attribute 'magic_tuple'")
+
+    fresh.setattr(cache, "target_processor", target_processor)
+    with pytest.warns(RuntimeWarning, match=r"failed \(AttributeError: 'JITCPUCodegen' object has no attribute"):
+        assert registry.select().name == NEXT
+
+
+def test_a_cache_that_would_store_nothing(fresh: pytest.MonkeyPatch) -> None:
+    """Each process would compile everything again, without a word."""
+    fresh.setattr(CompileResultCacheImpl, "check_cachable", lambda self, data: False)
+    assert "a compiled kernel cannot be loaded" in str(selftest.why_not())
+
+
+def test_numba_that_is_told_to_compile_nothing(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("NUMBA_DISABLE_JIT", "1")
+    with pytest.warns(RuntimeWarning, match="NUMBA_DISABLE_JIT is set, so numba compiles nothing; unset it"):
+        assert registry.select().name == "numpy"
+    fresh.setenv("NUMBA_DISABLE_JIT", "0")
+    assert xn.available_backends()["cpu"]
+
+
+def test_threads_that_cannot_be_started(fresh: pytest.MonkeyPatch) -> None:
+    """Results have the same bits on one thread, so the calls go on."""
+
+    def get_num_threads() -> None:
+        raise ValueError("No threading layer could be loaded.\nHINT:\nIntel TBB is required")
+
+    logits, target = np.zeros((512, 1000), np.float32), np.zeros(512, int)
+    fresh.setattr(threads, "_failed", False)
+    fresh.setattr(threads, "threads_started", lambda: False)
+    fresh.setattr(cache.numba, "get_num_threads", get_num_threads)
+    with pytest.warns(RuntimeWarning, match="uses only one: ValueError: No threading layer could be loaded. HINT") as w:
+        xn.cross_entropy(logits, target, backend="cpu")
+    assert [warning.filename for warning in w] == [__file__]
+    xn.cross_entropy(logits, target, backend="cpu", n_threads=2)
+    assert threads.thread_count(2) == 1
 
 
 def test_numba_that_cannot_be_imported(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -61,6 +61,14 @@ def test_a_tensor_that_requires_a_gradient_is_refused(name):
         assert str(caught.value) == REFUSED[name]
 
 
+def test_an_option_that_requires_a_gradient_is_refused():
+    """As a learnable temperature does, from which `float` would read the number."""
+    kind = class_of("torch", "Tensor", requires_grad=True, ndim=0)
+    kind.__float__ = lambda self: 1.0
+    with pytest.raises(TypeError, match=r"^logit_scale is a tensor that requires a gradient.* logit_scale.detach\(\);"):
+        xn.cross_entropy(A, Y, logit_scale=kind(), backend="numpy")
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_tracer_is_refused(name):
     tracer = class_of("jax._src.core", "Tracer", shape=SHAPES[name], ndim=len(SHAPES[name]), dtype="float32")

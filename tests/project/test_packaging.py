@@ -197,6 +197,8 @@ def test_conda_recipe_agrees() -> None:
     assert f"  version: {xn.__version__}\n" in text
     for line in (*project["dependencies"], *PROJECT["build-system"]["requires"], f"python{project['requires-python']}"):
         assert f"    - {line.replace('>=', ' >=')}\n" in text
+    for name, function in project["scripts"].items():  # made anew on every system, as the package is for all
+        assert f"      - {name} = {function}\n" in text
     for value in (project["license"], project["description"], project["urls"]["Repository"]):
         assert f": {value}\n" in text
 

@@ -59,5 +59,7 @@ def test_ci_runs_the_table_and_skips_nothing_that_it_cannot_install() -> None:
     for step in ("versions", "packaging"):
         assert re.search(rf"^ +\.ci/{step}$", text, re.MULTILINE)
     assert "for layer in omp workqueue tbb" in text
+    assert "for processor in x86-64 haswell" in text
+    assert re.search(r"^ +tests/tools/arm64.sh$", text, re.MULTILINE)
     assert "SKIPPED" not in text
     assert re.search(r"^ +python -m pip install \"\$TORCH\"$", text, re.MULTILINE)

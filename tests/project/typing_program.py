@@ -27,6 +27,15 @@ def losses() -> None:
     assert_type(xn.cross_entropy(((1, 0, 0), (0, 1, 0)), ((1, 0, 0), (0, 1, 0))), np.float64)
 
 
+def options_of_numpy() -> None:
+    """Its numbers are options too, though only float64 is a float."""
+    tenth, last = np.float32(0.1), np.int64(1)
+    assert_type(xn.cross_entropy(single, target, label_smoothing=tenth, logit_scale=np.float16(2)), np.float32)
+    assert_type(xn.cross_entropy(single, target, axis=last, ignore_index=last, n_threads=last), np.float32)
+    assert_type(xn.softmax(single, axis=last), NDArray[np.float32])
+    assert_type(xn.CrossEntropyLoss(softcap=tenth, z_loss=tenth, ignore_index=[last])(single, target), np.float32)
+
+
 def losses_of_rows() -> None:
     """Arrays of the same dtypes, without reduction."""
     assert_type(xn.cross_entropy(double, target, reduction="none"), NDArray[np.float64])

@@ -185,6 +185,13 @@ def test_a_one_hot_distribution_keeps_its_digits_with_every_option(options, back
             np.testing.assert_allclose(one, other, rtol=1e-13)
 
 
+def test_a_one_hot_distribution_of_another_class_than_the_largest(backend):
+    """Where p is small at the maximum too, T p − t is no difference of numbers near 1."""
+    x = np.linspace(0.1, 0.0, 300)[None]
+    grad = xn.cross_entropy_grad(x, one_hot(x, [7]), reduction="sum")
+    assert row_excess(x[0], 7, None, grad[0]) < 1
+
+
 def test_the_loss_of_a_confident_one_hot_row(backend):
     x = np.array([[20, 0, 0]], np.float32)
     assert xn.cross_entropy(x, [[1, 0, 0]]) == xn.cross_entropy(x, [0])

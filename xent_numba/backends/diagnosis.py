@@ -1,15 +1,21 @@
-"""What to say of a Numba that does not work here: which version is installed, which were tested, and what to do."""
+"""What to say of a Numba that does not work here: which version is installed, which were tested, and what to do.
+
+What goes on all the same, only slower, is said once in a process, by `warn_once`.
+"""
 
 from __future__ import annotations
 
 import sys
 import textwrap
+import warnings
 from traceback import walk_tb
 
 from xent_numba.tested import NUMBA, NUMPY
 
 LONGEST = 400  # characters of an error that are quoted; those of Numba's compiler fill pages
 COMPILERS = ("numba", "numba_cuda", "llvmlite")
+
+_warned: dict[str, object] = {}  # by subject, who has warned of it
 
 
 def unusable(what: str, error: Exception | None = None) -> str:
@@ -37,6 +43,17 @@ def failed_backend(error: BaseException) -> str | None:
     if not any(name[0] in COMPILERS for name in names):
         return None
     return next((name[2] for name in reversed(names) if name[:2] == ["xent_numba", "backends"] and len(name) > 2), None)
+
+
+def warn_once(subject: str, message: str) -> None:
+    """RuntimeWarning, at the line that calls this package, if nobody has warned of this subject before."""
+    me = object()
+    if _warned.setdefault(subject, me) is not me:  # one step, so that only one of several threads passes
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("xent_numba"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, level)
 
 
 def _version(package: str) -> str:

@@ -276,7 +276,7 @@ def _store_gradient(
 ) -> None:
     """Write (T p − t + 2 λ lse p) · factor; 0 in ignored rows.
 
-    At the maximum, where p may be nearly 1, T p − t is (T − t) − T (1 − p): a one-hot distribution keeps its digits.
+    At the maximum, where p may be nearly 1, T p − t is (T − t) p − t (1 − p): a one-hot distribution keeps its digits.
     """
     p = stats.exps / stats.sums
     if target.t is None:
@@ -287,7 +287,8 @@ def _store_gradient(
         total = sum_of(target.t)
         g = total * p - target.t
         top = np.take_along_axis(target.t, stats.first, axis=1)
-        np.put_along_axis(g, stats.first, (total - top) - total * (stats.others / stats.sums), axis=1)
+        p_top = np.take_along_axis(p, stats.first, axis=1)
+        np.put_along_axis(g, stats.first, (total - top) * p_top - top * (stats.others / stats.sums), axis=1)
     if problem.z_coefficient:
         g = g + 2.0 * problem.z_coefficient * stats.lse * p
     _store(grad, block, np.where(target.kept, g * factor, 0.0))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
-import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -65,7 +63,6 @@ _default: str = os.environ.get(VARIABLE) or "auto"  # validated on first use, so
 _default_source = f" (from the environment variable {VARIABLE})"
 _chosen: ContextVar[str | None] = ContextVar("xent_numba_backend", default=None)
 _ready: dict[str, Backend] = {}  # backends that can run, by name, and what "auto" stands for
-_warned: dict[str, object] = {}  # under "auto", who has warned that it stands for a slower one
 
 
 def select(name: str | None = None) -> Backend:
@@ -214,7 +211,7 @@ def _known(name: object) -> str:
     """The name, if it is one of `NAMES`; else ValueError."""
     if isinstance(name, str) and name in NAMES:
         return name
-    source = _default_source if name == _default else ""
+    source = _default_source if isinstance(name, str) and name == _default else ""
     *first, last = map(repr, NAMES)
     raise ValueError(f"backend = {name!r}{source} is unknown; choose one of {', '.join(first)} or {last}")
 
@@ -227,26 +224,21 @@ def _load(name: str) -> Backend:
         if not isinstance(outcome, str):
             _ready[name] = outcome
             if reasons:
-                _warn_once(candidate, reasons)
+                _warn_of(candidate, reasons)
             return outcome
         reasons.setdefault(outcome, []).append(candidate)
     raise RuntimeError(f"backend {name!r} cannot run here: {'; '.join(reasons)}")
 
 
-def _warn_once(name: str, reasons: dict[str, list[str]]) -> None:
+def _warn_of(name: str, reasons: dict[str, list[str]]) -> None:
     """Warn, if nobody has before, that "auto" takes the backend `name`, and why it takes none of those before it."""
-    me = object()
-    if _warned.setdefault("auto", me) is not me:  # one step, so that only one of several threads passes
-        return
+    from xent_numba.backends.diagnosis import warn_once
+
     why = "; ".join(f"{' and '.join(map(repr, others))} cannot run here: {why}" for why, others in reasons.items())
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("xent_numba"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(
+    warn_once(
+        "auto",
         f"backend 'auto' computes with {name!r}, {IMPLEMENTATIONS[name].pace}, because {why}.  "
         f"{VARIABLE}={name} or set_backend({name!r}) chooses {name!r} without this warning.",
-        RuntimeWarning,
-        level,
     )
 
 
@@ -254,6 +246,8 @@ def _try(name: str) -> Backend | str:
     """The backend, or a sentence that says why it cannot run and what would help."""
     implementation = IMPLEMENTATIONS[name]
     absent = "this version of xent_numba does not include it; use backend='auto'"
+    if implementation.is_tested and os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set, so numba compiles nothing; unset it"
     try:
         with uninterrupted():
             module = importlib.import_module(implementation.module)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from xent_numba.cli.errors import UserError
+from xent_numba.cli.errors import UserError, is_compiler_failure
 from xent_numba.cli.streams import write
 from xent_numba.config import config, explain_plan, lines
 
@@ -35,5 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.shape, dtype, axis=axis, grad=not arguments.no_grad, distribution=arguments.distribution
         )
     except (TypeError, ValueError) as error:
+        if is_compiler_failure(error):
+            raise
         raise UserError(f"--shape {' '.join(map(str, arguments.shape))}: {error}") from error
     write(lines(plans))

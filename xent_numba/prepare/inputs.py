@@ -67,6 +67,7 @@ def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
         if dtype.kind not in "iu":
             raise TypeError(
                 f"logits have dtype {dtype}; they must be {FLOAT_CHOICES} (or integers, which become float64)"
+                + _conversion("logits", dtype)
             )
         array = array.astype(np.float64)
     if array.ndim == 0:
@@ -111,9 +112,15 @@ def _as_distribution(array: Array, axis: int) -> Array:
     if dtype.kind in "biu":
         return one_hot_classes(array, axis)
     if dtype.kind != "f":
-        raise TypeError(f"target has dtype {dtype}; a distribution over the classes must be real numbers")
+        remedy = _conversion("target", dtype)
+        raise TypeError(f"target has dtype {dtype}; a distribution over the classes must be real numbers{remedy}")
     with np.errstate(all="ignore"):
         return array.astype(dtype.newbyteorder("=") if dtype.itemsize <= 8 else np.float64)
+
+
+def _conversion(name: str, dtype: np.dtype[Any]) -> str:
+    """What to do about a dtype that NumPy does not know for numbers, as of Python objects or of 8 bits, if anything."""
+    return f": convert with {name}.astype(float)" if dtype.kind in "OV" and dtype.names is None else ""
 
 
 def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
@@ -189,7 +196,7 @@ def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str
     """Real numbers of a given shape as contiguous float64; `meaning` explains the shape in the error message."""
     array = as_array(value, name)
     if array.dtype.kind not in "biuf" and not is_bfloat16(array.dtype):
-        raise TypeError(f"{name} has dtype {array.dtype}; it must be real numbers")
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be real numbers{_conversion(name, array.dtype)}")
     check_shape(array.shape, name, shape, meaning)
     with np.errstate(all="ignore"):
         return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])
@@ -214,8 +221,8 @@ def as_grad_output(
     """The upstream gradient as one factor for the whole call, and one for each row where there are several."""
     if value is None:
         return 1.0, None
-    shape, meaning = grad_output_shape(np.ndim(value) if reduction == "none" else 0, reduction, rows_shape)
-    factors = as_factors(value, "grad_output", shape, meaning)
+    array = as_array(value, "grad_output")
+    factors = as_factors(array, "grad_output", *grad_output_shape(array.ndim, reduction, rows_shape))
     return (1.0, factors) if factors.ndim else (float(factors), None)
 
 

@@ -37,6 +37,7 @@ _NAMES = {
     "grad_out": ("out",),
     "out": ("grad_out",),
 }
+_OBJECT = "CrossEntropyLoss()(logits, target)"  # of the one class here
 _SAME = {theirs: here for here, names in _NAMES.items() for theirs in names}
 
 # An argument of another library -> the argument that a function must have for the advice to apply, and the advice.
@@ -44,6 +45,8 @@ _REDUCTION = ("reduction", "write reduction='mean', 'sum' or 'none'")
 _MASK = ("target", "leave rows out with a sample_weight of 0, and classes with logits of -inf")
 _EXPAND = ("logits", "restore the axis afterwards: np.expand_dims(result, axis)")
 _ADVICE = {
+    "logits": ("axis", f"the object takes the arrays: {_OBJECT}"),
+    "target": ("reduction", f"the object takes the arrays: {_OBJECT}"),
     "grad_out": ("target", "cross_entropy_and_grad computes the gradient"),
     "grad_output": ("target", "cross_entropy_grad takes it"),
     "lse": ("target", "cross_entropy_grad takes it"),
@@ -88,10 +91,14 @@ def _raise_hint(function: Callable[..., object], args: Sequence[object], kwargs:
     surplus = args[len(signature(function).parameters) - len(parameters) + len(positional) :]
     if surplus:
         # The third argument is the class weights in PyTorch, and the axis in Optax, as is the second of a softmax.
-        likely = ("axis" if _is_number(surplus[0]) else "weight", "axis", "sample_weight", "out")
+        first = "axis" if _is_number(surplus[0]) else "reduction" if isinstance(surplus[0], str) else "weight"
+        likely = (first, "axis", "sample_weight", "out")
         rest = next(_written(key, surplus[0]) for key in likely if key in parameters)
-        taken = " and ".join(positional) or "nothing"
-        raise TypeError(f"{name}() takes {taken} by position; pass the rest by name, as in {rest}") from None
+        if positional:
+            message = f"{name}() takes {' and '.join(positional)} by position; pass the rest by name, as in {rest}"
+        else:
+            message = f"{name}() takes its options by name, as in {rest}; the object takes the arrays: {_OBJECT}"
+        raise TypeError(message) from None
     unknown = {key: _hint(key, value, parameters) for key, value in kwargs.items() if key not in parameters}
     if unknown:
         found = " and ".join(f"no argument {key!r}{hint and f' ({hint})'}" for key, hint in unknown.items())

@@ -15,7 +15,8 @@ from typing import SupportsFloat, cast
 
 import numpy as np
 
-IgnoreIndex = int | Iterable[int] | None
+from xent_numba.prepare.tensors import refuse_gradient
+
 REDUCTIONS = ("mean", "sum", "none")
 DEFAULT_IGNORE_INDEX = -100
 _CONSTANT = (int, float, str, tuple, np.generic, type(None))  # types of values that never change
@@ -39,14 +40,14 @@ class Options:
 
 
 def make_options(
-    axis: int = -1,
-    ignore_index: IgnoreIndex = DEFAULT_IGNORE_INDEX,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    logit_scale: float = 1.0,
-    softcap: float | None = None,
-    z_loss: float = 0.0,
-    n_threads: int | None = None,
+    axis: object = -1,
+    ignore_index: object = DEFAULT_IGNORE_INDEX,
+    label_smoothing: object = 0.0,
+    reduction: object = "mean",
+    logit_scale: object = 1.0,
+    softcap: object = None,
+    z_loss: object = 0.0,
+    n_threads: object = None,
 ) -> Options:
     """Validated options; TypeError or ValueError names the option, its value and what it may be."""
     if ignore_index.__class__ is not int and ignore_index is not None:
@@ -60,7 +61,7 @@ def make_options(
 
 def _build(
     axis: object,
-    ignore_index: IgnoreIndex,
+    ignore_index: object,
     label_smoothing: object,
     reduction: object,
     logit_scale: object,
@@ -105,7 +106,7 @@ def _cached(*values: object) -> Options:
     """`_build`, remembered; TypeError for a value that may change later, as a tensor, whose hash is its identity."""
     if not all(isinstance(value, _CONSTANT) for value in values):
         raise TypeError
-    return _build(*values)  # type: ignore[arg-type]
+    return _build(*values)
 
 
 def _reduction(value: object) -> str:
@@ -146,6 +147,7 @@ def _integer(name: str, value: object, also: str = "") -> int:
 
 def _real(name: str, value: object) -> float:
     """A float from any real number but a bool; ±inf for integers beyond the range of float64."""
+    refuse_gradient(value, name)
     unfit = isinstance(value, (bool, np.bool, str, bytes, complex, np.complexfloating))
     if not unfit and getattr(value, "ndim", 0) == 0:
         try:

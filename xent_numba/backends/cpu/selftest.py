@@ -64,7 +64,8 @@ class _InMemory(Cache):
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep a compiled function."""
         self._file(sig, data.codegen)  # only its name, which is made with private names too
-        self.content = self.pack(data)
+        if self._impl.check_cachable(data):
+            self.content = self.pack(data)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The function that is kept, if any."""
@@ -86,9 +87,9 @@ def why_not() -> str | None:
 
 def _outcome() -> str | None:
     """What `why_not` says, found anew."""
-    if has_passed():
-        return None
     try:
+        if has_passed():
+            return None
         problem = _problem()
     except (MemoryError, RecursionError):  # of this call, not of this Numba
         raise

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from numba import types
-
-from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
+from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import exp_scaled_clamped_difference, exp_scaled_difference
@@ -81,14 +79,10 @@ def _larger_top(left: Any, right: Any) -> Any:
     return Top(select(is_right, right.y, left.y), select(is_right, right.x, left.x))
 
 
-@specialize
+@inline
 def _lower_term(left: Any, right: Any, centre: Any, scale: Any, vtype64: Any) -> Any:
     """exp(scale · (x − centre)) for the lower of two `Top`, which joins the other classes; 0 for None."""
-    if isinstance(left, types.NoneType):
-        return lambda left, right, centre, scale, vtype64: splat(0.0, vtype64)
-
-    def of_tops(left: Any, right: Any, centre: Any, scale: Any, vtype64: Any) -> Any:
-        x = select(right.x > left.x, left.x, right.x)
-        return promote(exp_scaled_clamped_difference(x, centre, scale)) * splat(unscale(x), vtype64)
-
-    return of_tops
+    if left is None:
+        return splat(0.0, vtype64)
+    x = select(right.x > left.x, left.x, right.x)
+    return promote(exp_scaled_clamped_difference(x, centre, scale)) * splat(unscale(x), vtype64)

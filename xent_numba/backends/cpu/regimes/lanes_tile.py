@@ -147,19 +147,13 @@ def _left_out(top: Any, y: Any) -> Any:
     return lambda top, y: top.y
 
 
-@specialize
+@inline
 def _tile_max(top: Any, tile: Any, transform: Any, saved_shift: Any, vtype: Any) -> Any:
     """The maximum of each lane, −inf where all is −inf or NaN; the saved log-sum-exp where there is one."""
-    if not isinstance(saved_shift, types.NoneType):
-        return lambda top, tile, transform, saved_shift, vtype: saved_shift
-    if not isinstance(top, types.NoneType):
-        return lambda top, tile, transform, saved_shift, vtype: top.x
-    return lambda top, tile, transform, saved_shift, vtype: _find_max(tile, transform, vtype)
-
-
-@inline
-def _find_max(tile: Any, transform: Any, vtype: Any) -> Any:
-    """The maximum of each lane, −inf where all is −inf or NaN."""
+    if saved_shift is not None:
+        return saved_shift
+    if top is not None:
+        return top.x
     lanes = lanes_of(vtype)
     minus_inf = splat(-math.inf, vtype)
     even, odd = minus_inf, minus_inf

@@ -12,6 +12,8 @@ Kernels also run serially, release the GIL, and give the same bits either way, s
   (`xent_numba.forks` knows).
 - Under workqueue, one Python thread at a time runs in parallel, and the others run serially meanwhile (see
   `parallel_for`, whose machine code takes the lock).
+- Where the threads cannot be started, as NUMBA_THREADING_LAYER asks for a layer that is not installed, all calls run
+  serially, after one warning.
 - Small problems run serially, since waking the threads costs more than they save.
 
 A fork waits until no other thread compiles: otherwise the child would wait forever for a lock that no thread of its own
@@ -35,9 +37,11 @@ from xent_numba.backends.cpu.compile.numba_private import (
     threads_started,
 )
 from xent_numba.backends.cpu.runtime.parallel_for import loop_descriptor
+from xent_numba.backends.diagnosis import quoted, warn_once
 from xent_numba.interrupts import uninterrupted
 
 forks.inner_locks += [global_compiler_lock, thread_start_lock]
+_failed = False  # whether Numba has failed to start its threads
 
 
 def available() -> int:
@@ -51,17 +55,28 @@ def layer() -> str:
 
 
 def _numba_thread_count() -> int:
-    """numba.get_num_threads(), which starts the threads, without its locks, which Ctrl-C could leave locked."""
-    if not threads_started():
-        with uninterrupted():
-            numba.get_num_threads()
-    return current_thread_count()
+    """numba.get_num_threads(), which starts the threads, without its locks, which Ctrl-C could leave locked.
+
+    1 where the threads cannot be started.
+    """
+    global _failed
+    if threads_started():
+        return current_thread_count()
+    if not _failed:
+        try:
+            with uninterrupted():
+                numba.get_num_threads()
+            return current_thread_count()
+        except Exception as error:  # whatever Numba, or the library of a layer, may raise
+            _failed = True
+            warn_once("threads", f"Numba cannot start its threads, so backend 'cpu' uses only one: {quoted(error)}")
+    return 1
 
 
 def thread_count(n_threads: int | None) -> int:
     """How many threads a parallel call with this `n_threads` uses."""
     threads = _numba_thread_count()
-    return threads if n_threads is None else min(n_threads, numba.config.NUMBA_NUM_THREADS)
+    return threads if n_threads is None or not threads_started() else min(n_threads, numba.config.NUMBA_NUM_THREADS)
 
 
 def parallel_loop(n_threads: int | None, worthwhile: bool) -> int:

@@ -13,11 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.row.target import (
-    dense_target,
-    dense_target_n,
-    insert_target,
-)
+from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, insert_target
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
 from xent_numba.backends.cpu.simd.exp_shifted import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.regimes.long.epilogue import chain_rule_at_target, target_at
@@ -149,12 +148,12 @@ def gradient_from_saved(row: Any, output: Any, saved_lse: float, factor: float, 
         store_element(output.p, left_out.y, chain_rule_at_target(row, left_out.y, x, at_target, factor, vtype), vtype)
 
 
-@specialize
+@inline
 def _known_label_weight(confidence: Any, weight: Any, y: int) -> Any:
     """(1 − ε) w_y; 0 for a distribution."""
-    if isinstance(confidence, types.NoneType):
-        return lambda confidence, weight, y: 0.0
-    return lambda confidence, weight, y: label_weight_of(confidence, weight, y)
+    if confidence is None:
+        return 0.0
+    return label_weight_of(confidence, weight, y)
 
 
 @specialize

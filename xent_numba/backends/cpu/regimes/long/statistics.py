@@ -20,7 +20,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
@@ -154,12 +153,12 @@ def _top_at(dense: Any, y: int, centre: Any) -> Any:
     return lambda dense, y, centre: None
 
 
-@specialize
+@inline
 def _own_term(top: Any, row_max: float, scale: Any, vtype: Any) -> Any:
     """exp(s (x_y − row_max)) of a `Top`; 0 for None."""
-    if isinstance(top, types.NoneType):
-        return lambda top, row_max, scale, vtype: 0.0
-    return lambda top, row_max, scale, vtype: _rescale_one(1.0, top.x, row_max, scale, vtype)
+    if top is None:
+        return 0.0
+    return _rescale_one(1.0, top.x, row_max, scale, vtype)
 
 
 # ------------------------------------------------------------------------------------------------ segments and rows
