@@ -190,7 +190,9 @@ def test_bad_arrays_are_refused_before_anything_is_written(call, data, backend):
             return
         y = np.array(y, np.int64)
         where = data.draw(st.integers(0, y.size - 1))
-        y.reshape(-1)[where] = data.draw(st.sampled_from([c, c + 5, -2, 2**31, 2**62, -(2**63)]))
+        ignored = np.atleast_1d(options["ignore_index"] or ())
+        bad = [label for label in (c, c + 5, -2, 2**31, 2**62, -(2**63)) if label not in ignored]
+        y.reshape(-1)[where] = data.draw(st.sampled_from(bad))
         if fault == "label dtype":
             y = y.astype(data.draw(st.sampled_from([np.float64, bool, "M8[s]", object])))
     elif fault == "out shape":
