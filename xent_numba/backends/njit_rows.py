@@ -167,7 +167,7 @@ def is_ignored(o: Options, row: Any) -> bool:
 def find_maxima(o: Options, logits: Any, rows: Any, e: Any, all_lost: Any, blocks: Any) -> None:
     """z, its maximum, and the class `top`: the first maximum, or, if that is as good and needs no search, the label."""
     slope, terms, step, width = blocks[SLOPE], blocks[TERMS], o.logits_step, padded(o.classes)
-    searches = o.is_dense or not o.has_labels or o.logit_scale != 1.0
+    searches = o.is_dense or not o.has_labels or o.logit_scale != 1.0 or o.is_precise
     for r in range(rows.size):
         row = rows[r]
         row.maximum, row.lost, row.top = -math.inf, 0.0, -1 if searches else row.label
