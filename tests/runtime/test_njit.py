@@ -12,7 +12,7 @@ import pytest
 
 import xent_numba as xn
 from xent_numba import forks
-from xent_numba.backends import njit, njit_blocks, njit_rows, registry
+from xent_numba.backends import diagnosis, njit, njit_blocks, njit_rows, registry
 
 # All in Numba's manual.
 PUBLIC = {"njit", "prange", "get_num_threads", "set_num_threads", "threading_layer", "config", "__version__"}
@@ -36,7 +36,7 @@ def test_it_is_what_auto_takes_where_cpu_cannot_run(monkeypatch):
     monkeypatch.setattr(registry, "_ready", {})
     implementation = registry.Implementation("xent_numba.backends.absent", "install it")
     monkeypatch.setitem(registry.IMPLEMENTATIONS, "cpu", implementation)
-    monkeypatch.setattr(registry, "_warned", {})
+    monkeypatch.setattr(diagnosis, "_warned", {})
     with pytest.warns(RuntimeWarning, match="'njit', up to seven times slower"):
         assert registry.select("auto").name == "njit"
 
@@ -149,7 +149,7 @@ def test_auto_passes_over_a_numba_that_does_not_compile_or_computes_nonsense(mon
     for answer, words in ((None, "has no attribute 'args'"), ((-1, 1.0, 2.0), "instead of")):
         monkeypatch.setattr(registry, "_ready", {})
         monkeypatch.setattr(njit_rows, "scan", Broken(answer))
-        monkeypatch.setattr(registry, "_warned", {})
+        monkeypatch.setattr(diagnosis, "_warned", {})
         assert words in njit.BACKEND.why_not()
         assert "xent_numba was tested with" in njit.BACKEND.why_not()
         with pytest.warns(RuntimeWarning):
