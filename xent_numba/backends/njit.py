@@ -25,7 +25,7 @@ import numba
 import numpy as np
 
 from xent_numba import forks
-from xent_numba.backends import njit_blocks, njit_rows
+from xent_numba.backends import njit_rows
 from xent_numba.backends.diagnosis import unusable
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.interrupts import uninterrupted
@@ -84,7 +84,7 @@ class Njit:
         group = _group(classes)
         return {
             "regime": "rows",
-            "why": f"one row at a time, in blocks of {njit_blocks.BLOCK} classes",
+            "why": f"{'one row' if 2 * classes > njit_rows.TILE_LOGITS else 'a few rows'} at a time, as float64",
             "work items": f"{a * b}, summed in groups of {group}",
             "threads": _available_threads() if _is_large(a * b, classes) else 1,
         }
