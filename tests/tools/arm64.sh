@@ -6,7 +6,7 @@
 # installed: packages are unpacked, and what is known to apt about arm64 stays in FOLDER.  What is in FOLDER already is
 # used as it is, the compiled kernels too.
 #
-# Needs Debian or a relative of it, with apt and pip, but not to be run by root.
+# Needs Debian or a relative of it, with apt and pip; it need not be run by root.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 
@@ -20,8 +20,8 @@ fi
 
 # Python and the libraries of the wheels that are not in them, with all that they depend on; and the emulator.
 host=$(dpkg --print-architecture)
-if [ ! -e "$work/root.complete" ]; then
-    mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial" "$work/root"
+if [ ! -e "$work/system.complete" ]; then
+    mkdir -p "$work/apt/lists/partial" "$work/apt/archives/partial" "$work/system"
     : > "$work/apt/status"
     apt=(
         apt-get -q -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Architectures::="$host"
@@ -32,17 +32,17 @@ if [ ! -e "$work/root.complete" ]; then
     "${apt[@]}" update
     "${apt[@]}" --yes --no-install-recommends --download-only install python3 libstdc++6 libgomp1
     for package in "$work"/apt/archives/*.deb; do
-        dpkg --extract "$package" "$work/root"
+        dpkg --extract "$package" "$work/system"
     done
     if ! command -v qemu-aarch64-static > /dev/null; then
         (cd "$work/apt" && "${apt[@]}" download "qemu-user-static:$host")
         dpkg --extract "$work"/apt/qemu-user-static_*.deb "$work/qemu"
     fi
     rm -r "$work/apt"
-    touch "$work/root.complete"
+    touch "$work/system.complete"
 fi
 PATH="$PATH:$work/qemu/usr/bin"
-python=$(readlink -f "$work/root/usr/bin/python3")
+python=$(readlink -f "$work/system/usr/bin/python3")
 version=${python##*/python}
 
 if [ ! -e "$work/site.complete" ]; then
@@ -57,4 +57,4 @@ fi
 cd "$repository"
 export PYTHONPATH="$repository:$work/site" PYTHONDONTWRITEBYTECODE=1 XENT_NUMBA_CACHE_DIR="$work/cache"
 unset PYTHONHOME NUMBA_CPU_NAME NUMBA_CPU_FEATURES
-qemu-aarch64-static -L "$work/root" "$python" -m tests.tools.smoke
+qemu-aarch64-static -L "$work/system" "$python" -m tests.tools.smoke

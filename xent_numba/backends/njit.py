@@ -211,7 +211,7 @@ def _flat(array: Array | None, dtype: Any = np.float64) -> Array:
 
 
 def _mantissa(array: Array) -> int:
-    """`Call.mantissa` for a dtype."""
+    """`Options.mantissa` for a dtype."""
     return 0 if array.itemsize > 2 else 10 if array.dtype.char == "e" else 7
 
 

@@ -56,7 +56,7 @@ SHORT = 256  # rows of up to so many classes lie side by side, where that can be
 TILE_LOGITS = 4096  # so many logits are computed at once, but at least a row, and at most TILE_ROWS
 TILE_ROWS = 256
 
-LOSS, GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(5)  # what `Call.mode` asks for; LOSS: and nothing else
+LOSS, GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(5)  # what `Options.mode` asks for; LOSS: and nothing else
 LOGITS, TARGET, OUT = range(3)  # rows of `Call.layouts`
 
 
