@@ -141,7 +141,7 @@ NUMPY = (
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cpu backend
-ROW_EPILOGUE, LANES_TILE = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes_tile.py"
+ROW_EPILOGUE, LANES_TILE = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes/tile.py"
 LONG_ROWS, ITEM_EPILOGUE, GRADIENT = (
     "backends/cpu/regimes/long/rows.py",
     "backends/cpu/regimes/item_epilogue.py",
@@ -149,7 +149,7 @@ LONG_ROWS, ITEM_EPILOGUE, GRADIENT = (
 )
 SPLIT, STATISTICS = "backends/cpu/regimes/long/split.py", "backends/cpu/regimes/long/statistics.py"
 LONG_ROWWISE = "backends/cpu/regimes/long/softmax.py"
-PACKED_ROW, PACKED = "backends/cpu/regimes/packed_row.py", "backends/cpu/regimes/packed.py"
+PACKED_ROW, PACKED = "backends/cpu/regimes/packed/row.py", "backends/cpu/regimes/packed/rows.py"
 VMATH, SHIFTED, ROWWISE = (
     "backends/cpu/simd/math.py",
     "backends/cpu/simd/exp_shifted.py",

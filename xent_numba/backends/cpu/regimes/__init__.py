@@ -15,14 +15,9 @@ The files in reading order:
 entry           the kernel of each regime of losses; how work items are shared among threads
 work_items      which rows a work item is
 long/           rows that are computed one at a time, or one by all threads
-lanes           a vector of rows, one in each lane
-tile_load       tiles: rows transposed into lanes, and back
-lanes_tile      statistics and gradient of a tile
-lanes_merge     statistics of the tiles of a row together
-item_epilogue   from the statistics of a vector of rows to losses and gradient factors; packed uses it too
-packed          a vector of rows, each along its classes
-packed_load     copies of the rows of `packed` in a tile, and prefetching
-packed_row      the statistics and the gradient of one row of `packed`
+lanes/          a vector of rows, one in each lane
+packed/         a vector of rows, each along its classes
+item_epilogue   from the statistics of a vector of rows to losses and gradient factors, for lanes and packed
 staging         full cache lines for non-temporal stores
 softmax         softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
 label_scan      one pass over the labels, before any of these

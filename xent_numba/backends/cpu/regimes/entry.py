@@ -11,9 +11,9 @@ from typing import Any
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel
-from xent_numba.backends.cpu.regimes.lanes import lanes_rows
+from xent_numba.backends.cpu.regimes.lanes.rows import lanes_rows
 from xent_numba.backends.cpu.regimes.long.rows import long_rows
-from xent_numba.backends.cpu.regimes.packed import packed_rows
+from xent_numba.backends.cpu.regimes.packed.rows import packed_rows
 from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 

@@ -10,9 +10,10 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import TILE_CLASSES
-from xent_numba.backends.cpu.regimes.lanes import tile_at
-from xent_numba.backends.cpu.regimes.lanes_merge import first_tile, merge_lanes, merged_statistics
-from xent_numba.backends.cpu.regimes.lanes_tile import (
+from xent_numba.backends.cpu.regimes.lanes.load import load_tile, prefetch_cursor, rows_view
+from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes, merged_statistics
+from xent_numba.backends.cpu.regimes.lanes.rows import tile_at
+from xent_numba.backends.cpu.regimes.lanes.tile import (
     Tile,
     TileInput,
     no_top,
@@ -22,7 +23,6 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
 )
 from xent_numba.backends.cpu.regimes.long.softmax import softmax_long_rows
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
-from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import centre_of, log_of_sum
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for

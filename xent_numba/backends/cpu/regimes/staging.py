@@ -13,7 +13,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.plan import TILE_CLASSES
-from xent_numba.backends.cpu.regimes.tile_load import RowsView, store_tile
+from xent_numba.backends.cpu.regimes.lanes.load import RowsView, store_tile
 from xent_numba.backends.cpu.row.operands import row_pointer
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, stream
 from xent_numba.backends.cpu.simd.load_store import advance, load, stack_buffer, store, store_n, stride

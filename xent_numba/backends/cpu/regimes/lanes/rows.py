@@ -1,6 +1,6 @@
 """Short rows, and rows whose classes are apart in memory: a vector of rows at a time, one row in each lane.
 
-The rows of a work item are transposed into a tile, up to TILE_CLASSES classes at a time (`lanes_tile`).  A row of a
+The rows of a work item are transposed into a tile, up to TILE_CLASSES classes at a time (`tile`).  A row of a
 single tile is read once, and its exponentials become its gradient in place; a longer one is read again for the
 gradient.
 """
@@ -23,8 +23,9 @@ from xent_numba.backends.cpu.regimes.item_epilogue import (
     scaled_factors,
     store_losses,
 )
-from xent_numba.backends.cpu.regimes.lanes_merge import first_tile, merge_lanes, merged_statistics
-from xent_numba.backends.cpu.regimes.lanes_tile import (
+from xent_numba.backends.cpu.regimes.lanes.load import load_tile, prefetch_cursor, rows_view
+from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes, merged_statistics
+from xent_numba.backends.cpu.regimes.lanes.tile import (
     Tile,
     TileInput,
     rescaled,
@@ -33,7 +34,6 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
     tile_statistics,
 )
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
-from xent_numba.backends.cpu.regimes.tile_load import load_tile, prefetch_cursor, rows_view
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, label_of_top
 from xent_numba.backends.cpu.row.operands import dense_target_of, vtype_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.regimes.lanes_tile import exp_of_tile
+from xent_numba.backends.cpu.regimes.lanes.tile import exp_of_tile
 from xent_numba.backends.cpu.regimes.long.gradient import subtract_dense_target_n
 from xent_numba.backends.cpu.row.target import (
     add_dense_sums,

@@ -35,7 +35,7 @@ from xent_numba.backends.cpu.regimes.item_epilogue import (
     scaled_factors,
     store_losses,
 )
-from xent_numba.backends.cpu.regimes.lanes_tile import (
+from xent_numba.backends.cpu.regimes.lanes.tile import (
     ScaledFactors,
     TileInput,
     TileShift,
@@ -43,7 +43,7 @@ from xent_numba.backends.cpu.regimes.lanes_tile import (
     tile_rescale,
     tile_shift,
 )
-from xent_numba.backends.cpu.regimes.packed_load import (
+from xent_numba.backends.cpu.regimes.packed.load import (
     ROWS,
     PrefetchRows,
     load_row,
@@ -51,7 +51,7 @@ from xent_numba.backends.cpu.regimes.packed_load import (
     prefetch_rows,
     tile_width,
 )
-from xent_numba.backends.cpu.regimes.packed_row import PackedRow, row_sums, to_gradient
+from xent_numba.backends.cpu.regimes.packed.row import PackedRow, row_sums, to_gradient
 from xent_numba.backends.cpu.regimes.staging import (
     flush_carry,
     flush_full_lines,
