@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "xent_numba"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 NONSENSE = re.compile(r"NameError|SyntaxError|ImportError|TypingError|LoweringError|UnsupportedError")
@@ -94,12 +95,18 @@ SHARED = (
 )
 
 # ---------------------------------------------------------------- the reference backend
-REFERENCE = "backends/reference.py"
+REFERENCE = "backends/reference"
 
 
 def reference(name: str, *edits: tuple[str, str]) -> Mutant:
-    """A mutant of the numpy backend."""
-    return Mutant(f"numpy: {name}", tuple((REFERENCE, old, new) for old, new in edits))
+    """A mutant of the numpy backend; each edit is made in the one file of its folder that has the text."""
+    return Mutant(f"numpy: {name}", tuple((_file_with(old), old, new) for old, new in edits))
+
+
+def _file_with(text: str) -> str:
+    """The file of the numpy backend that has this text."""
+    (found,) = (path for path in (PACKAGE / REFERENCE).glob("*.py") if text in path.read_text())
+    return str(found.relative_to(PACKAGE))
 
 
 NUMPY = (
@@ -118,7 +125,7 @@ NUMPY = (
     reference("no log1p", ("np.log1p(others)", "np.log(sum_of(exps))")),
     reference(
         "p − 1 at the target",
-        ("target.w * (_sum_without(stats.exps, target.y) / stats.sums)",
+        ("target.w * (sum_without(stats.exps, target.y) / stats.sums)",
          "target.w * (1.0 - np.take_along_axis(p, target.y, axis=1))"),
     ),
     reference("0 · inf", ("return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)",
@@ -132,7 +139,7 @@ NUMPY = (
     reference("ignored rows count", ("kept &= labels != value", "pass")),
     reference("gradient with the loss without 1/N", ("factor * problem.grad_scale", "factor")),
     reference("gradient alone without 1/N", ("(grad_output, block) * problem.grad_scale", "(grad_output, block)")),
-    reference("loss × 1.001", ("factor, _losses(", "1.001 * factor, _losses(")),
+    reference("loss × 1.001", ("factor, block_losses(", "1.001 * factor, block_losses(")),
     reference("gradient × 1.001", ("np.where(target.kept, g * factor", "np.where(target.kept, 1.001 * g * factor")),
     reference("softmax × 1.001", ("block, stats.exps / stats.sums", "block, 1.001 * stats.exps / stats.sums")),
     reference("log_softmax × 1.001", ("block, (x - stats.top) -", "block, 1.001 * (x - stats.top) -")),

@@ -3,7 +3,7 @@
 protocol     what a backend is given and must provide: `Problem`, `Slab`, `LabelScan`, `Backend`
 registry     which backends exist, which one a call gets, and why another cannot run
 diagnosis    what to say of a Numba that does not work here: the versions that are installed, and those that were tested
-reference    the numpy backend: plain NumPy in float64, simple and slow; the tests compare the others with it
+reference/   the numpy backend: plain NumPy in float64, simple and slow; the tests compare the others with it
 compensated  sums, products and exponentials of the reference that keep track of rounding errors
 njit         the njit backend: what calls its kernels, and when they run in parallel
 njit_rows    its kernels: plain `@njit` functions for some rows, and one `prange`; the ones to read first
