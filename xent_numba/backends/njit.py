@@ -28,6 +28,7 @@ from xent_numba import forks
 from xent_numba.backends import njit_rows
 from xent_numba.backends.diagnosis import unusable
 from xent_numba.backends.protocol import LabelScan
+from xent_numba.backends.reference import Reference
 from xent_numba.interrupts import uninterrupted
 
 try:
@@ -56,8 +57,8 @@ _compiled: set[object] = set()
 forks.outer_locks.append(_compiling)
 
 
-class Njit:
-    """Plain Numba kernels; the methods are those of `Backend`."""
+class Njit(Reference):
+    """Plain Numba kernels; the methods are those of `Backend`, and what is not here the numpy backend computes."""
 
     name = "njit"
 

@@ -15,6 +15,7 @@ from xent_numba.backends.cuda.plan import plan
 from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.backends.reference import BACKEND as REFERENCE
+from xent_numba.backends.reference import Reference
 from xent_numba.prepare.layout import row_blocks
 from xent_numba.reduction import loss_dtype
 
@@ -32,8 +33,8 @@ CHUNK_BYTES = 1 << 28  # of logits
 GROUP = 4096  # rows whose losses make one partial sum
 
 
-class CudaBackend:
-    """The backend protocol on NumPy arrays."""
+class CudaBackend(Reference):
+    """The backend protocol on NumPy arrays; what has no kernel, the numpy backend computes."""
 
     name = "cuda"
 
