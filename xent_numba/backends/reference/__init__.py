@@ -12,3 +12,5 @@ cancellation; they stand at the top of `statistics` and `loss`.
 from xent_numba.backends.reference.backend import Reference
 
 BACKEND = Reference()
+
+__all__ = ["BACKEND", "Reference"]
