@@ -20,12 +20,13 @@ from xent_numba.backends.cuda.plan import (
     ONLINE_BATCH,
     SCAN_ROWS,
     SCAN_THREADS,
+    TOP_BATCH,
     Plan,
     plan,
     scan_blocks,
     sum_sizes,
 )
-from xent_numba.backends.cuda.regimes import block, columns, labels, online, split, tile, warp
+from xent_numba.backends.cuda.regimes import block, columns, from_top, labels, online, split, tile, warp
 from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
 from xent_numba.backends.cuda.row.spec import Spec
 from xent_numba.backends.cuda.runtime import device, memory
@@ -44,8 +45,13 @@ class ScanResult(NamedTuple):
     sample_sum: float
 
 
+_BUILD_FROM_TOP = {"online": from_top.build_block, "columns": from_top.build_columns}
+
+
 def build(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
     """The Python function of one of the kernels of a plan: `name` is a regime, or a part of "split"."""
+    if spec.measured:
+        return _BUILD_FROM_TOP[name](spec, threads, TOP_BATCH)
     builders: dict[str, Any] = {
         "tile": lambda: tile.build(spec, threads),
         "columns": lambda: columns.build(spec, threads, COLUMN_BATCH),

@@ -33,6 +33,7 @@ WARP_THREADS = 128  # four rows a block
 BLOCK_THREADS = (128, 256, 512, 1024)
 ONLINE_THREADS = 512
 ONLINE_BATCH = 4  # vectors that a thread has in flight
+TOP_BATCH = 4  # elements that a thread has in flight where a row is measured from its top class
 SPLIT_CLASSES = 16384  # fewer would not make segments that are worth a block
 SCAN_THREADS = 256  # of the kernels that look at labels, weights and losses
 SCAN_ROWS = 4096  # rows of one of their blocks, at least
@@ -57,7 +58,8 @@ def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, facts: DeviceFact
     if layout == "columns" and n_rows >= facts.multiprocessors * COLUMN_THREADS:
         return Plan("columns", "neighbouring rows lie side by side: a thread per row", COLUMN_THREADS)
     if not spec.unit_stride:
-        return _online(n_classes, 1, "classes do not lie side by side")
+        why = "measured from the top class" if spec.measured else "classes do not lie side by side"
+        return _online(n_classes, 1, why)
     if n_classes <= TILE_CLASSES and layout == "packed":
         return Plan("tile", f"{n_classes} ≤ {TILE_CLASSES} packed classes: a thread per row", TILE_THREADS)
     # A ragged row may begin with the last element of its first vector.

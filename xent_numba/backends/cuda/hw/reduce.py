@@ -85,3 +85,65 @@ def reductions(real: Any, threads: int, dense: bool) -> Reductions:
         return warp_add_all(a, b, c, d)
 
     return Reductions(block_max, block_add_all)
+
+
+def row_sum(threads: int, real: Any) -> Any:
+    """(value) -> its sum over the threads of a row, one of them, one warp or a block of whole warps.
+
+    All of them call it and get the result; it may be called again at once.
+    """
+    if threads == 1:
+        return hw.device(lambda value: value)
+    warps, zero = threads // WARP, real(0)
+
+    @hw.device
+    def warp_sum(value: Any) -> Any:
+        for lane_mask in (16, 8, 4, 2, 1):
+            value += hw.shfl_xor(value, lane_mask)
+        return value
+
+    @hw.device
+    def block_sum(value: Any) -> Any:
+        sums = hw.cuda.shared.array(warps, real)
+        value = warp_sum(value)
+        hw.barrier()  # a call before this one may still be reading
+        if hw.thread_index() % WARP == 0:
+            sums[hw.thread_index() // WARP] = value
+        hw.barrier()
+        lane = hw.thread_index() % WARP
+        return warp_sum(sums[lane] if lane < warps else zero)
+
+    return warp_sum if threads == WARP else block_sum
+
+
+def row_first(threads: int, real: Any, precedes: Any) -> Any:
+    """(key, index) -> the pair that comes before those of all other threads of a row, which is the same for all.
+
+    `precedes(key, index, other key, other index)` is a strict order of all pairs but those of a negative index.
+    """
+    if threads == 1:
+        return hw.device(lambda key, index: (key, index))
+    warps = threads // WARP
+
+    @hw.device
+    def warp_first(key: Any, index: Any) -> Any:
+        for lane_mask in (16, 8, 4, 2, 1):
+            other_key, other_index = hw.shfl_xor(key, lane_mask), hw.shfl_xor(index, lane_mask)
+            if precedes(other_key, other_index, key, index):
+                key, index = other_key, other_index
+        return key, index
+
+    @hw.device
+    def block_first(key: Any, index: Any) -> Any:
+        keys = hw.cuda.shared.array(warps, real)
+        indices = hw.cuda.shared.array(warps, hw.i64)
+        key, index = warp_first(key, index)
+        hw.barrier()  # a call before this one may still be reading
+        if hw.thread_index() % WARP == 0:
+            keys[hw.thread_index() // WARP] = key
+            indices[hw.thread_index() // WARP] = index
+        hw.barrier()
+        warp = hw.thread_index() % warps  # every warp looks at all of them, some twice, which changes nothing
+        return warp_first(keys[warp], indices[warp])
+
+    return warp_first if threads == WARP else block_first

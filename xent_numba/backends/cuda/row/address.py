@@ -29,14 +29,21 @@ class AddressFunctions(NamedTuple):
     logits_row: Any  # (args, row) -> address of class 0
     out_row: Any  # likewise, of the output
     distribution_row: Any  # likewise, of the distribution
+    second_row: Any  # likewise, of the second array
+    second_out_row: Any  # likewise, of the second output
     read_label: Any  # (args, row) -> class index
     elements_before: Any  # (address of class 0) -> elements of the row's first vector that lie before class 0
     logits_stride: Any  # (args) -> bytes from class to class, a constant where it can be
     out_stride: Any  # likewise, of the output
+    distribution_stride: Any  # likewise, of the distribution
+    second_stride: Any  # likewise, of the second array
+    second_out_stride: Any  # likewise, of the second output
     load_vector: Any  # (args, address of element 0, first, registers, word) -> None; only what is in the row
     load_distribution: Any  # (args, address of class 0, first, registers) -> None; as many classes as a vector has
     store_vector: Any  # (args, address of element 0, first, values, whether it is aligned as the logits are) -> None
     fill_row: Any  # (args, address of class 0, value, first class, step) -> None: this thread's share of the row
+    fill_second: Any  # likewise, of the second output
+    second_load: Any  # (address) -> element of the second array
 
 
 @cache
@@ -46,7 +53,7 @@ def address_functions(spec: Spec) -> AddressFunctions:
     # A distribution of another dtype or alignment is read element by element, which the L1 cache makes up for.
     by_vectors = spec.unit_stride and spec.aligned and spec.distribution == spec.dtype
     distribution = own if by_vectors else scalar_access(spec.distribution or spec.dtype)
-    logits_stride, out_stride, distribution_stride = _class_strides(spec)
+    logits_stride, out_stride, distribution_stride, second_stride, second_out_stride = _class_strides(spec)
     has_out, has_distribution, two = bool(spec.output), bool(spec.distribution), spec.two_row_strides
     return AddressFunctions(
         access=own,
@@ -55,19 +62,26 @@ def address_functions(spec: Spec) -> AddressFunctions:
         logits_row=hw.device(_ROW["logits", two]),
         out_row=hw.device(_ROW["out", two]) if has_out else None,
         distribution_row=hw.device(_ROW["distribution", two]) if has_distribution else None,
+        second_row=hw.device(_ROW["second", two]) if spec.second else None,
+        second_out_row=hw.device(_ROW["second_out", two]) if spec.second_out else None,
         read_label=_read_label(spec) if spec.labels else None,
         elements_before=_elements_before(own, spec.ragged),
         logits_stride=logits_stride,
         out_stride=out_stride,
+        distribution_stride=distribution_stride,
+        second_stride=second_stride,
+        second_out_stride=second_out_stride,
         load_vector=_load_vector(own, spec.ragged),
         load_distribution=_load_distribution(spec, own.vector_width, distribution, distribution_stride),
         store_vector=_store_vector(own, spec.ragged, out_stride) if has_out else None,
         fill_row=_fill_row(own, out_stride) if has_out else None,
+        fill_second=_fill_row(own, second_out_stride) if spec.second_out else None,
+        second_load=access(spec.second).load if spec.second else None,
     )
 
 
-def _class_strides(spec: Spec) -> tuple[Any, Any, Any]:
-    """(args) -> bytes from class to class, of the logits, the output and the distribution."""
+def _class_strides(spec: Spec) -> tuple[Any, Any, Any, Any, Any]:
+    """(args) -> bytes from class to class: logits, output, distribution, second array, second output."""
     size = ITEMSIZE[spec.dtype]
     distribution_size = ITEMSIZE[spec.distribution] if spec.distribution else size
     if not spec.unit_stride:
@@ -75,9 +89,11 @@ def _class_strides(spec: Spec) -> tuple[Any, Any, Any]:
             hw.device(lambda args: args.logits_class),
             hw.device(lambda args: args.out_class),
             hw.device(lambda args: args.distribution_class),
+            hw.device(lambda args: args.second_class),
+            hw.device(lambda args: args.second_out_class),
         )
     constant = hw.device(lambda args: size)
-    return constant, constant, hw.device(lambda args: distribution_size)
+    return constant, constant, hw.device(lambda args: distribution_size), None, None
 
 
 # (array, whether its rows have two strides) -> (args, row) -> the address of class 0
@@ -95,6 +111,14 @@ _ROW: dict[tuple[str, bool], Any] = {
         args.distribution
         + row // args.inner_rows * args.distribution_outer
         + row % args.inner_rows * args.distribution_row
+    ),
+    ("second", False): lambda args, row: args.second + row * args.second_row,
+    ("second", True): lambda args, row: (
+        args.second + row // args.inner_rows * args.second_outer + row % args.inner_rows * args.second_row
+    ),
+    ("second_out", False): lambda args, row: args.second_out + row * args.second_out_row,
+    ("second_out", True): lambda args, row: (
+        args.second_out + row // args.inner_rows * args.second_out_outer + row % args.inner_rows * args.second_out_row
     ),
     ("labels", False): lambda args, row: args.labels + row * args.labels_row,
     ("labels", True): lambda args, row: (

@@ -49,7 +49,7 @@ class OutputFactors(NamedTuple):
 
 def epilogue_function(spec: Spec, real: Any, exp: Any) -> Any:
     """(args, row, y, RowStatistics, z_y) -> (loss, log-sum-exp, OutputFactors)."""
-    factors = _row_factors(spec, real)
+    factors = row_factors_function(spec, real)
     if spec.saved_lse:
         return _from_saved_lse(spec, real, factors)
     if spec.dense:
@@ -57,7 +57,7 @@ def epilogue_function(spec: Spec, real: Any, exp: Any) -> Any:
     return _of_sparse_target(spec, real, exp, factors) if spec.labels else _of_no_target(spec, real)
 
 
-def _row_factors(spec: Spec, real: Any) -> Any:
+def row_factors_function(spec: Spec, real: Any) -> Any:
     """(args, row) -> (factor of the row's loss, factor of its gradient, coefficient of lse²)."""
     sample_weight = factor_of_row("sample_weight", spec.sample_weight, real)
     grad_output = factor_of_row("grad_output", spec.grad_output, real)
@@ -65,12 +65,12 @@ def _row_factors(spec: Spec, real: Any) -> Any:
     z_coefficient: Any = hw.device(lambda args: real(args.z_coefficient)) if spec.z_loss else hw.device(lambda _: zero)
     grad_scale: Any = hw.device(lambda args: one)
     ratio: Any = hw.device(lambda args: one)
-    if spec.output == "grad":
+    if spec.scaled_output:
         grad_scale = hw.device(lambda args: real(args.grad_scale))
     if spec.device_scales:
         # (1 / denominator, ratio of the two denominators), written by the deferred scan of the labels
         ratio = hw.device(lambda args: real(hw.load_f64(args.device_scales + 8)))
-        if spec.output == "grad":
+        if spec.scaled_output:
             grad_scale = hw.device(lambda args: real(hw.load_f64(args.device_scales) * args.grad_scale))
 
     @hw.device

@@ -29,6 +29,7 @@ class RowFunctions(NamedTuple):
     # (z, row_max, left_out) -> (the summand of a class, left_out), with a dense target for all but one at the maximum
     summand: Any
     transform: Any  # (args, x) -> z
+    derivative: Any  # (args, x) -> f'(x)
     kept_label: Any  # (args, row) -> (whether the row is not ignored, y); y = −1 where the target has no label
     label_logit: Any  # (args, address of class 0, y) -> z_y, NaN for a label out of range
     dense_target: Any  # (args, q_j, j, y) -> t_j
@@ -52,6 +53,7 @@ def row_functions(spec: Spec) -> RowFunctions:
         exp_term=term,
         summand=summand(spec, real, term),
         transform=transform,
+        derivative=derivative,
         kept_label=kept_label(spec),
         label_logit=label_logit(spec, real, transform),
         dense_target=dense_target(spec, real),

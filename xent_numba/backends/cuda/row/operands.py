@@ -5,11 +5,14 @@ From it follow the spec of its kernels, their arguments, and how the rows follow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
-from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, arguments_type
+from xent_numba.backends.cuda.row.spec import CURVATURES, ITEMSIZE, STATISTICS, Spec, arguments_type
+
+
+STRIDED = ("logits", "out", "labels", "distribution", "second", "second_out")  # arrays with strides of the caller's
 
 
 class Operand(NamedTuple):
@@ -28,10 +31,12 @@ class Operands:
 
     shape: tuple[int, int, int]
     logits: Operand
-    output: str = ""  # what goes to `out`: "", "grad", "softmax" or "log_softmax"
+    output: str = ""  # what goes to `out`, and to `second_out`: see `Spec`
     out: Operand | None = None
     labels: Operand | None = None
     distribution: Operand | None = None
+    second: Operand | None = None  # the vector of a Hessian product
+    second_out: Operand | None = None  # the diagonal of the Hessian
     weight: Operand | None = None
     sample_weight: Operand | None = None
     grad_output: Operand | None = None  # row_stride is 0 where all rows share one number
@@ -46,6 +51,8 @@ class Operands:
     device_scales: int = 0  # address of (1 / denominator, ratio of the denominators), float64, where the host has none
     rows: int = 0  # addresses of a contiguous result per row, of the loss dtype
     lse: int = 0
+    statistics: dict[str, int] = field(default_factory=dict)  # name -> address of a contiguous result per row
+    gauss_newton: bool = False
 
     @property
     def n_rows(self) -> int:
@@ -96,15 +103,16 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         "ignore": operands.ignore[0] if operands.ignore else 0,
         "ignore_list": operands.ignore_list,
         "n_ignore": len(operands.ignore),
+        **operands.statistics,
     }
-    for name in ("logits", "out", "labels", "distribution", "weight", "sample_weight", "grad_output", "saved_lse"):
+    for name in (*STRIDED, "weight", "sample_weight", "grad_output", "saved_lse"):
         array: Operand | None = getattr(operands, name)
         if array is None:
             continue
         values[name] = array.address
         if name == "grad_output":
             values["grad_output_row"] = array.row_stride
-        if name in ("logits", "out", "labels", "distribution"):
+        if name in STRIDED:
             values[f"{name}_outer"], values[f"{name}_row"] = operands.row_strides(array)
             values[f"{name}_class"] = array.class_stride
     arguments = arguments_type(spec)
@@ -114,6 +122,8 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
 def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
     """The dtypes, options and layout of a call, and the instructions that the device has for it."""
     unit_stride, two_row_strides = _unit_stride(operands), _two_row_strides(operands)
+    if operands.statistics or operands.output in CURVATURES:  # read by the element: see `regimes.sweep`
+        unit_stride = False
     return Spec(
         dtype=operands.logits.dtype,
         labels=_dtype(operands.labels),
@@ -127,6 +137,9 @@ def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
         softcap=operands.softcap is not None,
         z_loss=operands.z_coefficient != 0.0,
         output=operands.output,
+        second=_dtype(operands.second),
+        gauss_newton=operands.gauss_newton,
+        statistics=tuple(name for name in STATISTICS if name in operands.statistics),
         rows=bool(operands.rows),
         lse=bool(operands.lse),
         saved_lse=_dtype(operands.saved_lse),
@@ -146,7 +159,7 @@ def _dtype(array: Operand | None) -> str:
 def _two_row_strides(operands: Operands) -> bool:
     """Whether some array steps from one A to the next otherwise than from the last row of B to one more."""
     a, b, _ = operands.shape
-    arrays = (operands.logits, operands.out, operands.labels, operands.distribution)
+    arrays = [getattr(operands, name) for name in STRIDED]
     merge = all(array.outer_stride == b * array.row_stride for array in arrays if array is not None)
     return a > 1 and b > 1 and not merge
 

@@ -11,6 +11,8 @@ from functools import cache
 from typing import Any
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+STATISTICS = ("log_prob", "entropy", "argmax", "rank", "logsumexp")  # of a row, each stored where it is asked for
+CURVATURES = ("hvp", "grad and diag")  # outputs that need the curvature of the loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,10 @@ class Spec:
     scaled: bool = False  # z = logit_scale · x
     softcap: bool = False  # z = softcap · tanh(logit_scale · x / softcap)
     z_loss: bool = False
-    output: str = ""  # what is stored for each class: "", "grad", "softmax" or "log_softmax"
+    output: str = ""  # what is stored for each class: "", "grad", "softmax", "log_softmax" or one of `CURVATURES`
+    second: str = ""  # dtype of a second array that is read for each class: the vector of a Hessian product
+    gauss_newton: bool = False  # a Hessian product leaves out the curvature of the softcap
+    statistics: tuple[str, ...] = ()  # which of `STATISTICS` are stored of each row
     rows: bool = False  # store the loss of each row
     lse: bool = False  # store log Σ exp of each row
     saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces the statistics
@@ -49,6 +54,21 @@ class Spec:
         return self.smoothing or bool(self.distribution)
 
     @property
+    def measured(self) -> bool:
+        """Whether the row is measured from its top class, by the kernels of `regimes.measured`."""
+        return bool(self.statistics) or self.output in CURVATURES
+
+    @property
+    def scaled_output(self) -> bool:
+        """Whether the output is a derivative of the reduced loss."""
+        return self.output == "grad" or self.output in CURVATURES
+
+    @property
+    def second_out(self) -> bool:
+        """Whether two numbers are stored for each class."""
+        return self.output == "grad and diag"
+
+    @property
     def ragged(self) -> bool:
         """Whether the first and the last vector of a row may hold elements that lie outside of it."""
         return self.unit_stride and not self.aligned
@@ -62,7 +82,10 @@ def arguments_type(spec: Spec) -> Any:
     name, and the strides `NAME_row`, `NAME_outer` (of the first row axis) and `NAME_class` as far as they are needed.
     """
     names = ["logits", "logits_row", "n_rows", "n_classes"]
-    present = (("logits", True), ("out", spec.output), ("distribution", spec.distribution), ("labels", spec.labels))
+    present = (
+        ("logits", True), ("out", spec.output), ("distribution", spec.distribution), ("labels", spec.labels),
+        ("second", spec.second), ("second_out", spec.second_out),
+    )  # fmt: skip
     strided = [name for name, used in present if used]
     if spec.two_row_strides:
         names += ["inner_rows"] + [f"{name}_outer" for name in strided]
@@ -71,6 +94,9 @@ def arguments_type(spec: Spec) -> Any:
     names += ["labels", "labels_row"] * bool(spec.labels)
     names += ["distribution", "distribution_row"] * bool(spec.distribution)
     names += ["out", "out_row"] * bool(spec.output)
+    names += ["second", "second_row"] * bool(spec.second)
+    names += ["second_out", "second_out_row"] * spec.second_out
+    names += spec.statistics
     names += [[], ["ignore"], ["ignore_list", "n_ignore"]][spec.ignore]
     for name in ("weight", "sample_weight", "grad_output", "rows", "lse", "saved_lse"):
         names += [name] * bool(getattr(spec, name))
@@ -78,7 +104,7 @@ def arguments_type(spec: Spec) -> Any:
     names += ["device_scales"] * spec.device_scales
     names += ["confidence", "smoothing_share"] * spec.smoothing
     names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "scale_over_cap"] * spec.softcap
-    names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * (spec.output == "grad")
+    names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * spec.scaled_output
     return namedtuple("Arguments", names)
 
 

@@ -90,3 +90,15 @@ def dense_target(spec: Spec, real: Any) -> Any:
         return weight(args, j) * ((real(args.confidence) if j == y else zero) + real(args.smoothing_share))
 
     return of_distribution if spec.distribution else of_label
+
+
+def target_reader(spec: Spec, real: Any, stride: Any) -> Any:
+    """(args, address of class 0 of the distribution, j, y) -> t_j of any target; `stride` is (args) -> bytes."""
+    weight, zero = class_weight(spec, real), real(0)
+    if not spec.dense:
+        return hw.device(lambda args, q, j, y: weight(args, j) if j == y else zero)
+    value = dense_target(spec, real)
+    if not spec.distribution:
+        return hw.device(lambda args, q, j, y: value(args, zero, j, y))
+    load = access(spec.distribution).load
+    return hw.device(lambda args, q, j, y: value(args, load(q + j * stride(args)), j, y))
