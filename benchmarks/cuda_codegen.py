@@ -51,7 +51,7 @@ def kernels() -> list[Kernel]:
 def _kernels(dtype: str) -> Iterator[Kernel]:
     from xent_numba.backends.cuda import launch, plan
     from xent_numba.backends.cuda.regimes import labels as regime_labels
-    from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, signature
+    from xent_numba.backends.cuda.row.spec import ITEMSIZE, STATISTICS, Spec, signature
 
     vector_width = 16 // ITEMSIZE[dtype]
     grad = Spec(dtype, labels="int64", ignore=1, output="grad", rows=True)
@@ -107,6 +107,20 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         yield kernel(
             "online", " float64 distribution", mixed, threads, scalar="computed in float64, stored in fewer bits"
         )
+    element: Any = {"unit_stride": False, "two_row_strides": True}
+    labelled, each = Spec(dtype, labels="int64", ignore=1, **element), "each element by itself, whatever the alignment"
+    second = {"output": "hvp", "second": "float64" if dtype == "float32" else dtype}
+    from_top = {
+        " statistics": replace(labelled, statistics=STATISTICS),
+        " argmax": Spec(dtype, statistics=("argmax",), **element),
+        " hvp": replace(labelled, **second),
+        " hvp all options": replace(everything, rows=False, **second, **element),
+        " diag": replace(labelled, output="grad and diag"),
+        " diag all options": replace(distribution, rows=False, output="grad and diag", **element),
+    }
+    for suffix, spec in from_top.items():
+        yield kernel("online", suffix, spec, threads, scalar=each)
+        yield kernel("columns", suffix, spec, plan.COLUMN_THREADS, scalar=each)
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
         yield kernel("split statistics", suffix, spec, threads, extra=("parts", "segment_classes"))
         yield kernel("split output", suffix, spec, threads, extra=("results", "segment_classes"))

@@ -25,11 +25,13 @@ for _needed in ("numba_cuda", "ml_dtypes"):
     if importlib.util.find_spec(_needed) is None:
         pytest.skip(f"needs {_needed}: pip install 'numba-cuda[cu13]' ml_dtypes", allow_module_level=True)
 
+IN_THE_SIMULATOR = ("test_cuda_arrays_sim", "test_cuda_top_sim")  # more files for the same process
+
 if not SIMULATED:
 
     def test_kernels_in_the_simulator():
         environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
-        files = [__file__, __file__.replace("test_cuda_sim", "test_cuda_arrays_sim")]
+        files = [__file__.replace("test_cuda_sim", name) for name in ("test_cuda_sim", *IN_THE_SIMULATOR)]
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -93,14 +93,17 @@ def prepare_statistics(
 
 def as_class_indices(target: ArrayLike, logits: Array, axis: int) -> Array:
     """The target as class indices; ValueError for one in the shape of the logits, even where its rows are one-hot."""
-    found = as_array(target, "target").shape
-    indices = row_shape(logits.shape, axis)
-    if found == logits.shape:
-        raise ValueError(
-            f"target of shape {found} has the shape of the logits, as a distribution over the classes; this function "
-            f"needs class indices, of shape {indices}; of one-hot rows, they are target.argmax({axis})"
-        )
+    if as_array(target, "target").shape == logits.shape:
+        refuse_distribution(logits.shape, axis)
     return as_target(target, logits, axis)[0]
+
+
+def refuse_distribution(shape: tuple[int, ...], axis: int) -> NoReturn:
+    """ValueError for a target in the shape of the logits."""
+    raise ValueError(
+        f"target of shape {shape} has the shape of the logits, as a distribution over the classes; this function "
+        f"needs class indices, of shape {row_shape(shape, axis)}; of one-hot rows, they are target.argmax({axis})"
+    )
 
 
 def _slabs(

@@ -13,6 +13,7 @@ import numpy as np
 from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
 from xent_numba.backends.cuda.plan import plan
 from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
+from xent_numba.backends.cuda.row.spec import STATISTICS
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.backends.reference import BACKEND as REFERENCE
 from xent_numba.backends.reference import Reference
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import LabelScan, Problem
+    from xent_numba.backends.protocol import LabelScan, Problem, RowFields
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -91,7 +92,7 @@ class CudaBackend(Reference):
     def cross_entropy(self, problem: Problem, rows: Array | None, grad: Array | None) -> Float64s | None:
         """Loss, and gradient where asked for."""
         losses = np.empty(problem.logits.shape[:2], loss_dtype(problem.logits.dtype))
-        _run(problem, grad, rows=losses)
+        _run(problem, "" if grad is None else "grad", {"out": grad, "rows": losses})
         if rows is not None:
             rows[...] = losses
             return None
@@ -103,7 +104,11 @@ class CudaBackend(Reference):
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
     ) -> None:
         """Gradient alone."""
-        _run(problem, grad, saved_lse=lse, grad_output=grad_output)
+        _run(problem, "grad", {"out": grad}, {"saved_lse": lse, "grad_output": grad_output})
+
+    def row_statistics(self, problem: Problem, fields: RowFields) -> None:
+        """The fields that are asked for, in one read of the logits."""
+        _run(problem, "", fields._asdict())
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x - lse)."""
@@ -125,10 +130,11 @@ def _without_target(output: str) -> Operands:
 
 def _run(
     problem: Problem,
-    grad: Array | None,
-    rows: Array | None = None,
-    saved_lse: Array | None = None,
-    grad_output: Array | None = None,
+    output: str,
+    outputs: Mapping[str, Array | None],
+    more_inputs: Mapping[str, Array | None] | None = None,
+    *,
+    gauss_newton: bool = False,
 ) -> None:
     """A problem in chunks.  The arrays that all chunks share are copied once."""
     ignore = np.array(problem.ignore, np.int64)
@@ -137,7 +143,7 @@ def _run(
     operands = Operands(
         (1, 1, 1),
         Operand("", 0),
-        "" if grad is None else "grad",
+        output,
         weight=None if weight is None else Operand("float64", memory.address(weight)),
         ignore=problem.ignore,
         ignore_list=0 if ignore_list is None else memory.address(ignore_list),
@@ -146,16 +152,16 @@ def _run(
         softcap=problem.softcap,
         z_coefficient=problem.z_coefficient,
         grad_scale=problem.grad_scale,
+        gauss_newton=gauss_newton,
     )
     inputs = {
         "logits": problem.logits,
         "distribution": problem.distribution,
         "labels": problem.labels,
         "sample_weight": problem.sample_weight,
-        "saved_lse": saved_lse,
-        "grad_output": grad_output,
+        **(more_inputs or {}),
     }
-    _run_chunks(operands, inputs, {"out": grad, "rows": rows})
+    _run_chunks(operands, inputs, outputs)
 
 
 def _run_chunks(operands: Operands, inputs: Mapping[str, Array | None], outputs: Mapping[str, Array | None]) -> None:
@@ -183,9 +189,16 @@ def _run_chunks(operands: Operands, inputs: Mapping[str, Array | None], outputs:
                 continue
             if name == "out":
                 on_device[name], operands.out = on_device["logits"], _packed(array, operands.logits.address, classes)
+                continue
+            width = classes if array.ndim == 3 else 1
+            on_device[name] = memory.allocate(n_rows * width * array.dtype.itemsize)
+            address = memory.address(on_device[name])
+            if array.ndim == 3:
+                setattr(operands, name, _packed(array, address, width))
+            elif name in STATISTICS:
+                operands.statistics[name] = address
             else:
-                on_device[name] = memory.allocate(n_rows * array.dtype.itemsize)
-                setattr(operands, name, memory.address(on_device[name]))
+                setattr(operands, name, address)
         launch.run(operands)
         for name, array in outputs.items():
             if array is not None:

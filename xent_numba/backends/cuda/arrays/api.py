@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from xent_numba.backends.cuda import launch
 from xent_numba.backends.cuda.arrays.adopt import Adopted, current_stream, empty, on_its_device, release
-from xent_numba.backends.cuda.arrays.inputs import LossInputs, loss_dtype, read_logits, read_loss_inputs, read_out
+from xent_numba.backends.cuda.arrays.inputs import (
+    LossInputs,
+    loss_dtype,
+    read_class_indices,
+    read_logits,
+    read_loss_inputs,
+    read_out,
+)
 from xent_numba.backends.cuda.arrays.label_scan import denominators
 from xent_numba.backends.cuda.arrays.slabs import slabs
 from xent_numba.backends.cuda.row.operands import Operand
+from xent_numba.backends.cuda.row.spec import STATISTICS
 from xent_numba.prepare.inputs import PER_ROW
 from xent_numba.prepare.layout import row_shape
 
@@ -75,11 +83,42 @@ def rowwise(options: Options, logits: Any, out: Any, output: str) -> Any:
         return release(result, stream)
 
 
-def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str, ...]) -> Any:
-    """`row_statistics`, which has no kernels for arrays on a GPU yet."""
-    raise NotImplementedError(
-        "backend 'cuda' does not support row_statistics of arrays on a GPU yet; copy them to the host"
-    )
+def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The fields of `row_statistics`, None for those that `names` leaves out."""
+    with on_its_device(logits):
+        arrays: dict[str, Adopted | None] = {}
+        if target is None:
+            x, axis = read_logits(logits, options.axis)
+            stream = current_stream(x)
+        else:
+            inputs = read_class_indices(options, logits, target)
+            x, axis, stream, arrays["labels"] = inputs.logits, inputs.axis, inputs.stream, inputs.target
+        shape = row_shape(x.array.shape, axis)
+        if target is not None and math.prod(shape):
+            denominators(inputs)  # for the check of the labels
+        results = {name: _empty_statistic(name, shape, x) for name in names}
+        for operands, first_row in slabs(axis, {"logits": x, **arrays}, {}) if names and math.prod(shape) else ():
+            if target is not None:
+                operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
+            operands.logit_scale, operands.softcap = options.logit_scale, options.softcap
+            operands.statistics = {
+                name: found.array.ctypes.data + first_row * found.array.itemsize for name, found in results.items()
+            }
+            launch.run(operands, stream)
+        return tuple(release(results[name], stream) if name in results else None for name in STATISTICS)
+
+
+def _empty_statistic(name: str, shape: tuple[int, ...], x: Adopted) -> Adopted:
+    """A new array for a statistic of each row."""
+    if name not in ("argmax", "rank"):
+        return empty(shape, loss_dtype(x), x)
+    result = empty(shape, "int64", x)
+    if result.dtype != "int64":  # JAX
+        raise RuntimeError(
+            f"{name} is of dtype int64, but {x.library} made an array of {result.dtype}; "
+            "set jax.config.update('jax_enable_x64', True), or leave argmax and rank out of fields"
+        )
+    return result
 
 
 def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:

@@ -32,6 +32,7 @@ from xent_numba.prepare.inputs import (
 )
 from xent_numba.prepare.layout import row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
+from xent_numba.prepare.statistics import refuse_distribution
 
 if TYPE_CHECKING:
     from xent_numba.prepare.options import Options
@@ -107,6 +108,14 @@ def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sa
     except (TypeError, ValueError) as error:
         raise_if_swapped(error, logits, target)
         raise
+
+
+def read_class_indices(options: Options, logits: Any, target: Any) -> LossInputs:
+    """`read_loss_inputs` for a function that takes no distribution."""
+    inputs = read_loss_inputs(options, logits, target, None, None)
+    if inputs.is_distribution:
+        refuse_distribution(inputs.logits.array.shape, inputs.axis)
+    return inputs
 
 
 def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
