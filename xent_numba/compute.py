@@ -22,7 +22,7 @@ def compute_loss(backend: Backend, call: Prepared) -> np.floating[Any] | Array:
     """Have the backend compute every slab; returns the losses of the rows, or their sum over the denominator."""
     slabs, losses, _, denominator, dtype = call
     partials = []
-    for problem, rows, grad, _, _ in slabs:
+    for problem, rows, grad, _, _, _, _ in slabs:
         partials.append(backend.cross_entropy(problem, rows, grad))
     if losses is not None:
         return losses if losses.ndim else losses[()]

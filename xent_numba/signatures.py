@@ -67,10 +67,19 @@ if TYPE_CHECKING:
 
         grad_out: NDArray[Float] | None
 
-    class WithGradOutput(LossOptions, total=False):
-        """Those of `cross_entropy_grad`."""
+    class WithReduction(LossOptions, total=False):
+        """Those of functions whose results have the logits' shape, whatever the reduction is."""
 
         reduction: str
+
+    class WithGaussNewton(WithReduction, total=False):
+        """Those of `cross_entropy_hvp`."""
+
+        gauss_newton: bool
+
+    class WithGradOutput(WithReduction, total=False):
+        """Those of `cross_entropy_grad`."""
+
         lse: AnyArray | None
         grad_output: AnyArray | None
 

@@ -89,7 +89,7 @@ def test_no_layout_is_copied(layout):
     labels = np.zeros(x.shape[:axis] + x.shape[axis + 1 :], np.int64)
     call = prepared(x, labels, axis=axis, reduction="none")
     n_rows = 0
-    for problem, rows, grad, _, _ in call.slabs:
+    for problem, rows, grad, *_ in call.slabs:
         assert np.may_share_memory(problem.logits, x)
         assert problem.logits.ndim == 3
         assert problem.logits.shape == grad.shape

@@ -59,6 +59,17 @@ def gradients() -> None:
     assert_type(xn.cross_entropy_grad(integers, target), NDArray[np.float64])
 
 
+def second_derivatives() -> None:
+    """Of the logits' dtype too, whatever that of the vector is."""
+    assert_type(xn.cross_entropy_hvp(single, target, double), NDArray[np.float32])
+    assert_type(xn.cross_entropy_hvp(half, target, half, out=half, gauss_newton=True), NDArray[np.float16])
+    assert_type(xn.cross_entropy_hvp([[2, 1, 0]], [1], [[1, 0, 0]], reduction="sum"), NDArray[np.float64])
+    both = xn.cross_entropy_grad_and_hessian_diag(single, target, grad_out=single, diag_out=np.empty_like(single))
+    assert_type(both, tuple[NDArray[np.float32], NDArray[np.float32]])
+    unreduced = xn.cross_entropy_grad_and_hessian_diag(integers, target, reduction="none")
+    assert_type(unreduced, tuple[NDArray[np.float64], NDArray[np.float64]])
+
+
 def probabilities() -> None:
     """Of the logits' dtype; the logsumexp has that of the loss."""
     assert_type(xn.softmax(half), NDArray[np.float16])
@@ -114,6 +125,8 @@ def on_a_gpu(x: OnDevice, y: OnDevice) -> None:
     assert_type(xn.cross_entropy(x, y, weight=y), Any)
     assert_type(xn.cross_entropy_and_grad(x, y), tuple[Any, Any])
     assert_type(xn.cross_entropy_grad(x, y, reduction="sum", lse=y), Any)
+    assert_type(xn.cross_entropy_hvp(x, y, x, gauss_newton=True), Any)
+    assert_type(xn.cross_entropy_grad_and_hessian_diag(x, y), tuple[Any, Any])
     assert_type(xn.softmax(x, out=x), Any)
     assert_type(xn.row_statistics(x, y), xn.RowStatistics)
     assert_type(xn.CrossEntropyLoss()(x, y), Any)

@@ -3,6 +3,7 @@
 - `test_reference.py`: values by hand, by 200 digits and by finite differences.
 - `test_edges.py`: every edge of the semantics, in every dtype and at several widths.
 - `test_accuracy.py`: the accuracy law on adversarial rows of every length.
+- `test_curvature.py`: second derivatives: Hessian-vector products, and the diagonal of the Hessian.
 - `test_lost_digits.py`: tiny gradients, long sums of equal terms, confident one-hot rows, broadcast logits.
 - `test_bits.py`: what must hold to the bit, and the identities that a loss must satisfy.
 - `test_properties.py`: anything thrown at the functions gives what the reference gives, or the documented error.

@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 torch.set_num_threads(1)  # for tiny tensors; more would only get in the way of the threads under test
 
 CASES = 1500
+SECOND_ORDER_CASES = 400
 SHAPES = [(1, 2), (4, 3), (7, 10), (33, 5), (2, 300), (3, 4, 5), (2, 3, 4, 2), (2, 5, 1, 3, 2), (6,)]
 REDUCTIONS = ["mean", "sum", "none"]
 
@@ -67,19 +68,18 @@ def test_what_pytorch_defines(part):
             np.testing.assert_allclose(found_grad, grad, rtol=1e-9, atol=1e-9, err_msg=str((case, options)))
 
 
-def formula(x, y, axis, rng, options):
-    """The losses as the docstring of `xent_numba.cross_entropy` states them, in torch operations; their gradient."""
-    logits = torch.tensor(x, requires_grad=True)
+def formula(logits, y, axis, options):
+    """The losses as the docstring of `xent_numba.cross_entropy` states them, in torch operations; and their lse."""
     z = options["logit_scale"] * logits
     if options["softcap"] is not None:
         z = options["softcap"] * torch.tanh(z / options["softcap"])
-    c = x.shape[axis]
-    shape = [1] * x.ndim
+    c = logits.shape[axis]
+    shape = [1] * logits.ndim
     shape[axis] = c
     w = torch.tensor(options.get("weight", np.ones(c))).reshape(shape)
     epsilon = options["label_smoothing"]
     lse = torch.logsumexp(z, axis)
-    if y.ndim == x.ndim:
+    if y.ndim == logits.ndim:
         kept = torch.ones(lse.shape, dtype=torch.float64)
         t = w * ((1 - epsilon) * torch.tensor(y) + epsilon / c)
         denominator_weight = kept
@@ -99,29 +99,42 @@ def formula(x, y, axis, rng, options):
         loss = (rows + z_rows).sum()
     else:
         loss = rows.sum() / (s * denominator_weight).sum() + z_rows.sum() / s.sum()
+    return loss, lse
+
+
+def formula_results(x, y, axis, rng, options):
+    """The losses by `formula`, their gradient for a random upstream gradient, that, and the lse."""
+    logits = torch.tensor(x, requires_grad=True)
+    loss, lse = formula(logits, y, axis, options)
     g = rng.normal(size=tuple(loss.shape)) if options["reduction"] == "none" else rng.normal()
     (loss * torch.as_tensor(g, dtype=torch.float64)).sum().backward()
     return loss.detach().numpy(), logits.grad.numpy(), g, lse.detach().numpy()
+
+
+def random_case_of_all(rng, case):
+    """A `random_case` with the options that PyTorch lacks."""
+    x, y, axis, options = random_case(rng)
+    if np.abs(x).max() > 500:
+        x = x - np.median(x)
+    rows = x.shape[:axis] + x.shape[axis + 1 :]
+    options["logit_scale"] = float(rng.choice([1.0, 0.5, 1.3, -0.7]))
+    options["softcap"] = rng.choice([None, None, 5.0, 30.0])
+    options["z_loss"] = float(rng.choice([0.0, 1e-4, 0.1]))
+    if rng.random() < 0.6:
+        options["sample_weight"] = rng.random(rows) * (rng.random(rows) < 0.9)
+    if y.ndim < x.ndim:
+        options["ignore_index"] = [(options["ignore_index"],), (options["ignore_index"], -7, 1)][case % 2]
+    return x, y, axis, options
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_what_pytorch_leaves_open(part):
     for case in range(part * CASES // 4, (part + 1) * CASES // 4):
         rng = np.random.default_rng(10_000 + case)
-        x, y, axis, options = random_case(rng)
+        x, y, axis, options = random_case_of_all(rng, case)
         if x.shape[axis] > 256:
             continue  # the code for long rows differs in nothing that is new here
-        if np.abs(x).max() > 500:
-            x = x - np.median(x)
-        rows = x.shape[:axis] + x.shape[axis + 1 :]
-        options["logit_scale"] = float(rng.choice([1.0, 0.5, 1.3, -0.7]))
-        options["softcap"] = rng.choice([None, None, 5.0, 30.0])
-        options["z_loss"] = float(rng.choice([0.0, 1e-4, 0.1]))
-        if rng.random() < 0.6:
-            options["sample_weight"] = rng.random(rows) * (rng.random(rows) < 0.9)
-        if y.ndim < x.ndim:
-            options["ignore_index"] = [(options["ignore_index"],), (options["ignore_index"], -7, 1)][case % 2]
-        loss, grad, g, lse = formula(x, y, axis, rng, options)
+        loss, grad, g, lse = formula_results(x, y, axis, rng, options)
         if np.isnan(loss).any() or np.isinf(loss).any():
             continue  # 0 / 0; test_edges has it
         loss_size, grad_size = (max(1.0, float(np.abs(values).max())) for values in (loss, grad))
@@ -133,6 +146,48 @@ def test_what_pytorch_leaves_open(part):
                 more = {"grad_output": g, "lse": saved, "backend": backend}
                 found = xn.cross_entropy_grad(x, y, axis=axis, **more, **options)
                 np.testing.assert_allclose(found, grad, rtol=1e-9, atol=1e-9 * grad_size, err_msg=message)
+
+
+def second_derivatives(x, y, axis, v, options):
+    """H v, the gradient and the diagonal of H by automatic differentiation; None for the diagonal of many classes."""
+    logits = torch.tensor(x, requires_grad=True)
+    loss, _ = formula(logits, y, axis, options)
+    (grad,) = torch.autograd.grad(loss.sum(), logits, create_graph=True)
+
+    def times(vector):
+        return torch.autograd.grad(grad, logits, torch.tensor(vector), retain_graph=True)[0].numpy()
+
+    diag = np.zeros_like(x)
+    for j in range(x.shape[axis]):  # of all rows at once, because no row depends on another
+        unit = np.zeros_like(x)
+        where = (slice(None),) * axis + (j,)
+        unit[where] = 1.0
+        diag[where] = times(unit)[where]
+    return times(v), grad.detach().numpy(), diag
+
+
+def test_automatic_second_derivatives():
+    compared = 0
+    for case in range(SECOND_ORDER_CASES):
+        rng = np.random.default_rng(20_000 + case)
+        x, y, axis, options = random_case_of_all(rng, case)
+        if x.shape[axis] > 256 and case % 8:
+            continue  # a diagonal of 300 classes takes PyTorch a while
+        v = rng.normal(size=x.shape)
+        hv, grad, diag = second_derivatives(x, y, axis, v, options)
+        if np.isnan(grad).any() or np.isinf(grad).any():
+            continue  # 0 / 0; test_curvature has it
+        size = max(1.0, float(np.abs(hv).max()), float(np.abs(diag).max()))
+        message = str((case, options))
+        for backend in BACKENDS:
+            more = {"axis": axis, "backend": backend}
+            found = xn.cross_entropy_hvp(x, y, v, **more, **options)
+            np.testing.assert_allclose(found, hv, rtol=1e-10, atol=1e-10 * size, err_msg=message)
+            found_grad, found = xn.cross_entropy_grad_and_hessian_diag(x, y, **more, **options)
+            np.testing.assert_allclose(found_grad, grad, rtol=1e-9, atol=1e-9 * size, err_msg=message)
+            np.testing.assert_allclose(found, diag, rtol=1e-10, atol=1e-10 * size, err_msg=message)
+        compared += 1
+    assert compared > SECOND_ORDER_CASES // 2
 
 
 def test_the_pairs_of_options_are_all_there():

@@ -50,6 +50,8 @@ class Slab(NamedTuple):
     grad: Array | None  # (A, B, C): receives the gradient
     lse: Weights  # (A, B) contiguous: the logsumexp of each row, saved by the user
     grad_output: Weights  # (A, B) contiguous: the upstream gradient of each row
+    vector: Array | None = None  # (A, B, C) in one of the dtypes of logits: v of a Hessian-vector product H v
+    hessian_diag: Array | None = None  # (A, B, C): receives the diagonal of the Hessian
 
     def cut(self, block: tuple[slice, slice]) -> Slab:
         """A block of the rows, given as slices of A and B; what was contiguous may no longer be."""
@@ -128,6 +130,18 @@ class Backend(Protocol):
 
         Of the problem, only logits, labels, ignore, logit_scale, softcap and n_threads count.  Ignored rows get 0, and
         −1 for argmax; `xent_numba.row_statistics` says what each field is.
+        """
+
+    def cross_entropy_hvp(self, problem: Problem, vector: Array, product: Array, gauss_newton: bool) -> None:
+        """H v into `product` (A, B, C), for the Hessian H of problem.grad_scale · Σ_i row_i and v = `vector`.
+
+        `product` may be the logits or the vector.  With `gauss_newton`, H lacks the term of the softcap's curvature.
+        """
+
+    def cross_entropy_grad_and_hessian_diag(self, problem: Problem, grad: Array, diag: Array) -> None:
+        """The gradient and the diagonal of the Hessian of problem.grad_scale · Σ_i row_i, both (A, B, C), in one pass.
+
+        `grad` may be the logits; `diag` shares no memory with any other array.
         """
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:

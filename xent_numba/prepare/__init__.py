@@ -1,6 +1,7 @@
 """From the arguments of a public function to what a backend is given: checked arrays, canonical shapes, denominators.
 
 loss       `prepare`: a call of a loss function becomes `protocol.Slab`s, each with a `protocol.Problem`
+curvature  the same for Hessian-vector products, and for the gradient with the diagonal of the Hessian
 rowwise    `prepare_rowwise`: the same for softmax, log_softmax and logsumexp, which have neither target nor reduction
 statistics `prepare_statistics`: the same for row_statistics, which has class indices or no target, and no reduction
 options    the scalar options: checked, and cached by value
@@ -26,13 +27,14 @@ written, and in the same words on every backend:
     a weight that is negative or not finite                          inputs.raise_bad_weight
     a label out of range                                             inputs.raise_bad_label
     `ignore_index` next to a distribution                            inputs.check_ignore_index
-    an `out` or `grad_out` that does not fit or overlaps an input    inputs.check_out
+    an `out` or `grad_out` that does not fit or overlaps an input    inputs.check_out, check_in_place
+    a vector of another shape or type                                inputs.as_vector
     an unknown backend, or one that cannot run here                  backends.registry.select, before this folder
 
 Arrays on a GPU take another way, through `backends.cuda.arrays`, and the same functions raise their errors.
 
 To add an option, see CONTRIBUTING.md.  Here it takes a field of `options.Options`, its check in `options._build`, a
-field of `protocol.Problem`, and the line of `loss._slabs` that fills it.  It must also enter `Options.is_plain`, unless
-`plain_arguments` of the cpu backend passes it on.  If it is an array, it becomes an element of `loss.Inputs`, with a
-check in `inputs`.
+field of `protocol.Problem`, and the line of `loss.make_slabs` that fills it.  It must also enter `Options.is_plain`,
+unless `plain_arguments` of the cpu backend passes it on.  If it is an array, it becomes an element of `loss.Inputs`,
+with a check in `inputs`.
 """

@@ -36,11 +36,11 @@ def aligned_slabs(slabs: Iterable[Slab]) -> Iterator[Slab]:
     """
     for slab in slabs:
         problem = slab.problem
-        if is_aligned(problem.logits, problem.distribution, slab.grad):
+        if is_aligned(problem.logits, problem.distribution, slab.grad, slab.vector, slab.hessian_diag):
             yield slab
             continue
         for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
-            part, rows, grad, lse, upstream = slab.cut(block)
+            part, rows, grad, lse, upstream, vector, diag = slab.cut(block)
             aligned = part._replace(
                 logits=part.logits.copy(),
                 distribution=_copy(part.distribution),
@@ -48,11 +48,14 @@ def aligned_slabs(slabs: Iterable[Slab]) -> Iterator[Slab]:
             )
             losses = None if rows is None else np.empty(rows.shape, rows.dtype)
             slopes = None if grad is None else np.empty(grad.shape, grad.dtype)
-            yield Slab(aligned, losses, slopes, _contiguous(lse), _contiguous(upstream))
+            curvatures = None if diag is None else np.empty(diag.shape, diag.dtype)
+            yield Slab(aligned, losses, slopes, _contiguous(lse), _contiguous(upstream), _copy(vector), curvatures)
             if rows is not None:
                 rows[...] = losses
             if grad is not None:
                 grad[...] = slopes
+            if diag is not None:
+                diag[...] = curvatures
 
 
 def aligned_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:

@@ -123,6 +123,19 @@ def _conversion(name: str, dtype: np.dtype[Any]) -> str:
     return f": convert with {name}.astype(float)" if dtype.kind in "OV" and dtype.names is None else ""
 
 
+def as_vector(value: ArrayLike, logits: Array) -> Array:
+    """The vector of a Hessian-vector product: in one of the logits' dtypes as it is, other real numbers as float64."""
+    array = as_array(value, "vector")
+    check_shape(array.shape, "vector", logits.shape, "that of the logits")
+    dtype = array.dtype
+    if dtype in _FLOATS or is_bfloat16(dtype):
+        return array
+    if dtype.kind not in "iuf":
+        raise TypeError(f"vector has dtype {dtype}; it must be real numbers{_conversion('vector', dtype)}")
+    with np.errstate(all="ignore"):
+        return array.astype(np.float64)
+
+
 def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
     """Class indices as int32 or int64 (not copied if they are already), and the values to ignore among them.
 
@@ -247,16 +260,21 @@ def check_out(
         raise ValueError(f"{name} is read-only; pass an array that can be written to")
     if overlaps_itself(array):
         raise ValueError(f"{name} has elements that share memory with each other; pass an array without overlaps")
-    in_place = shape == logits.shape and same_memory(array, logits)
-    if not in_place and overlaps(array, logits):
-        raise ValueError(
-            f"{name} shares memory with the logits without being exactly the same array; pass the logits themselves "
-            "to work in place, or an array of its own"
-        )
+    check_in_place(array, name, logits, "the logits", "the logits themselves")
     for other in inputs:
         if other is not None and overlaps(array, other):
             raise ValueError(f"{name} shares memory with another input; pass an array of its own")
     return array
+
+
+def check_in_place(out: Array, name: str, source: Array, what: str, itself: str) -> None:
+    """ValueError where `out` overlaps an array that is read, `source`, without being exactly that array."""
+    in_place = out.shape == source.shape and out.dtype == source.dtype and same_memory(out, source)
+    if not in_place and overlaps(out, source):
+        raise ValueError(
+            f"{name} shares memory with {what} without being exactly the same array; pass {itself} to work in place, "
+            "or an array of its own"
+        )
 
 
 def check_out_type(

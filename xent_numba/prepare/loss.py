@@ -79,7 +79,7 @@ class Prepared(NamedTuple):
     dtype: type[np.float32] | type[np.float64]  # of the loss
 
 
-class _Checked(NamedTuple):
+class Checked(NamedTuple):
     """`Inputs` after validation and conversion."""
 
     logits: Array  # floating point, in the layout of the user's
@@ -113,27 +113,26 @@ def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, 
         call = _prepare_fast_path(backend, options, logits, target, wanted, out)
         if call is not None:
             return call
-    checked = _check(options, inputs)
+    checked = check_inputs(options, inputs)
     x = checked.logits
     grad = None
     if wanted.grad:
-        _, _, _, _, labels, _, q, *per_class_or_row, _ = checked
-        others = (labels, q, *per_class_or_row)  # what kernels read besides the logits
+        others = besides_logits(checked)
         grad = empty_like(x) if out is None else check_out(out, wanted.out_name, x.shape, x.dtype, x, *others)
     rows_shape = row_shape(x.shape, checked.axis)
     n_rows = math.prod(rows_shape)
-    checked, d1, d2 = _denominators(backend, options, checked, n_rows)
+    checked, d1, d2 = denominators(backend, options, checked, n_rows)
     dtype = loss_dtype(x.dtype)
     rows = np.empty(rows_shape, dtype) if wanted.rows and options.reduction == "none" else None
     slabs: Iterable[Slab] = ()
     if d1 != 0.0 and n_rows:
-        slabs = _slabs(options, checked, grad, rows, (d1, d2))
+        slabs = make_slabs(options, checked, (grad, rows), (d1, d2))
     elif grad is not None:
         grad.fill(0)
     return Prepared(slabs, rows, grad if out is None else out, d1, dtype)  # type: ignore[arg-type]
 
 
-def _check(options: Options, inputs: Inputs) -> _Checked:
+def check_inputs(options: Options, inputs: Inputs) -> Checked:
     """Validate and convert every array argument."""
     logits, any_target, weight, sample_weight, lse, grad_output = inputs
     try:
@@ -150,12 +149,18 @@ def _check(options: Options, inputs: Inputs) -> _Checked:
     if is_distribution:
         check_ignore_index(options)
         labels, q = (target, None) if target.dtype.kind == "i" else (None, target)
-        return _make(_Checked, (x, axis, target, True, labels, (), q, w, s, saved, upstream, scale))
+        return _make(Checked, (x, axis, target, True, labels, (), q, w, s, saved, upstream, scale))
     labels, ignore = as_labels(target, options.ignore, options.ignore_beyond)
-    return _make(_Checked, (x, axis, target, False, labels, ignore, None, w, s, saved, upstream, scale))
+    return _make(Checked, (x, axis, target, False, labels, ignore, None, w, s, saved, upstream, scale))
 
 
-def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows: int) -> tuple[_Checked, float, float]:
+def besides_logits(checked: Checked) -> tuple[Array | None, ...]:
+    """The arrays that kernels read besides the logits; None for those that a call does not have."""
+    _, _, _, _, labels, _, q, *per_class_or_row, _ = checked
+    return labels, q, *per_class_or_row
+
+
+def denominators(backend: Backend, options: Options, checked: Checked, n_rows: int) -> tuple[Checked, float, float]:
     """Scan the labels; returns the call and the denominators of its loss and of its z-loss, 1 where there is no mean.
 
     A mean does not change when all weights in its denominator are multiplied by one number.  So extreme weights are
@@ -185,26 +190,34 @@ def _denominators(backend: Backend, options: Options, checked: _Checked, n_rows:
     return checked, found.weight_sum, found.sample_sum
 
 
-def _slabs(
-    options: Options, checked: _Checked, grad: Array | None, rows: Array | None, denominators: tuple[float, float]
+def make_slabs(
+    options: Options,
+    checked: Checked,
+    results: tuple[Array | None, Array | None],
+    denominators: tuple[float, float],
+    second_order: tuple[Array | None, Array | None] = (None, None),
 ) -> Iterable[Slab]:
-    """The call as (A, B, C) views, several where one cannot describe the layout; misaligned arrays are copied."""
+    """The call as (A, B, C) views, several where one cannot describe the layout; misaligned arrays are copied.
+
+    `results`: the gradient and the losses of the rows.  `second_order`: the vector of a Hessian-vector product, and the
+    diagonal of the Hessian.
+    """
     x, axis, _, _, labels, ignore, q, w, s, saved, upstream, scale = checked
-    d1, d2 = denominators
+    (grad, rows), (d1, d2), (v, diag) = results, denominators, second_order
     shared = (
         ignore, options.label_smoothing, options.logit_scale, options.softcap, options.z_loss * (d1 / d2), d1,
         scale / d1, options.n_threads, options.is_plain and labels is not None and w is None and s is None,
     )  # fmt: skip
-    layout = canonical(axis, x, q, grad)
+    layout = canonical(axis, x, q, grad, v, diag)
     per_row = [
         None if array is None else array.reshape(-1, layout.a, layout.b) for array in (labels, s, rows, saved, upstream)
     ]
     slabs = []
-    for i, (x_view, q_view, grad_view) in enumerate(layout.slabs()):
+    for i, (x_view, q_view, grad_view, v_view, diag_view) in enumerate(layout.slabs()):
         labels_i, s_i, rows_i, lse_i, upstream_i = (None if array is None else array[i] for array in per_row)
         part: Problem = _make(Problem, (x_view, labels_i, q_view, w, s_i, *shared))
-        slabs.append(Slab(part, rows_i, grad_view, lse_i, upstream_i))
-    return slabs if is_aligned(x, q, grad) else aligned_slabs(slabs)
+        slabs.append(Slab(part, rows_i, grad_view, lse_i, upstream_i, v_view, diag_view))
+    return slabs if is_aligned(x, q, grad, v, diag) else aligned_slabs(slabs)
 
 
 def _prepare_fast_path(
@@ -256,7 +269,7 @@ def _prepare_fast_path(
         ),
     )  # fmt: skip
     grad_view = None if grad is None else grad[None]
-    slab: Slab = _make(Slab, (problem, None if rows is None else rows[None], grad_view, None, None))
+    slab: Slab = _make(Slab, (problem, None if rows is None else rows[None], grad_view, None, None, None, None))
     return _make(Prepared, ((slab,), rows, grad, denominator, dtype))
 
 
@@ -274,7 +287,7 @@ def _is_plain_out(out: Array, logits: Array, labels: Array) -> bool:
     )
 
 
-def _scan(backend: Backend, options: Options, checked: _Checked) -> LabelScan:
+def _scan(backend: Backend, options: Options, checked: Checked) -> LabelScan:
     """The backend's pass over the labels; IndexError for the first one that is out of range and not ignored."""
     labels, s = checked.labels, checked.sample_weight
     assert labels is not None

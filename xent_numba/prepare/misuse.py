@@ -34,6 +34,7 @@ _NAMES = {
     "n_threads": ("num_threads", "n_jobs"),
     "lse": ("precomputed_lse",),
     "grad_output": ("gradient",),
+    "vector": ("v", "vectors", "tangent", "tangents"),
     "grad_out": ("out",),
     "out": ("grad_out",),
 }
@@ -95,7 +96,8 @@ def _raise_hint(function: Callable[..., object], args: Sequence[object], kwargs:
         likely = (first, "axis", "sample_weight", "out")
         rest = next(_written(key, surplus[0]) for key in likely if key in parameters)
         if positional:
-            message = f"{name}() takes {' and '.join(positional)} by position; pass the rest by name, as in {rest}"
+            taken = " and ".join(filter(None, (", ".join(positional[:-1]), positional[-1])))
+            message = f"{name}() takes {taken} by position; pass the rest by name, as in {rest}"
         else:
             message = f"{name}() takes its options by name, as in {rest}; the object takes the arrays: {_OBJECT}"
         raise TypeError(message) from None

@@ -8,6 +8,7 @@ import numpy as np
 
 from xent_numba.backends.protocol import LabelScan, RowFields
 from xent_numba.backends.reference.blocks import BLOCK, block_rows, is_kept, per_row, store, times, transform
+from xent_numba.backends.reference.curvature import block_hessian_diag, block_hvp, transform_term
 from xent_numba.backends.reference.loss import block_losses, effective_target, store_gradient
 from xent_numba.backends.reference.row_statistics import block_fields
 from xent_numba.backends.reference.statistics import block_stats, stats_from
@@ -110,6 +111,30 @@ class Reference:
         with np.errstate(all="ignore"):
             for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
                 block_fields(problem, block, RowFields(*(None if out is None else out[block] for out in fields)))
+
+    def cross_entropy_hvp(self, problem: Problem, vector: Array, product: Array, gauss_newton: bool) -> None:
+        """See `protocol.Backend`."""
+        with np.errstate(all="ignore"):
+            for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
+                z, lost, slope = transform(block_rows(problem.logits, block), problem)
+                target, stats, v = effective_target(problem, block), block_stats(z, lost), block_rows(vector, block)
+                values = slope * block_hvp(stats, target, problem, slope * v)
+                if not gauss_newton:
+                    values = values + transform_term(z, slope, stats, target, problem) * v
+                factor = per_row(problem.sample_weight, block) * problem.grad_scale
+                store(product, block, np.where(target.kept, values * factor, 0.0))
+
+    def cross_entropy_grad_and_hessian_diag(self, problem: Problem, grad: Array, diag: Array) -> None:
+        """See `protocol.Backend`."""
+        with np.errstate(all="ignore"):
+            for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
+                z, lost, slope = transform(block_rows(problem.logits, block), problem)
+                target, stats = effective_target(problem, block), block_stats(z, lost)
+                factor = per_row(problem.sample_weight, block) * problem.grad_scale
+                values = slope * slope * block_hessian_diag(stats, target, problem)
+                values = values + transform_term(z, slope, stats, target, problem)
+                store(diag, block, np.where(target.kept, values * factor, 0.0))
+                store_gradient(grad, block, stats, target, problem, slope * factor)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x − lse)."""

@@ -70,7 +70,13 @@ def block_losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, z_co
 
 
 def store_gradient(grad: Array, block: Block, stats: Stats, target: Target, problem: Problem, factor: Float64s) -> None:
-    """Write (T p − t + 2 λ lse p) · factor; 0 in ignored rows.
+    """Write (T p − t + 2 λ lse p) · factor; 0 in ignored rows."""
+    g = block_gradient(stats, target, problem)
+    store(grad, block, np.where(target.kept, g * factor, 0.0))
+
+
+def block_gradient(stats: Stats, target: Target, problem: Problem) -> Float64s:
+    """∂loss/∂z = T p − t + 2 λ lse p as (R, C).
 
     At the maximum, where p may be nearly 1, T p − t is (T − t) p − t (1 − p): a one-hot distribution keeps its digits.
     """
@@ -87,4 +93,4 @@ def store_gradient(grad: Array, block: Block, stats: Stats, target: Target, prob
         np.put_along_axis(g, stats.first, (total - top) * p_top - top * (stats.others / stats.sums), axis=1)
     if problem.z_coefficient:
         g = g + 2.0 * problem.z_coefficient * stats.lse * p
-    store(grad, block, np.where(target.kept, g * factor, 0.0))
+    return g

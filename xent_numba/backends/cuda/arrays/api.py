@@ -121,6 +121,40 @@ def _empty_statistic(name: str, shape: tuple[int, ...], x: Adopted) -> Adopted:
     return result
 
 
+def hvp(
+    options: Options,
+    logits: Any,
+    target: Any,
+    vector: Any,
+    weight: Any = None,
+    sample_weight: Any = None,
+    *,
+    gauss_newton: bool = False,
+    out: Any = None,
+) -> Any:
+    """`cross_entropy_hvp`, which has no kernels for arrays on a GPU yet."""
+    raise NotImplementedError(
+        "backend 'cuda' does not support cross_entropy_hvp of arrays on a GPU yet; copy them to the host"
+    )
+
+
+def grad_and_hessian_diag(
+    options: Options,
+    logits: Any,
+    target: Any,
+    weight: Any = None,
+    sample_weight: Any = None,
+    *,
+    grad_out: Any = None,
+    diag_out: Any = None,
+) -> tuple[Any, Any]:
+    """`cross_entropy_grad_and_hessian_diag`, which has no kernels for arrays on a GPU yet."""
+    raise NotImplementedError(
+        "backend 'cuda' does not support cross_entropy_grad_and_hessian_diag of arrays on a GPU yet; copy them to the "
+        "host"
+    )
+
+
 def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:
     """Where the gradient goes."""
     x = inputs.logits

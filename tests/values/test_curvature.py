@@ -1,0 +1,188 @@
+"""Hessian-vector products and the diagonal of the Hessian, against 200 digits and against each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import xent_numba as xn
+from tests.support.exact import exact_curvature
+from tests.support.logits import random_logits
+
+# Rows whose second derivatives are tiny, or are lost where 1 − p is computed as it is written.
+HARD = np.array(
+    [
+        [20.0, 0.0, 0.0, -1.0],
+        [-200.0, -300.0, -301.0, -320.0],
+        [0.0, 0.0, 0.0, 0.0],
+        [36.0, 36.0, 0.0, -5.0],
+        [1e3, 1e3 - 30.0, 1e3 - 31.0, 1e3 - 60.0],
+        [0.5, -0.5, 0.25, 60.0],
+    ]
+)
+LABELS = np.array([0, 1, 2, 0, 3, 3])
+
+
+def relative_error(values, exact):
+    """The largest relative error of the elements, of those of a normal size."""
+    exact = np.array([[float(e) for e in row] for row in exact])
+    counts = np.abs(exact) > np.finfo(np.float32).tiny
+    return float(np.max(np.abs(values[counts].astype(float) - exact[counts]) / np.abs(exact[counts])))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_relative_accuracy_where_a_row_is_certain(dtype, backend):
+    x, eps = HARD.astype(dtype), float(np.finfo(dtype).eps)
+    units = np.eye(4, dtype=dtype)
+    size = 4 + 104  # the size of the accuracy law, (4 + |ln v|) ulp, for the least float32
+    for target in (LABELS, units[LABELS]):
+        _, diag = xn.cross_entropy_grad_and_hessian_diag(x, target, reduction="sum")
+        _, expected = exact_curvature(x, target, x)
+        assert relative_error(diag, expected) < size * eps
+        for j in range(4):  # where v is one class, no element is the difference of two nearly equal numbers
+            v = np.tile(units[j], (len(x), 1))
+            expected, _ = exact_curvature(x, target, v)
+            found = xn.cross_entropy_hvp(x, target, v, reduction="sum")
+            assert relative_error(found, expected) < size * eps
+            shifted = xn.cross_entropy_hvp(x, target, v + dtype(8.0), reduction="sum")  # H 1 = 0: nothing changes
+            np.testing.assert_allclose(shifted, found, rtol=size * eps, atol=np.finfo(dtype).tiny)
+
+
+OPTIONS = [
+    {},
+    {"label_smoothing": 0.1, "weight": [0.5, 1.0, 0.0, 2.0, 3.0]},
+    {"logit_scale": -0.7, "sample_weight": [1.0, 0.0, 2.0, 0.5, 3.0, 1.0, 1.0], "z_loss": 0.1},
+    {"softcap": 5.0, "logit_scale": 1.3, "z_loss": 1e-3},
+]
+
+
+@pytest.mark.parametrize("gauss_newton", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options) or "plain")
+@pytest.mark.parametrize("kind", ["labels", "distribution"])
+def test_every_option(kind, options, gauss_newton, backend, rng):
+    x = rng.normal(scale=3.0, size=(7, 5))
+    v = rng.normal(size=x.shape)
+    target = np.array([0, 1, -100, 3, 4, -100, 1]) if kind == "labels" else np.exp(rng.normal(size=x.shape))
+    exact = {"z_coefficient" if name == "z_loss" else name: value for name, value in options.items()}
+    product, _ = exact_curvature(x, target, v, gauss_newton=gauss_newton, **exact)
+    found = xn.cross_entropy_hvp(x, target, v, gauss_newton=gauss_newton, reduction="none", **options)
+    np.testing.assert_allclose(found, product.astype(float), rtol=1e-12, atol=1e-13)
+    _, exact_diag = exact_curvature(x, target, v, **exact)
+    grad, diag = xn.cross_entropy_grad_and_hessian_diag(x, target, reduction="sum", **options)
+    np.testing.assert_allclose(diag, exact_diag.astype(float), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        grad, xn.cross_entropy_grad(x, target, reduction="sum", **options), rtol=1e-12, atol=1e-14
+    )
+
+
+def test_the_mean_divides_as_that_of_the_loss_does(backend, rng):
+    x, v = rng.normal(size=(2, 7, 5))
+    y = np.array([0, 1, -100, 3, 4, -100, 1])
+    w, s = rng.random(5), rng.random(7)
+    options = {"weight": w, "sample_weight": s}
+    total = (s * w[np.maximum(y, 0)])[y >= 0].sum()
+    by_sum = xn.cross_entropy_hvp(x, y, v, reduction="sum", **options)
+    np.testing.assert_allclose(xn.cross_entropy_hvp(x, y, v, **options), by_sum / total, rtol=1e-12, atol=1e-16)
+    by_sum = xn.cross_entropy_grad_and_hessian_diag(x, y, reduction="sum", **options)
+    for found, expected in zip(xn.cross_entropy_grad_and_hessian_diag(x, y, **options), by_sum, strict=True):
+        np.testing.assert_allclose(found, expected / total, rtol=1e-12, atol=1e-16)
+
+
+def test_ignored_rows_are_not_read(backend, rng):
+    x, v = rng.normal(size=(2, 6, 9)).astype(np.float32)
+    y = np.array([1, -100, 3, -100, 8, 0])
+    expected = xn.cross_entropy_hvp(x, y, v), *xn.cross_entropy_grad_and_hessian_diag(x, y)
+    x[y < 0], v[y < 0] = np.nan, np.nan
+    found = xn.cross_entropy_hvp(x, y, v), *xn.cross_entropy_grad_and_hessian_diag(x, y)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert not one[y < 0].any()
+        assert one[y >= 0].all()
+
+
+def test_edges(backend):
+    for dtype in (np.float64, np.float32):
+        x = np.array([[-np.inf, 1.0, 0.0], [-np.inf] * 3, [np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0]], dtype)
+        y = np.array([0, 0, 0, 0])
+        for target in (y, np.eye(3, dtype=dtype)[y]):
+            v = np.array([[1.0, 2.0, 3.0]] * 4, dtype)
+            hv = xn.cross_entropy_hvp(x, target, v, reduction="sum")
+            grad, diag = xn.cross_entropy_grad_and_hessian_diag(x, target, reduction="sum")
+            p = 1 / (1 + np.exp(-1.0))
+            np.testing.assert_allclose(hv[0], [0.0, -p * (1 - p), p * (1 - p)], rtol=1e-6)
+            np.testing.assert_allclose(diag[0], [0.0, p * (1 - p), p * (1 - p)], rtol=1e-6)
+            np.testing.assert_allclose(grad[0], [-1.0, p, 1 - p], rtol=1e-6)
+            for values in (hv, grad, diag):
+                assert np.isnan(values[1:]).all()
+        one = np.zeros((2, 1), dtype)
+        assert not xn.cross_entropy_hvp(one, [0, 0], one + 3).any()
+        grad, diag = xn.cross_entropy_grad_and_hessian_diag(one, [0, 0])
+        assert not grad.any()
+        assert not diag.any()
+
+
+def test_a_denominator_of_zero_gives_zeros(backend):
+    x = np.zeros((2, 3))
+    out, grad, diag = np.ones((3, 2, 3))
+    assert xn.cross_entropy_hvp(x, [-100, -100], x, out=out) is out
+    xn.cross_entropy_grad_and_hessian_diag(x, [-100, -100], grad_out=grad, diag_out=diag)
+    assert not out.any()
+    assert not grad.any()
+    assert not diag.any()
+    assert xn.cross_entropy_hvp(x[:0], np.zeros(0, int), x[:0]).shape == (0, 3)
+
+
+def layouts(rng, shape, dtype):
+    """Arrays of one shape in several layouts, the classes last."""
+    rows, classes = shape
+    yield rng.normal(size=shape).astype(dtype)
+    yield rng.normal(size=(classes, rows)).astype(dtype).T
+    yield rng.normal(size=(2 * rows, 2 * classes)).astype(dtype)[::2, ::-2]
+
+
+@pytest.mark.parametrize("classes", [5, 70, 600])
+def test_layouts_threads_and_in_place(classes, backend, rng):
+    y = rng.integers(0, classes, 37)
+    for x in layouts(rng, (37, classes), np.float32):
+        for v in layouts(rng, (37, classes), np.float32):
+            expected = xn.cross_entropy_hvp(x.astype(float), y, v.astype(float), backend="numpy")
+            found = xn.cross_entropy_hvp(x, y, v, n_threads=1)
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-9)
+            assert xn.cross_entropy_hvp(x, y, v, n_threads=2).tobytes() == found.tobytes()
+            np.testing.assert_allclose(xn.cross_entropy_hvp(x, y, v, out=np.empty_like(v)), found, rtol=1e-5, atol=1e-9)
+            for place in (0, 1):
+                arrays = x.copy(), v.copy()
+                assert xn.cross_entropy_hvp(*arrays[:1], y, arrays[1], out=arrays[place]) is arrays[place]
+                np.testing.assert_allclose(arrays[place], found, rtol=1e-5, atol=1e-9)
+        expected = xn.cross_entropy_grad_and_hessian_diag(x.astype(float), y, backend="numpy")
+        found = xn.cross_entropy_grad_and_hessian_diag(x, y, n_threads=1)
+        in_place = x.copy()
+        again = xn.cross_entropy_grad_and_hessian_diag(in_place, y, grad_out=in_place, n_threads=2)
+        assert again[0] is in_place
+        for one, other, third in zip(found, expected, again, strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-9)
+            np.testing.assert_allclose(third, one, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("v_dtype", [np.float64, np.float32, np.float16, np.int8])
+def test_vectors_of_every_dtype(v_dtype, backend, rng):
+    x = rng.normal(size=(8, 6)).astype(np.float32)
+    y = rng.integers(0, 6, 8)
+    v = rng.integers(-9, 9, x.shape).astype(v_dtype)
+    found = xn.cross_entropy_hvp(x, y, v)
+    assert found.dtype == np.float32
+    expected = xn.cross_entropy_hvp(x.astype(float), y, v.astype(float), backend="numpy")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(xn.cross_entropy_hvp(x.tolist(), y, v.tolist()), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_the_gauss_newton_matrix_is_semi_definite(backend, rng):
+    x = random_logits(rng, (4, 6), masked=False, offsets=False)
+    y = rng.integers(0, 6, 4)
+    options = {"softcap": 2.0, "reduction": "sum", "gauss_newton": True}
+    columns = [xn.cross_entropy_hvp(x, y, np.tile(unit, (4, 1)), **options) for unit in np.eye(6)]
+    for i in range(4):
+        hessian = np.array([column[i] for column in columns])
+        np.testing.assert_allclose(hessian, hessian.T, atol=1e-14)
+        assert np.linalg.eigvalsh(hessian)[0] > -1e-14
+        assert np.linalg.eigvalsh(hessian)[-1] <= 0.5

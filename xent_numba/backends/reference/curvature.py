@@ -1,0 +1,72 @@
+"""The second derivatives of the loss of a block of rows: Hessian-vector products, and the diagonal of the Hessian.
+
+With ∂loss/∂z = T p − t + 2 λ lse p and ∂p/∂z = diag p − p pᵀ, the Hessian of a row with respect to z = f(x) is
+
+    H = (T + 2 λ lse) (diag p − p pᵀ) + 2 λ p pᵀ
+
+and with respect to x it is diag f' · H · diag f' + diag (f'' ∂loss/∂z).  The last term is 0 without a softcap.
+
+Two sums never cancel.  1 − p_j is the sum of the other probabilities where p_j may be nearly 1.  And v_j − ⟨p, v⟩ is
+computed from the differences of v to its value at the most likely class, so that it keeps its digits where p is nearly
+1 there, and v is nearly the same everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from xent_numba.backends.compensated import sum_of
+from xent_numba.backends.reference.loss import block_gradient
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xent_numba.backends.protocol import Problem
+    from xent_numba.backends.reference.loss import Target
+    from xent_numba.backends.reference.statistics import Stats
+
+    Float64s = NDArray[np.float64]
+
+
+def block_hvp(stats: Stats, target: Target, problem: Problem, v: Float64s) -> Float64s:
+    """H v as (R, C), all with respect to z."""
+    p = stats.exps / stats.sums
+    v_top = np.take_along_axis(v, stats.first, axis=1)
+    above = v - v_top
+    mean_above = sum_of(p * above)
+    product = p * (_factor(stats, target, problem) * (above - mean_above))
+    zeta = problem.z_coefficient
+    if zeta:
+        product = product + 2.0 * zeta * p * (v_top + mean_above)
+    return product
+
+
+def block_hessian_diag(stats: Stats, target: Target, problem: Problem) -> Float64s:
+    """The diagonal of H as (R, C), with respect to z."""
+    p = stats.exps / stats.sums
+    others = 1.0 - p
+    np.put_along_axis(others, stats.first, stats.others / stats.sums, axis=1)
+    diag = _factor(stats, target, problem) * p * others
+    zeta = problem.z_coefficient
+    if zeta:
+        diag = diag + 2.0 * zeta * p * p
+    return diag
+
+
+def _factor(stats: Stats, target: Target, problem: Problem) -> Float64s:
+    """T + 2 λ lse as (R, 1), the factor of diag p − p pᵀ."""
+    total, zeta = target.w if target.t is None else sum_of(target.t), problem.z_coefficient
+    return total + 2.0 * zeta * stats.lse if zeta else total
+
+
+def transform_term(z: Float64s, slope: Float64s, stats: Stats, target: Target, problem: Problem) -> Float64s:
+    """f'' ∂loss/∂z as (R, C), what the curvature of a softcap adds to the diagonal with respect to x; 0 without one.
+
+    f' = s sech²(s x / c) has the derivative f'' = −2 (s / c) tanh(s x / c) f', and tanh(s x / c) is z / c.
+    """
+    if problem.softcap is None:
+        return np.zeros((1, 1))
+    bend = -2.0 * (problem.logit_scale / problem.softcap) * (z / problem.softcap) * slope
+    return bend * block_gradient(stats, target, problem)

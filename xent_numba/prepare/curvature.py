@@ -1,0 +1,85 @@
+"""From the arguments of the functions of second derivatives to slabs: the counterpart of `loss`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from xent_numba.prepare.inputs import as_vector, check_in_place, check_out
+from xent_numba.prepare.layout import overlaps, row_shape
+from xent_numba.prepare.loss import besides_logits, check_inputs, denominators, make_slabs
+from xent_numba.results import empty_like
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from xent_numba.backends.protocol import Backend, Slab
+    from xent_numba.prepare.loss import Checked, Inputs
+    from xent_numba.prepare.options import Options
+
+    Array = NDArray[Any]
+
+
+class PreparedCurvature(NamedTuple):
+    """A call ready to run: its slabs, and the arrays that they fill, the user's own where any were passed."""
+
+    slabs: Iterable[Slab]  # empty where there are no rows or the denominator is 0: the results are then final already
+    result: Array  # the Hessian-vector product, or the gradient
+    diag: Array  # the diagonal of the Hessian; for a product, the product again
+
+
+def as_flag(name: str, value: object) -> bool:
+    """True or False; TypeError for anything else."""
+    if not isinstance(value, (bool, np.bool)):
+        raise TypeError(f"{name} = {value!r} must be True or False, not {type(value).__name__}")
+    return bool(value)
+
+
+def prepare_hvp(backend: Backend, options: Options, inputs: Inputs, vector: Any, out: Any) -> PreparedCurvature:
+    """Validate a call of `cross_entropy_hvp` and bring it into canonical form; the product goes to `out`, or is new."""
+    checked = check_inputs(options, inputs)
+    x = checked.logits
+    v = as_vector(vector, x)
+    if out is None:
+        product = empty_like(x)
+    else:
+        product = check_out(out, "out", x.shape, x.dtype, x, *besides_logits(checked))
+        check_in_place(product, "out", v, "the vector", "the vector itself")
+    slabs = _slabs(backend, options, checked, product, v, None)
+    result: Array = product if out is None else out
+    return PreparedCurvature(slabs, result, result)
+
+
+def prepare_grad_and_hessian_diag(
+    backend: Backend, options: Options, inputs: Inputs, grad_out: Any, diag_out: Any
+) -> PreparedCurvature:
+    """Validate a call of `cross_entropy_grad_and_hessian_diag` and bring it into canonical form."""
+    checked = check_inputs(options, inputs)
+    x, others = checked.logits, besides_logits(checked)
+    grad = empty_like(x) if grad_out is None else check_out(grad_out, "grad_out", x.shape, x.dtype, x, *others)
+    diag = empty_like(x) if diag_out is None else check_out(diag_out, "diag_out", x.shape, x.dtype, x, *others)
+    if overlaps(diag, x):
+        raise ValueError("diag_out shares memory with the logits; pass an array of its own")
+    if overlaps(diag, grad):
+        raise ValueError("diag_out shares memory with grad_out; pass an array of its own")
+    slabs = _slabs(backend, options, checked, grad, None, diag)
+    return PreparedCurvature(slabs, grad if grad_out is None else grad_out, diag if diag_out is None else diag_out)
+
+
+def _slabs(
+    backend: Backend, options: Options, checked: Checked, result: Array, vector: Array | None, diag: Array | None
+) -> Iterable[Slab]:
+    """The slabs of a call; none where the results are final already, 0 where the denominator is."""
+    n_rows = math.prod(row_shape(checked.logits.shape, checked.axis))
+    checked, d1, d2 = denominators(backend, options, checked, n_rows)
+    if d1 != 0.0 and n_rows:
+        return make_slabs(options, checked, (result, None), (d1, d2), (vector, diag))
+    result.fill(0)
+    if diag is not None:
+        diag.fill(0)
+    return ()
