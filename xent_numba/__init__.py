@@ -10,7 +10,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 # Where things are, from the outside inwards:
 #
-# api, gradient, layer, probabilities
+# api, gradient, distillation, layer, probabilities
 #                              the public functions and the class: signatures, docstrings, a few lines of glue
 # signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
@@ -31,6 +31,7 @@ from xent_numba._version import __version__
 from xent_numba.api import cross_entropy, cross_entropy_and_grad
 from xent_numba.backends.registry import available_backends, get_backend, set_backend, use_backend
 from xent_numba.config import show_config
+from xent_numba.distillation import distillation_loss, distillation_loss_and_grad
 from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
@@ -42,6 +43,8 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_grad",
+    "distillation_loss",
+    "distillation_loss_and_grad",
     "get_backend",
     "log_softmax",
     "logsumexp",

@@ -64,6 +64,18 @@ class Slab(NamedTuple):
         return Slab(part, *cut)
 
 
+class DistillationProblem(NamedTuple):
+    """One validated call of a distillation loss, in the same canonical form as a `Problem`."""
+
+    student: Array  # (A, B, C) float64 | float32 | float16 | bfloat16, any strides
+    teacher: Array  # (A, B, C) the same, perhaps of another of these dtypes
+    sample_weight: Weights  # (A, B) contiguous
+    temperature: float  # τ > 0, finite
+    temperature_squared: bool  # whether losses and gradients are multiplied by τ²
+    grad_scale: float  # 1 / denominator
+    n_threads: int | None
+
+
 class LabelScan(NamedTuple):
     """What one pass over the labels finds.  m_i = 1 where row i is kept, 0 where it is ignored."""
 
@@ -111,6 +123,14 @@ class Backend(Protocol):
         """Gradient alone into `grad` (A, B, C), from a saved `lse` (A, B) where given, times `grad_output` (A, B).
 
         Both are contiguous float64.  Where `lse` is infinite or nan, the gradient of the whole row is nan.
+        """
+
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> NDArray[np.float64] | None:
+        """Divergence of the student from its teacher, and the student's gradient where `grad` (A, B, C) is given.
+
+        `rows` and the result are those of `cross_entropy`.
         """
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.backends.reference.blocks import BLOCK, block_rows, is_kept, per_row, store, times, transform
+from xent_numba.backends.reference.distillation import divergence, softened, student_gradient
 from xent_numba.backends.reference.loss import block_losses, effective_target, store_gradient
 from xent_numba.backends.reference.statistics import block_stats, stats_from
 from xent_numba.prepare.layout import row_blocks
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem
+    from xent_numba.backends.protocol import DistillationProblem, Problem
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -103,6 +104,27 @@ class Reference:
                 stats = block_stats(z, lost) if lse is None else stats_from(z, block_rows(lse[..., None], block))
                 factor = per_row(problem.sample_weight, block) * per_row(grad_output, block) * problem.grad_scale
                 store_gradient(grad, block, stats, target, problem, slope * factor)
+
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> Float64s | None:
+        """See `protocol.Backend`; one partial sum for each block."""
+        partials = []
+        temperature, squared = problem.temperature, problem.temperature_squared
+        with np.errstate(all="ignore"):
+            for block in row_blocks(problem.student.shape, BLOCK // problem.student.shape[2]):
+                s, t = block_rows(problem.student, block), block_rows(problem.teacher, block)
+                student, teacher = softened(s, temperature), softened(t, temperature)
+                found = divergence(t, s, teacher, student, temperature, squared=squared)
+                factor = per_row(problem.sample_weight, block)
+                losses = times(factor, found.kl)
+                partials.append(float(np.sum(losses)))
+                if rows is not None:
+                    rows[block] = losses.reshape(rows[block].shape)
+                if grad is not None:
+                    g = student_gradient(teacher, student, found.log_ratios) * (factor * problem.grad_scale)
+                    store(grad, block, g * temperature if squared else g / temperature)
+        return None if rows is not None else np.array(partials)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x − lse)."""
