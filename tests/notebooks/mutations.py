@@ -222,7 +222,7 @@ CPU = (
               "splat(1.001, factors.p_factor) * factors.p_factor, i, excluded"),
              first="04"),
     compiled("split: no rescaling",
-             (STATISTICS, "_rescale_one(lower_sum, lower.row_max, upper.row_max, scale, vtype)",
+             (STATISTICS, "rescale_one(lower_sum, lower.row_max, upper.row_max, scale, vtype)",
               "lower_sum"), first="04"),
     compiled("split: gradient without 1/N",
              (SPLIT, "gradient_factor(operands, i)", "gradient_factor(operands, i) / operands.grad_scale"), first="04"),

@@ -198,13 +198,15 @@ def specialize(choose: Any) -> Any:
     return _Specialized(choose)
 
 
-# Functions of one to five arguments that return None; Numba cannot inline a function with *args.
+# Functions of one to seven arguments that return None; Numba cannot inline a function with *args.
 _NONE = (
     lambda a: None,
     lambda a, b: None,
     lambda a, b, c: None,
     lambda a, b, c, d: None,
     lambda a, b, c, d, e: None,
+    lambda a, b, c, d, e, f: None,
+    lambda a, b, c, d, e, f, g: None,
 )
 
 

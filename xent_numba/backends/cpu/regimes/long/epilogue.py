@@ -75,7 +75,9 @@ def labelled(row: Any, top: Any) -> Any:
     """The `RowInput` with the class of a `Top` as that of the label; unchanged for None."""
     if isinstance(top, types.NoneType):
         return lambda row, top: row
-    return lambda row, top: RowInput(row.logits, row.classes, top.y, row.dense, row.transform, row.scale)
+    return lambda row, top: RowInput(
+        row.logits, row.classes, top.y, row.dense, row.transform, row.scale, row.top, row.measures
+    )
 
 
 @inline
@@ -129,6 +131,7 @@ def buffered_losses(buffer: Any, operands: Any, vtype: Any) -> Any:
         load(buffer.target_gap, 0, vtype64),
         load(buffer.target_sum, 0, vtype64),
         None,
+        None,
     )
     x_y, label_weight = load(buffer.x_y, 0, vtype64), load(buffer.label_weight, 0, vtype64)
     total = stats.sum_exp_others + target_exp(stats, x_y, operands.scale, vtype)
@@ -147,6 +150,7 @@ def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: A
         one_lane(terms.stats.sum_exp_others, vtype64),
         one_lane(terms.stats.target_gap, vtype64),
         one_lane(terms.stats.target_sum, vtype64),
+        None,
         None,
     )
     label_weight, x_y = one_lane(terms.label_weight, vtype64), one_lane(terms.x_y, vtype64)

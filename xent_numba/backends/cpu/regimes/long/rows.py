@@ -66,7 +66,7 @@ def _empty_gradient(grad: Any, operands: Any, vtype: Any) -> Any:
     output = RowOutput(row_pointer(grad, 0, 0), stack_buffer(vtype, 2), operands.streaming)
     coefficients = gradient_coefficients(GradientScalars(0.0, 0.0, 0.0, 0.0), operands.scale, vtype)
     row = row_input(operands, 0, 0)
-    nothing = RowInput(row.logits, 0, -1, row.dense, row.transform, row.scale)
+    nothing = RowInput(row.logits, 0, -1, row.dense, row.transform, row.scale, row.top, row.measures)
     return PendingGradient(nothing, output, coefficients, progress)
 
 
@@ -116,7 +116,7 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     if is_ignored(operands.labels, row.y):
         _complete_gradient(pending, 0, True, vtype)
         _write_zeros(out, row.classes, vtype)
-        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0, None), 0.0, 0.0, 0.0))  # a loss of 0
+        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0, None, None), 0.0, 0.0, 0.0))  # a loss of 0
         return pending
     factor = gradient_factor(operands, i)
     if saved_lse is not None:
