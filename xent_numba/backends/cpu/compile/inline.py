@@ -8,6 +8,7 @@ call of a kernel takes a third of the time for it.
     @inline        a function that is compiled for the types of its arguments
     @specialize    a function that is given the types of its arguments, and returns the function to compile for them
     @optional      a function that returns None where its first argument is None
+    by_class       a function that is looked up by the class of its first argument, a named tuple
 
 An option that is off is an argument None, and the machine code has only the instructions of the options in use.  Under
 `if argument is None`, or `is not None`, Numba drops the branch not taken before it infers any types, but only where the
@@ -196,6 +197,14 @@ class _Specialized(InlineFunction):
 def specialize(choose: Any) -> Any:
     """Make an inline function of `choose`, which returns the function to compile for given argument types."""
     return _Specialized(choose)
+
+
+def by_class(functions: dict[type, Any]) -> Any:
+    """Make an inline function of a table: the function to compile for each class of the first argument, a named tuple.
+
+    Whoever defines such a class adds its function to the table.
+    """
+    return specialize(lambda first, *rest: functions[first.instance_class])
 
 
 # Functions of one to seven arguments that return None; Numba cannot inline a function with *args.

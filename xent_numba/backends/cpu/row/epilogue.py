@@ -102,6 +102,13 @@ def log_sum(stats: Any, x_y: Any, total: Any) -> Any:
 
 
 @inline
+def sum_with_top(stats: Any, scale: Any, vtype: Any) -> Any:
+    """(S, log S) of rows whose statistics leave out their `Top`, all in float64."""
+    total = stats.sum_exp_others + target_exp(stats, stats.top.x, scale, vtype)
+    return total, log_sum(stats, stats.top.x, total)
+
+
+@inline
 def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
     """s · (a − b), which is finite where s · a and s · b are."""
     d = apply_scale(a - b, scale)

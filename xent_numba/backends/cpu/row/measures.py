@@ -118,8 +118,7 @@ def _stream(stream: Any, row: Any, i: int, vtype: Any) -> Any:
 def _stream_n(stream: Any, row: Any, i: int, count: int, vtype: Any) -> Any:
     """f'_j v_j for the `count` classes from i on; None for None."""
     zero = splat(0.0, vtype)
-    v = chain_rule(load_n(stream, i, count, zero), load_n(row.logits, i, count, zero), row.transform)
-    return v
+    return chain_rule(load_n(stream, i, count, zero), load_n(row.logits, i, count, zero), row.transform)
 
 
 @inline

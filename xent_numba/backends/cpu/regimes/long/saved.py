@@ -8,7 +8,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.regimes.long.epilogue import chain_rule_at_target, target_at
-from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars, store_element, subtract_dense_target_n
+from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars, store_element, subtract_dense_target
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, inverse_from_lse, target_exp
 from xent_numba.backends.cpu.row.operands import label_weight_of
 from xent_numba.backends.cpu.row.target import dense_target_n, exclude_target, is_distribution_type
@@ -88,7 +88,7 @@ def _gradient_from_lse(row: Any, output: Any, scalars: Any, vtype: Any) -> Any:
             readmitted += before.e
         others = first_n_or(exclude_target(e, i, left_out.y), count, zero)
         sum_exp_others, error = compensated_add(sum_exp_others, error, promote(others))
-        g = subtract_dense_target_n(e * p_factor, scalars.u_factor, row.dense, i, count)
+        g = subtract_dense_target(e * p_factor, scalars.u_factor, row.dense, i, count)
         g = chain_rule(g, x, row.transform)
         if count == lanes and head >= 0:
             stream(out, i, g)

@@ -24,9 +24,9 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
-from xent_numba.backends.cpu.regimes.long.block import dense_sums_of_block, max_of_block, sum_of_block
 from xent_numba.backends.cpu.regimes.long import measures as measuring
-from xent_numba.backends.cpu.regimes.long.gradient import write_pending
+from xent_numba.backends.cpu.regimes.long.block import dense_sums_of_block, max_of_block, sum_of_block
+from xent_numba.backends.cpu.regimes.long.pending import write_pending
 from xent_numba.backends.cpu.regimes.long.rescale import own_term, rescale, rescale_one
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of, with_measured
 from xent_numba.backends.cpu.row.measures import no_measure_sums, origin_at
@@ -43,7 +43,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
 from xent_numba.backends.cpu.simd.load_store import first_n_or
 from xent_numba.backends.cpu.simd.math import compensated_add, has_guard_digits, unscale, with_error
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
-from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, one_lane, opaque, select, splat
+from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, opaque, select, splat
 
 BLOCK_VECTORS = 16
 HEADROOM = 8.0  # how far above the shift a float32 logit may be: an error of 2e-9 per power of 2 is still small there
