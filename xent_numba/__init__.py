@@ -10,7 +10,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 # Where things are, from the outside inwards:
 #
-# api, gradient, curvature, layer, probabilities, statistics
+# api, gradient, curvature, distillation, layer, probabilities, statistics
 #                              the public functions and the class: signatures, docstrings, a few lines of glue
 # signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
@@ -32,6 +32,7 @@ from xent_numba.api import cross_entropy, cross_entropy_and_grad
 from xent_numba.backends.registry import available_backends, get_backend, set_backend, use_backend
 from xent_numba.config import show_config
 from xent_numba.curvature import cross_entropy_grad_and_hessian_diag, cross_entropy_hvp
+from xent_numba.distillation import distillation_loss, distillation_loss_and_grad
 from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
@@ -47,6 +48,8 @@ __all__ = [
     "cross_entropy_grad",
     "cross_entropy_grad_and_hessian_diag",
     "cross_entropy_hvp",
+    "distillation_loss",
+    "distillation_loss_and_grad",
     "get_backend",
     "log_softmax",
     "logsumexp",

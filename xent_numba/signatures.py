@@ -83,6 +83,21 @@ if TYPE_CHECKING:
         lse: AnyArray | None
         grad_output: AnyArray | None
 
+    class DistillationOptions(TypedDict, total=False):
+        """Those of the distillation losses that do not change the type of a result."""
+
+        temperature: Number
+        temperature_squared: bool | np.bool
+        axis: Integer
+        sample_weight: AnyArray | None
+        backend: str | None
+        n_threads: Integer | None
+
+    class DistillationWithGradOut(DistillationOptions, Generic[Float], total=False):
+        """Those of `distillation_loss_and_grad`."""
+
+        grad_out: NDArray[Float] | None
+
     class RowwiseOptions(TypedDict, total=False):
         """Those of softmax, log_softmax and logsumexp."""
 

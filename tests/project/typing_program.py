@@ -70,6 +70,19 @@ def second_derivatives() -> None:
     assert_type(unreduced, tuple[NDArray[np.float64], NDArray[np.float64]])
 
 
+def distillation() -> None:
+    """Of the student's dtype, as of logits; the teacher's does not matter."""
+    assert_type(xn.distillation_loss(double, half), np.float64)
+    assert_type(xn.distillation_loss(single, double, temperature=2, temperature_squared=True), np.float32)
+    assert_type(xn.distillation_loss(half, [[1, 0, 0], [0, 1, 0]], sample_weight=[1, 2]), np.float32)
+    assert_type(xn.distillation_loss(single, single, reduction="none"), NDArray[np.float32])
+    assert_type(xn.distillation_loss(half, half, reduction="none"), NDArray[np.float32])
+    assert_type(xn.distillation_loss_and_grad(double, single), tuple[np.float64, NDArray[np.float64]])
+    assert_type(xn.distillation_loss_and_grad(half, single, grad_out=half), tuple[np.float32, NDArray[np.float16]])
+    rows = xn.distillation_loss_and_grad(single, double, reduction="none", grad_out=single)
+    assert_type(rows, tuple[NDArray[np.float32], NDArray[np.float32]])
+
+
 def probabilities() -> None:
     """Of the logits' dtype; the logsumexp has that of the loss."""
     assert_type(xn.softmax(half), NDArray[np.float16])

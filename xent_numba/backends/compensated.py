@@ -21,6 +21,13 @@ def _lost(a: Float64s, b: Float64s, total: Float64s) -> Float64s:
     return (a - (total - part)) + (b - part)
 
 
+def difference(a: Float64s, b: Float64s) -> tuple[Float64s, Float64s]:
+    """a − b and its exact rounding error, 0 where that is not finite."""
+    d = a - b
+    lost = _lost(a, -b, d)
+    return d, np.where(np.isfinite(lost), lost, 0.0)
+
+
 def product(x: Float64s, scale: float) -> tuple[Float64s, Float64s]:
     """scale · x and its exact rounding error (Dekker's product); the error is 0 where its computation overflows."""
 

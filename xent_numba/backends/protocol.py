@@ -76,6 +76,18 @@ class RowFields(NamedTuple):
     logsumexp: Array | None  # of the dtype of a loss
 
 
+class DistillationProblem(NamedTuple):
+    """One validated call of a distillation loss, in the same canonical form as a `Problem`."""
+
+    student: Array  # (A, B, C) float64 | float32 | float16 | bfloat16, any strides
+    teacher: Array  # (A, B, C) the same, perhaps of another of these dtypes
+    sample_weight: Weights  # (A, B) contiguous
+    temperature: float  # τ > 0, finite
+    temperature_squared: bool  # whether losses and gradients are multiplied by τ²
+    grad_scale: float  # 1 / denominator
+    n_threads: int | None
+
+
 class LabelScan(NamedTuple):
     """What one pass over the labels finds.  m_i = 1 where row i is kept, 0 where it is ignored."""
 
@@ -142,6 +154,14 @@ class Backend(Protocol):
         """The gradient and the diagonal of the Hessian of problem.grad_scale · Σ_i row_i, both (A, B, C), in one pass.
 
         `grad` may be the logits; `diag` shares no memory with any other array.
+        """
+
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> NDArray[np.float64] | None:
+        """Divergence of the student from its teacher, and the student's gradient where `grad` (A, B, C) is given.
+
+        `rows` and the result are those of `cross_entropy`.
         """
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:

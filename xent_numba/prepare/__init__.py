@@ -4,6 +4,7 @@ loss       `prepare`: a call of a loss function becomes `protocol.Slab`s, each w
 curvature  the same for Hessian-vector products, and for the gradient with the diagonal of the Hessian
 rowwise    `prepare_rowwise`: the same for softmax, log_softmax and logsumexp, which have neither target nor reduction
 statistics `prepare_statistics`: the same for row_statistics, which has class indices or no target, and no reduction
+distillation  `prepare_distillation`: the same for the distillation losses, of two arrays of logits
 options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
 layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied
@@ -16,7 +17,7 @@ misuse     arguments in the names or the order of other libraries: what to write
 Every error about an argument is raised here or, for a backend, in the registry before: always before anything is
 written, and in the same words on every backend:
 
-    a scalar option of the wrong type or out of range                options.make_options
+    a scalar option of the wrong type or out of range                options.make_options, as_temperature, as_flag
     an argument that a function does not have                        misuse.explain_misuse
     the target passed first                                          misuse.raise_if_swapped
     a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_factors, …

@@ -54,29 +54,32 @@ def as_array(value: object, name: str) -> Array:
         return read_unusual(value, name, error)
 
 
-def as_logits(value: ArrayLike, axis: int) -> tuple[Array, int]:
-    """Logits as a floating-point array (float64 for integers), and the class axis counted from the front."""
-    array = as_array(value, "logits")
+def as_logits(value: ArrayLike, axis: int, name: str = "logits") -> tuple[Array, int]:
+    """Logits as a floating-point array (float64 for integers), and the class axis counted from the front.
+
+    `name` is what the function calls them, for error messages.
+    """
+    array = as_array(value, name)
     dtype = array.dtype
     if dtype not in _FLOATS and not is_bfloat16(dtype):
         if not dtype.isnative:
             raise TypeError(
-                f"logits have dtype {dtype.str!r}, which is not in this machine's byte order; "
-                "convert them with logits.astype(logits.dtype.newbyteorder('='))"
+                f"{name} have dtype {dtype.str!r}, which is not in this machine's byte order; "
+                f"convert them with {name}.astype({name}.dtype.newbyteorder('='))"
             )
         if dtype.kind not in "iu":
             raise TypeError(
-                f"logits have dtype {dtype}; they must be {FLOAT_CHOICES} (or integers, which become float64)"
-                + _conversion("logits", dtype)
+                f"{name} have dtype {dtype}; they must be {FLOAT_CHOICES} (or integers, which become float64)"
+                + _conversion(name, dtype)
             )
         array = array.astype(np.float64)
     if array.ndim == 0:
-        raise ValueError("logits are a single number; they need at least one axis, the classes")
+        raise ValueError(f"{name} are a single number; they need at least one axis, the classes")
     if not -array.ndim <= axis < array.ndim:
-        raise np.exceptions.AxisError(f"axis = {axis} is out of range for logits of shape {array.shape}")
+        raise np.exceptions.AxisError(f"axis = {axis} is out of range for {name} of shape {array.shape}")
     axis %= array.ndim
     if array.shape[axis] == 0:
-        raise ValueError(f"logits of shape {array.shape} have no classes along axis {axis}")
+        raise ValueError(f"{name} of shape {array.shape} have no classes along axis {axis}")
     return array, axis
 
 

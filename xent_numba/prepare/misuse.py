@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 _NAMES = {
     "logits": ("input", "inputs", "x", "a", "scores", "y_pred", "y_score"),
     "target": ("targets", "label", "labels", "y", "y_true"),
+    "student_logits": ("logits", "student", "student_output"),
+    "teacher_logits": ("target", "teacher", "teacher_output"),
     "axis": ("dim",),
+    "temperature": ("T", "tau", "temp"),
     "weight": ("weights", "class_weight", "class_weights"),
     "sample_weight": ("sample_weights",),
     "ignore_index": ("ignored_index", "ignore_class"),
@@ -55,6 +58,8 @@ _ADVICE = {
     "size_average": _REDUCTION,
     "normalize": _REDUCTION,
     "temperature": ("logit_scale", "write logit_scale=1 / temperature"),
+    "logit_scale": ("temperature", "write temperature=1 / logit_scale"),
+    "log_target": ("teacher_logits", "teacher_logits may be log-probabilities, if the temperature is 1"),
     "from_logits": ("logits", "logits are always unnormalised; in place of probabilities p, pass np.log(p)"),
     "where": _MASK,
     "mask": _MASK,
@@ -91,9 +96,10 @@ def _raise_hint(function: Callable[..., object], args: Sequence[object], kwargs:
     positional = [key for key, one in parameters.items() if one.kind is not Parameter.KEYWORD_ONLY]
     surplus = args[len(signature(function).parameters) - len(parameters) + len(positional) :]
     if surplus:
-        # The third argument is the class weights in PyTorch, and the axis in Optax, as is the second of a softmax.
+        # The third argument is the class weights in PyTorch, the axis in Optax, as is the second of a softmax, and the
+        # temperature of a distillation.
         first = "axis" if _is_number(surplus[0]) else "reduction" if isinstance(surplus[0], str) else "weight"
-        likely = (first, "axis", "sample_weight", "out")
+        likely = ("temperature" if first == "axis" else first, first, "axis", "sample_weight", "out")
         rest = next(_written(key, surplus[0]) for key in likely if key in parameters)
         if positional:
             taken = " and ".join(filter(None, (", ".join(positional[:-1]), positional[-1])))

@@ -109,6 +109,21 @@ def _cached(*values: object) -> Options:
     return _build(*values)
 
 
+def as_temperature(value: object) -> float:
+    """A finite temperature above 0."""
+    temperature = _real("temperature", value)
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"temperature = {value!r} must be finite and greater than 0")
+    return temperature
+
+
+def as_flag(name: str, value: object) -> bool:
+    """True or False; TypeError for anything else, as for a number that was meant for another option."""
+    if isinstance(value, (bool, np.bool)):
+        return bool(value)
+    raise TypeError(f"{name} = {value!r} must be True or False, not {type(value).__name__}")
+
+
 def _reduction(value: object) -> str:
     """One of `REDUCTIONS`."""
     if isinstance(value, str) and value in REDUCTIONS:

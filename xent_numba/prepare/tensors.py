@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+# An argument whose gradient is computed -> the function that does.
+_GRADIENTS = {"logits": "cross_entropy_and_grad", "student_logits": "distillation_loss_and_grad"}
+
 
 def is_tensor(value: object) -> bool:
     """Whether this is a tensor of PyTorch."""
@@ -44,10 +47,11 @@ def refuse_gradient(value: Any, name: str) -> None:
         value = value[0]
     if getattr(value, "requires_grad", False) is True and _records_gradients():
         refused = f"{name} is a tensor that requires a gradient, which would be lost here; pass {name}.detach()"
-        if name != "logits":
-            raise TypeError(f"{refused}; gradients are those of the logits alone") from None
+        if name not in _GRADIENTS:
+            differentiated = "student's logits" if name == "teacher_logits" else "logits"
+            raise TypeError(f"{refused}; gradients are those of the {differentiated} alone") from None
         raise TypeError(
-            f"{refused}, and take the gradient from cross_entropy_and_grad, in a torch.autograd.Function whose "
+            f"{refused}, and take the gradient from {_GRADIENTS[name]}, in a torch.autograd.Function whose "
             "backward returns it"
         ) from None
     if _is_a(value, "jax", "Tracer"):

@@ -6,6 +6,7 @@ statistics       maxima, sums of exponentials, logsumexp
 loss             the loss and its gradient
 row_statistics   what a row can tell: log-probability, entropy, argmax, rank
 curvature        the second derivatives of the loss
+distillation     the divergence of a student from its teacher, and its gradient
 
 A block has shape (R, C): R rows, C classes.  A quantity with one value for each row has shape (R, 1).  Two rules avoid
 cancellation; they stand at the top of `statistics` and `loss`.

@@ -9,6 +9,7 @@ import numpy as np
 from xent_numba.backends.protocol import LabelScan, RowFields
 from xent_numba.backends.reference.blocks import BLOCK, block_rows, is_kept, per_row, store, times, transform
 from xent_numba.backends.reference.curvature import block_hessian_diag, block_hvp, transform_term
+from xent_numba.backends.reference.distillation import divergence, softened, student_gradient
 from xent_numba.backends.reference.loss import block_losses, effective_target, store_gradient
 from xent_numba.backends.reference.row_statistics import block_fields
 from xent_numba.backends.reference.statistics import block_stats, stats_from
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem
+    from xent_numba.backends.protocol import DistillationProblem, Problem
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -135,6 +136,27 @@ class Reference:
                 values = values + transform_term(z, slope, stats, target, problem)
                 store(diag, block, np.where(target.kept, values * factor, 0.0))
                 store_gradient(grad, block, stats, target, problem, slope * factor)
+
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> Float64s | None:
+        """See `protocol.Backend`; one partial sum for each block."""
+        partials = []
+        temperature, squared = problem.temperature, problem.temperature_squared
+        with np.errstate(all="ignore"):
+            for block in row_blocks(problem.student.shape, BLOCK // problem.student.shape[2]):
+                s, t = block_rows(problem.student, block), block_rows(problem.teacher, block)
+                student, teacher = softened(s, temperature), softened(t, temperature)
+                found = divergence(t, s, teacher, student, temperature, squared=squared)
+                factor = per_row(problem.sample_weight, block)
+                losses = times(factor, found.kl)
+                partials.append(float(np.sum(losses)))
+                if rows is not None:
+                    rows[block] = losses.reshape(rows[block].shape)
+                if grad is not None:
+                    g = student_gradient(teacher, student, found.log_ratios) * (factor * problem.grad_scale)
+                    store(grad, block, g * temperature if squared else g / temperature)
+        return None if rows is not None else np.array(partials)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x − lse)."""

@@ -1,0 +1,329 @@
+"""The distillation losses: against 100 digits and PyTorch, where rows are nearly equal, and at every edge."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import mpmath
+import numpy as np
+import pytest
+
+import xent_numba as xn
+from tests.support.exact import ulps
+
+INF, NAN = math.inf, math.nan
+FLOATS = [np.float32, np.float64]
+DIGITS = 100
+
+
+def exact(student, teacher, temperature=1.0):
+    """The KL of each row and its gradient for the student, with so many digits."""
+    with mpmath.workdps(DIGITS):
+        mp, tau = mpmath.mpf, mpmath.mpf(temperature)
+        losses, grads = [], np.zeros(student.shape, object)
+        for i, rows in enumerate(zip(teacher, student, strict=True)):
+            probabilities, logarithms = [], []
+            for row in rows:
+                x = [mp(float(v)) / tau for v in row]
+                top = max(x)
+                lse = top + mpmath.log(mpmath.fsum(mpmath.exp(v - top) for v in x))
+                logarithms.append([v - lse for v in x])
+                probabilities.append([mpmath.exp(v - lse) for v in x])
+            (p, q), (log_p, log_q) = probabilities, logarithms
+            losses.append(mpmath.fsum(p[j] * (log_p[j] - log_q[j]) for j in range(len(p)) if p[j] != 0))
+            for j in range(len(p)):
+                grads[i, j] = (q[j] - p[j]) / tau
+        return losses, grads
+
+
+def rows_of(dtype, shape=(6, 37), scale=2.0, seed=0):
+    """Logits of a student and a teacher."""
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(scale=scale, size=shape).astype(dtype) for _ in range(2))
+
+
+def loss_and_grad(student, teacher, **options):
+    """Both, after a check that the loss alone has the same bits."""
+    loss, grad = xn.distillation_loss_and_grad(student, teacher, **options)
+    np.testing.assert_array_equal(xn.distillation_loss(student, teacher, **options), loss, strict=True)
+    return loss, grad
+
+
+def check(student, teacher, bound=8.0, **options):
+    """Losses within `bound` + |ln KL| ulp of the exact ones, gradients within as many of the larger probability."""
+    temperature = options.get("temperature", 1.0)
+    losses, grads = exact(student.astype(np.float64), teacher.astype(np.float64), temperature)
+    precision = np.result_type(np.float32, student.dtype)
+    found, grad = loss_and_grad(student, teacher, reduction="none", **options)
+    for value, truth in zip(found, losses, strict=True):
+        assert value >= 0
+        if truth < mpmath.mpf(10) ** (10 - DIGITS):
+            assert value == 0
+        elif truth > np.finfo(precision).tiny:
+            assert ulps(value, truth, precision) <= bound + abs(float(mpmath.log(truth))), (value, truth)
+    p, q = (xn.softmax(x.astype(np.float64) / temperature, backend="numpy") for x in (teacher, student))
+    most = np.maximum(p, q) / temperature
+    error = np.abs(grad.astype(np.float64) - grads.astype(np.float64))
+    allowed = np.finfo(grad.dtype).eps * (bound + np.abs(np.log(most))) * most + np.finfo(grad.dtype).smallest_normal
+    assert (error <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [1, 2, 37, 400])
+def test_values(classes, dtype, backend):
+    for scale in (0.01, 1.0, 30.0):
+        check(*rows_of(dtype, (3, classes), scale))
+    check(*rows_of(dtype, (3, classes)), temperature=4.0)
+    check(*rows_of(dtype, (3, classes)), temperature=0.125)
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-8, 1e-15])
+@pytest.mark.parametrize("classes", [3, 300])
+def test_nearly_equal_rows_have_all_their_digits(classes, size, backend):
+    """The KL goes down to 1e-30; logits near 0 let neighbouring rows be so close."""
+    rng = np.random.default_rng(classes)
+    apart = rng.normal(scale=size, size=(3, classes))
+    for dtype in FLOATS:
+        check(np.zeros((3, classes), dtype), apart.astype(dtype))
+        check(apart.astype(dtype), np.zeros((3, classes), dtype))
+    leading = apart.copy()
+    leading[:, 1] = 3.0
+    student = np.zeros((3, classes))
+    student[:, 1] = 3.0
+    check(student, leading)
+    check(student.astype(np.float32), leading.astype(np.float32))
+    check(student + 0.0, leading + np.array([[0.5], [-8.0], [1e3]]))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_neighbours_in_the_last_place(dtype, backend):
+    student, _ = rows_of(dtype, (4, 50))
+    teacher = student.copy()
+    teacher[:, 7] = np.nextafter(teacher[:, 7], dtype(INF))
+    check(student, teacher)
+    check(student, (teacher * dtype(1 + 4 * np.finfo(dtype).eps)).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [1, 10, 700])
+def test_equal_rows_are_exactly_0(classes, dtype, backend):
+    student, _ = rows_of(dtype, (5, classes))
+    student[3, 0] = -INF if classes > 1 else 2.0
+    loss, grad = loss_and_grad(student, student.copy(), reduction="none")
+    np.testing.assert_array_equal(loss, 0)
+    np.testing.assert_array_equal(grad, 0)
+    student = np.round(student * 64) / 64  # so that the sum with 37.5 is exact
+    for temperature in (1.0, 3.0):
+        loss, grad = loss_and_grad(student, student + dtype(37.5), reduction="none", temperature=temperature)
+        np.testing.assert_array_equal(loss, 0)
+        assert np.abs(grad).max() < 10 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_never_negative(dtype, backend):
+    rng = np.random.default_rng(2)
+    for shift, size in itertools.product([0.0, 100.0], 10.0 ** np.arange(-20, 2)):
+        student = rng.normal(size=(20, 9))
+        teacher = student + shift + rng.normal(scale=size, size=(20, 9))
+        loss = xn.distillation_loss(student.astype(dtype), teacher.astype(dtype), reduction="none")
+        assert (loss >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_far_apart(dtype, backend):
+    student = np.array([[0, -200, 5], [0, 0, -3e4], [1e8, 0, 1e8], [60, 0, 0]], dtype)
+    teacher = np.array([[-150, 0, 5], [0, 0, 3e4], [1e8, 1e8, 0], [0, 0, 0]], dtype)
+    check(student, teacher)
+    check(teacher, student)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_classes_that_one_of_them_excludes(dtype, backend):
+    student = np.array([[0.0, 1.0, 2.0], [0.0, -INF, 2.0], [0.0, -INF, 2.0], [-INF, -INF, 0.0]], dtype)
+    teacher = np.array([[0.5, -INF, 1.0], [0.5, -INF, 1.0], [0.5, 0.0, 1.0], [-INF, -INF, -4.0]], dtype)
+    loss, grad = loss_and_grad(student, teacher, reduction="none")
+    expected, slopes = exact(student[:2, ::2], teacher[:2, ::2])
+    q = xn.softmax(student, backend="numpy")
+    p = xn.softmax(teacher, backend="numpy")
+    # What the student has at the class that the teacher excludes is lost to the others.
+    expected[0] -= mpmath.log(1 - mpmath.mpf(float(xn.softmax(student[0].astype(np.float64))[1])))
+    np.testing.assert_allclose(loss[:2], [float(value) for value in expected], rtol=10 * np.finfo(dtype).eps)
+    assert loss[2] == INF
+    assert loss[3] == 0
+    np.testing.assert_allclose(grad, q - p, rtol=1e-6, atol=4 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(grad[1, 1], 0)
+    np.testing.assert_array_equal(grad[3], 0)
+    assert slopes.shape == (2, 2)
+    # Most of the student's probability where the teacher has none at all, or next to none.
+    for excluded in (-INF, -1e4, -120.0):
+        student, teacher = np.array([[0.0, -0.4]], dtype), np.array([[0.0, excluded]], dtype)
+        np.testing.assert_allclose(
+            loss_and_grad(student, teacher, reduction="none")[0],
+            [math.log1p(math.exp(float(student[0, 1])))],
+            rtol=8 * np.finfo(dtype).eps,
+        )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("row", [[-INF, -INF], [INF, 0.0], [NAN, 0.0], [0.0, NAN], [INF, -INF], [NAN, -INF]])
+def test_rows_that_are_nan(row, dtype, backend):
+    fine = np.array([[1.0, 2.0], [0.0, 1.0], [1.0, 2.0]], dtype)
+    odd = fine.copy()
+    odd[1] = row
+    for student, teacher in ((odd, fine), (fine, odd), (odd, odd.copy())):
+        loss, grad = loss_and_grad(student, teacher, reduction="none")
+        np.testing.assert_array_equal(np.isnan(loss), [False, True, False])
+        np.testing.assert_array_equal(np.isnan(grad), [[False] * 2, [True] * 2, [False] * 2])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-5, 1e5, 1e30, 1e200])
+def test_extreme_temperatures(temperature, dtype, backend):
+    student, teacher = rows_of(dtype, (3, 5))
+    losses, grads = exact(student, teacher, temperature)
+    precision = np.finfo(dtype)
+    loss, grad = loss_and_grad(student, teacher, reduction="none", temperature=temperature)
+    with np.errstate(over="ignore"):
+        expected = np.array([float(value) for value in losses]).astype(dtype)
+        np.testing.assert_allclose(loss, expected, rtol=200 * precision.eps, atol=2 * precision.tiny)
+        expected = grads.astype(np.float64).astype(dtype)
+        np.testing.assert_allclose(grad, expected, rtol=200 * precision.eps, atol=2 * precision.tiny)
+    if temperature > 1:  # the limit is half the variance of the difference
+        d = teacher.astype(np.float64) - student.astype(np.float64)
+        loss, grad = loss_and_grad(
+            student, teacher, reduction="none", temperature=temperature, temperature_squared=True
+        )
+        np.testing.assert_allclose(loss, d.var(axis=1) / 2, rtol=10 / temperature + 20 * precision.eps)
+        limit = (d.mean(axis=1, keepdims=True) - d) / 5
+        np.testing.assert_allclose(grad, limit, rtol=50 / temperature + 20 * precision.eps)
+
+
+def test_the_temperature_is_a_factor_of_both(backend):
+    student, teacher = rows_of(np.float64)
+    loss, grad = loss_and_grad(student, teacher, temperature=4.0)
+    np.testing.assert_allclose(loss_and_grad(student / 4, teacher / 4)[0], loss, rtol=1e-13)
+    np.testing.assert_allclose(loss_and_grad(student / 4, teacher / 4)[1] / 4, grad, rtol=1e-13)
+    squared, slopes = loss_and_grad(student, teacher, temperature=4.0, temperature_squared=True)
+    np.testing.assert_allclose(squared, 16 * loss, rtol=1e-15)
+    np.testing.assert_allclose(slopes, 16 * grad, rtol=1e-15)
+
+
+def test_reductions_and_sample_weights(backend):
+    student, teacher = rows_of(np.float64, (4, 5, 3))
+    rows, grad = loss_and_grad(student, teacher, axis=1, reduction="none")
+    assert rows.shape == (4, 3)
+    weight = np.random.default_rng(1).random((4, 3))
+    weight[1, 2] = 0
+    total = weight.sum()
+    for reduction, expected, factor in (
+        ("none", weight * rows, weight),
+        ("sum", (weight * rows).sum(), weight),
+        ("mean", (weight * rows).sum() / total, weight / total),
+    ):
+        loss, slopes = loss_and_grad(student, teacher, axis=1, reduction=reduction, sample_weight=weight)
+        np.testing.assert_allclose(loss, expected, rtol=1e-14)
+        np.testing.assert_allclose(slopes, grad * factor[:, None], rtol=1e-14, atol=1e-300)
+    np.testing.assert_allclose(xn.distillation_loss(student, teacher, axis=1), rows.mean(), rtol=1e-14)
+    extreme = loss_and_grad(student, teacher, axis=1, sample_weight=weight * 1e-300)[0]
+    np.testing.assert_allclose(extreme, (weight * rows).sum() / total, rtol=1e-13)
+    loss, slopes = loss_and_grad(student, teacher, axis=1, sample_weight=np.zeros((4, 3)))
+    assert math.isnan(loss)
+    np.testing.assert_array_equal(slopes, 0)
+    loss, slopes = loss_and_grad(student[:0], teacher[:0], axis=1)
+    assert math.isnan(loss)
+    assert slopes.shape == (0, 5, 3)
+    assert loss_and_grad(student[:0], teacher[:0], axis=1, reduction="sum")[0] == 0
+    infinite = np.array([[0.0, -INF], [0.0, 0.0]])
+    loss, slopes = loss_and_grad(infinite, np.zeros((2, 2)), sample_weight=[0, 1])
+    assert loss == 0
+    np.testing.assert_array_equal(slopes, 0)
+
+
+def test_dtypes(backend):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtypes = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16]
+    student, teacher = rows_of(np.float64, (4, 21))
+    for one, other in itertools.product(dtypes, dtypes):
+        s, t = student.astype(one), teacher.astype(other)
+        loss, grad = loss_and_grad(s, t, reduction="none")
+        expected, slopes = loss_and_grad(s.astype(np.float64), t.astype(np.float64), reduction="none", backend="numpy")
+        assert loss.dtype == (np.float64 if one is np.float64 else np.float32)
+        assert grad.dtype == one
+        np.testing.assert_allclose(loss, expected, rtol=1e-14 if loss.dtype == np.float64 else 2e-6)
+        tolerance = 4 * float(ml_dtypes.finfo(one).eps)
+        np.testing.assert_allclose(grad.astype(np.float64), slopes, rtol=tolerance, atol=tolerance / 4)
+    loss = xn.distillation_loss([[1, 2]], [[3, 1]])
+    assert loss.dtype == np.float64
+
+
+def test_layouts(backend):
+    """Both arrays with strides of their own, broadcast, misaligned and in place."""
+    student, teacher = rows_of(np.float64, (6, 40, 3))
+    expected, slopes = loss_and_grad(student, teacher, axis=1, reduction="none")
+
+    def agrees(s, t, axis=1):
+        loss, grad = loss_and_grad(s, t, axis=axis, reduction="none")
+        np.testing.assert_allclose(loss, expected, rtol=1e-13)
+        np.testing.assert_allclose(np.moveaxis(grad, axis, 1), slopes, rtol=1e-12, atol=1e-16)
+
+    agrees(student, np.asfortranarray(teacher))
+    agrees(np.asfortranarray(student), teacher)
+    agrees(np.ascontiguousarray(student.transpose(0, 2, 1)), teacher.transpose(0, 2, 1), axis=2)
+    agrees(student[::-1, ::-1][::-1, ::-1], np.repeat(teacher, 2, axis=2)[..., ::2])
+    packed = np.zeros(student.shape, np.dtype([("before", "u1"), ("value", "f8")]))
+    packed["value"] = teacher
+    agrees(student, packed["value"])
+    packed["value"] = student
+    agrees(packed["value"], teacher)
+    one = np.broadcast_to(teacher[:1], teacher.shape)
+    np.testing.assert_allclose(
+        loss_and_grad(student, one, axis=1)[0], loss_and_grad(student, one.copy(), axis=1)[0], rtol=1e-14
+    )
+    work = student.copy()
+    loss, grad = xn.distillation_loss_and_grad(work, teacher, axis=1, reduction="none", grad_out=work)
+    assert grad is work
+    np.testing.assert_array_equal(loss, expected)
+    np.testing.assert_array_equal(work, slopes)
+    out = np.full(student.shape, NAN)
+    assert xn.distillation_loss_and_grad(student, teacher, axis=1, grad_out=out)[1] is out
+
+
+def test_one_row(backend):
+    loss = xn.distillation_loss(np.zeros(3, np.float32), np.ones(3, np.float32), reduction="none")
+    assert loss == 0
+    assert isinstance(loss, np.float32)
+    assert isinstance(xn.distillation_loss(np.zeros(3), np.ones(3)), np.float64)
+
+
+def test_cross_entropy_is_entropy_plus_divergence(backend):
+    student, teacher = rows_of(np.float64)
+    p = xn.softmax(teacher)
+    entropy = -(p * xn.log_softmax(teacher)).sum(1)
+    loss, grad = loss_and_grad(student, teacher, reduction="none")
+    np.testing.assert_allclose(xn.cross_entropy(student, p, reduction="none"), entropy + loss, rtol=1e-13)
+    np.testing.assert_allclose(xn.cross_entropy_and_grad(student, p, reduction="sum")[1], grad, atol=1e-15)
+
+
+def test_pytorch(backend):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+    functional = torch.nn.functional
+    for case in range(200):
+        rng = np.random.default_rng(case)
+        shape = [(1, 2), (4, 3), (7, 10), (2, 300), (3, 4, 5), (6,)][rng.integers(6)]
+        axis = 0 if len(shape) == 1 else 1
+        student, teacher = (rng.normal(scale=rng.choice([0.1, 3.0, 30.0]), size=shape) for _ in range(2))
+        temperature = float(rng.choice([1.0, 0.3, 5.0]))
+        squared, reduction = bool(rng.integers(2)), ["mean", "sum", "none"][rng.integers(3)]
+        logits = torch.tensor(student, requires_grad=True)
+        log_q = functional.log_softmax(logits / temperature, axis)
+        log_p = functional.log_softmax(torch.tensor(teacher) / temperature, axis)
+        rows = functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(axis)
+        rows = rows * temperature**2 if squared else rows
+        expected = {"mean": rows.mean, "sum": rows.sum, "none": lambda rows=rows: rows}[reduction]()
+        expected.sum().backward()
+        loss, grad = loss_and_grad(
+            student, teacher, temperature=temperature, temperature_squared=squared, reduction=reduction, axis=axis
+        )
+        np.testing.assert_allclose(loss, expected.detach().numpy(), rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(grad, logits.grad.numpy(), rtol=1e-9, atol=1e-13)
