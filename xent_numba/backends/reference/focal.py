@@ -30,11 +30,11 @@ class FocalFactors(NamedTuple):
     curvature: Float64s  # ψ, of either sign
 
 
-def focal_factors(gamma: float, p: Float64s, q: Float64s, nll: Float64s) -> FocalFactors:
-    """The `FocalFactors` of rows, from p at the label, q = 1 − p as a sum of the others, and L = −log p.
+def focal_factors(gamma: float, p: Float64s, q: Float64s) -> FocalFactors:
+    """The `FocalFactors` of rows (R, 1), from p at the label and q = 1 − p, which is a sum of the other probabilities.
 
-    All three have all their digits where they are tiny, and so have the factors.  With p L / q = r, which is 1 in the
-    limit q → 0, and 0 for p = 0:
+    Both have all their digits where they are tiny, and so have the factors.  With L = −log p and r = p L / q, which is
+    1 in the limit q → 0, and 0 for p = 0:
 
         φ = q^γ (1 + γ r)        ψ = γ q^(γ−1) (p L − 2 p − (γ − 1) p r)
 
@@ -46,6 +46,7 @@ def focal_factors(gamma: float, p: Float64s, q: Float64s, nll: Float64s) -> Foca
     log_q = np.minimum(np.where(p < 0.5, np.log1p(-p), np.log(q)), 0.0)  # a saved lse may be a little too small
     power = np.exp(gamma * log_q)
     vanishes = q < _LEAST
+    nll = np.where(q < 0.5, -np.log1p(-q), -np.log(p))
     p_nll = np.where(p == 0.0, 0.0, p * nll)
     ratio = np.where(vanishes, 1.0, p_nll / q)
     curvature = gamma * np.exp((gamma - 1.0) * log_q) * (p_nll - 2.0 * p - (gamma - 1.0) * p * ratio)
