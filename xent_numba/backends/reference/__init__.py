@@ -4,7 +4,8 @@ backend      the methods of the protocol: loops over blocks of rows
 blocks       blocks of rows in float64, weights and the transform of the logits
 statistics   maxima, sums of exponentials, logsumexp
 loss         the loss and its gradient
-curvature    its second derivatives
+focal        what a focal factor multiplies the loss and its derivatives with
+curvature    the second derivatives of the loss
 
 A block has shape (R, C): R rows, C classes.  A quantity with one value for each row has shape (R, 1).  Two rules avoid
 cancellation; they stand at the top of `statistics` and `loss`.
