@@ -13,7 +13,7 @@ DIGITS = 200
 
 def exact_rows(
     x, target, *, weight=None, sample_weight=None, ignore=(-100,), label_smoothing=0.0, logit_scale=1.0, softcap=None,
-    z_coefficient=0.0, columns=None,
+    z_coefficient=0.0, focal_gamma=0.0, columns=None,
 ):  # fmt: skip
     """Losses and gradients (of all columns, or those given) of the rows of x (N, C), as arrays of mpmath numbers."""
     with mpmath.workdps(DIGITS):
@@ -21,7 +21,16 @@ def exact_rows(
         losses, grads = np.zeros(n, object), np.zeros((n, c), object)
         rows = _rows(x, target, weight, sample_weight, ignore, label_smoothing, logit_scale, softcap)
         for i, s, t, z, slope, _, p, lse in rows:
-            losses[i] = s * (mpmath.fsum(t[j] * (lse - z[j]) for j in range(c) if t[j] != 0) + z_coefficient * lse**2)
+            factor = slope_factor = mpmath.mpf(1)
+            if focal_gamma:
+                y = int(target[i])
+                q, gamma = mpmath.fsum(p[:y] + p[y + 1 :]), mpmath.mpf(focal_gamma)
+                factor = q**gamma
+                slope_factor = factor - gamma * q ** (gamma - 1) * p[y] * mpmath.log(p[y]) if q and p[y] else factor
+            losses[i] = s * (
+                factor * mpmath.fsum(t[j] * (lse - z[j]) for j in range(c) if t[j] != 0) + z_coefficient * lse**2
+            )
+            t = [slope_factor * v for v in t]
             mass = mpmath.fsum(t)
             for j in range(c) if columns is None else columns:
                 grads[i, j] = s * slope[j] * (mass * p[j] - t[j] + 2 * z_coefficient * lse * p[j])
@@ -30,7 +39,7 @@ def exact_rows(
 
 def exact_curvature(
     x, target, v, *, weight=None, sample_weight=None, ignore=(-100,), label_smoothing=0.0, logit_scale=1.0,
-    softcap=None, z_coefficient=0.0, gauss_newton=False,
+    softcap=None, z_coefficient=0.0, focal_gamma=0.0, gauss_newton=False,
 ):  # fmt: skip
     """H v and the diagonal of H, for the Hessian H of the sum of the losses of the rows of x (N, C)."""
     with mpmath.workdps(DIGITS):
@@ -38,15 +47,23 @@ def exact_curvature(
         products, diagonals = np.zeros((n, c), object), np.zeros((n, c), object)
         rows = _rows(x, target, weight, sample_weight, ignore, label_smoothing, logit_scale, softcap)
         for i, s, t, _, slope, bend, p, lse in rows:
-            mass = mpmath.fsum(t)
+            phi, psi, y = 1, 0, 0
+            if focal_gamma:
+                y = int(target[i])
+                first, second = (
+                    mpmath.diff(lambda q: -((1 - q) ** focal_gamma) * mpmath.log(q), p[y], k) for k in (1, 2)
+                )
+                phi, psi = -p[y] * first, -t[y] * p[y] * (first + p[y] * second)
+            mass = phi * mpmath.fsum(t)
             factor, zeta = mass + 2 * z_coefficient * lse, 2 * z_coefficient
             u = [slope[j] * mpmath.mpf(float(v[i, j])) for j in range(c)]
             mean = mpmath.fsum(p[j] * u[j] for j in range(c))
             for j in range(c):
-                by_cap = 0 if gauss_newton else bend[j] * (factor * p[j] - t[j])
-                product = slope[j] * p[j] * (factor * (u[j] - mean) + zeta * mean)
+                lead = p[j] - (j == y)
+                by_cap = 0 if gauss_newton else bend[j] * (factor * p[j] - phi * t[j])
+                product = slope[j] * (p[j] * (factor * (u[j] - mean) + zeta * mean) + psi * (u[y] - mean) * lead)
                 products[i, j] = s * (product + by_cap * mpmath.mpf(float(v[i, j])))
-                diag = slope[j] ** 2 * p[j] * (factor * (1 - p[j]) + zeta * p[j])
+                diag = slope[j] ** 2 * (p[j] * (factor * (1 - p[j]) + zeta * p[j]) - psi * lead**2)
                 diagonals[i, j] = s * (diag + by_cap)
         return products, diagonals
 
