@@ -109,7 +109,7 @@ def sum_with_top(stats: Any, scale: Any, vtype: Any) -> Any:
 
 
 @inline
-def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
+def scaled_gap(a: Any, b: Any, scale: Any) -> Any:
     """s · (a − b), which is finite where s · a and s · b are."""
     d = apply_scale(a - b, scale)
     if scale is None:
@@ -122,7 +122,7 @@ def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_
     """T lse − Σ t_j z_j + z_coefficient · lse², where log_s is log S."""
     loss = stats.target_sum * log_s + apply_scale(stats.target_gap, scale)
     zero = splat(0.0, log_s)
-    label_loss = label_weight * (_scaled_gap(stats.row_max, x_y, scale) + log_s)
+    label_loss = label_weight * (scaled_gap(stats.row_max, x_y, scale) + log_s)
     # a weight of 0 gives 0 for an infinite loss too, but NaN for NaN
     loss = loss + select(label_weight == zero, zero * log_s, label_loss)
     lse = apply_scale(stats.row_max, scale) + log_s
