@@ -10,7 +10,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 # Where things are, from the outside inwards:
 #
-# api, gradient, layer, probabilities
+# api, gradient, layer, probabilities, statistics
 #                              the public functions and the class: signatures, docstrings, a few lines of glue
 # signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
@@ -34,9 +34,11 @@ from xent_numba.config import show_config
 from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
+from xent_numba.statistics import RowStatistics, row_statistics
 
 __all__ = [
     "CrossEntropyLoss",
+    "RowStatistics",
     "__version__",
     "available_backends",
     "cross_entropy",
@@ -45,6 +47,7 @@ __all__ = [
     "get_backend",
     "log_softmax",
     "logsumexp",
+    "row_statistics",
     "set_backend",
     "show_config",
     "softmax",

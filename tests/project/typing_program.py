@@ -68,6 +68,13 @@ def probabilities() -> None:
     assert_type(xn.logsumexp(half, n_threads=1), NDArray[np.float32])
 
 
+def statistics() -> None:
+    """A named tuple; a checker cannot know which of its fields are None."""
+    found = xn.row_statistics(single, target, fields=["rank"], ignore_index=[1, 2], softcap=np.float32(30))
+    assert_type(found, xn.RowStatistics)
+    assert_type(xn.row_statistics(half, fields=("entropy", "argmax")).entropy, Any)
+
+
 def layers() -> None:
     """An object knows whether it reduces."""
     mean = xn.CrossEntropyLoss(label_smoothing=0.1)
@@ -108,6 +115,7 @@ def on_a_gpu(x: OnDevice, y: OnDevice) -> None:
     assert_type(xn.cross_entropy_and_grad(x, y), tuple[Any, Any])
     assert_type(xn.cross_entropy_grad(x, y, reduction="sum", lse=y), Any)
     assert_type(xn.softmax(x, out=x), Any)
+    assert_type(xn.row_statistics(x, y), xn.RowStatistics)
     assert_type(xn.CrossEntropyLoss()(x, y), Any)
 
 

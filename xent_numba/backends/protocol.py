@@ -64,6 +64,16 @@ class Slab(NamedTuple):
         return Slab(part, *cut)
 
 
+class RowFields(NamedTuple):
+    """Where `row_statistics` writes what it finds in each row: contiguous arrays (A, B), None for what nobody wants."""
+
+    log_prob: Array | None  # of the dtype of a loss
+    entropy: Array | None  # of the dtype of a loss
+    argmax: NDArray[np.intp] | None
+    rank: NDArray[np.intp] | None
+    logsumexp: Array | None  # of the dtype of a loss
+
+
 class LabelScan(NamedTuple):
     """What one pass over the labels finds.  m_i = 1 where row i is kept, 0 where it is ignored."""
 
@@ -111,6 +121,13 @@ class Backend(Protocol):
         """Gradient alone into `grad` (A, B, C), from a saved `lse` (A, B) where given, times `grad_output` (A, B).
 
         Both are contiguous float64.  Where `lse` is infinite or nan, the gradient of the whole row is nan.
+        """
+
+    def row_statistics(self, problem: Problem, fields: RowFields) -> None:
+        """The fields that are not None, of rows of class indices, or without a target where `problem.labels` is None.
+
+        Of the problem, only logits, labels, ignore, logit_scale, softcap and n_threads count.  Ignored rows get 0, and
+        −1 for argmax; `xent_numba.row_statistics` says what each field is.
         """
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:

@@ -1,9 +1,10 @@
 """The numpy backend: plain NumPy in float64, simple and slow; the tests compare the other backends with it.
 
-backend      the methods of the protocol: loops over blocks of rows
-blocks       blocks of rows in float64, weights and the transform of the logits
-statistics   maxima, sums of exponentials, logsumexp
-loss         the loss and its gradient
+backend          the methods of the protocol: loops over blocks of rows
+blocks           blocks of rows in float64, weights and the transform of the logits
+statistics       maxima, sums of exponentials, logsumexp
+loss             the loss and its gradient
+row_statistics   what a row can tell: log-probability, entropy, argmax, rank
 
 A block has shape (R, C): R rows, C classes.  A quantity with one value for each row has shape (R, 1).  Two rules avoid
 cancellation; they stand at the top of `statistics` and `loss`.

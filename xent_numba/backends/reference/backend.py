@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xent_numba.backends.protocol import LabelScan
+from xent_numba.backends.protocol import LabelScan, RowFields
 from xent_numba.backends.reference.blocks import BLOCK, block_rows, is_kept, per_row, store, times, transform
 from xent_numba.backends.reference.loss import block_losses, effective_target, store_gradient
+from xent_numba.backends.reference.row_statistics import block_fields
 from xent_numba.backends.reference.statistics import block_stats, stats_from
 from xent_numba.prepare.layout import row_blocks
 from xent_numba.reduction import exact_sum
@@ -103,6 +104,12 @@ class Reference:
                 stats = block_stats(z, lost) if lse is None else stats_from(z, block_rows(lse[..., None], block))
                 factor = per_row(problem.sample_weight, block) * per_row(grad_output, block) * problem.grad_scale
                 store_gradient(grad, block, stats, target, problem, slope * factor)
+
+    def row_statistics(self, problem: Problem, fields: RowFields) -> None:
+        """See `protocol.Backend`."""
+        with np.errstate(all="ignore"):
+            for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
+                block_fields(problem, block, RowFields(*(None if out is None else out[block] for out in fields)))
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x − lse)."""

@@ -75,6 +75,13 @@ def rowwise(options: Options, logits: Any, out: Any, output: str) -> Any:
         return release(result, stream)
 
 
+def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str, ...]) -> Any:
+    """`row_statistics`, which has no kernels for arrays on a GPU yet."""
+    raise NotImplementedError(
+        "backend 'cuda' does not support row_statistics of arrays on a GPU yet; copy them to the host"
+    )
+
+
 def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:
     """Where the gradient goes."""
     x = inputs.logits

@@ -1,0 +1,128 @@
+"""The counterpart of `loss` for `row_statistics`: fields to fill, class indices or none, nothing to reduce."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from xent_numba.backends.protocol import Problem, RowFields
+from xent_numba.prepare.aligned import BLOCK, is_aligned
+from xent_numba.prepare.inputs import as_array, as_labels, as_logits, as_target, raise_bad_label
+from xent_numba.prepare.layout import canonical, row_blocks, row_shape
+from xent_numba.prepare.misuse import raise_if_swapped
+from xent_numba.reduction import loss_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from xent_numba.backends.protocol import Backend
+    from xent_numba.prepare.options import Options
+
+    Array = NDArray[Any]
+
+FIELDS = RowFields._fields
+OF_TARGET = ("log_prob", "rank")  # the fields that need a target
+_INTEGERS = ("argmax", "rank")
+
+
+class PreparedStatistics(NamedTuple):
+    """A call ready to run."""
+
+    slabs: Iterator[tuple[Problem, RowFields]]  # a backend must fill one before it asks for the next
+    fields: RowFields  # the results, in the shape of class indices
+
+
+def check_fields(fields: object, has_target: bool) -> tuple[str, ...]:
+    """The names of the fields, once it is certain that each is known, is named once and can be computed."""
+    choices = ", ".join(map(repr, FIELDS))
+    if isinstance(fields, str):
+        raise TypeError(f"fields = {fields!r} must be a sequence of names; write fields=({fields!r},)")
+    try:
+        names: tuple[Any, ...] = tuple(fields)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"fields = {fields!r} must be a sequence of names among {choices}") from None
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or name not in FIELDS:
+            raise ValueError(f"fields[{i}] = {name!r} is unknown; choose from {choices}")
+        if name in names[:i]:
+            raise ValueError(f"fields[{i}] = {name!r} is there already, as fields[{names.index(name)}]; name it once")
+    needy = [name for name in names if name in OF_TARGET]
+    if needy and not has_target:
+        others = tuple(name for name in names if name not in OF_TARGET)
+        raise ValueError(
+            f"{' and '.join(needy)} {'needs' if len(needy) == 1 else 'need'} a target, and none is given; pass class "
+            f"indices as the second argument" + (f", or fields={others}" if others else "")
+        )
+    return names
+
+
+def prepare_statistics(
+    backend: Backend, options: Options, logits: Any, target: Any, names: tuple[str, ...]
+) -> PreparedStatistics:
+    """Validate a call and bring it into canonical form; `names` are the fields, from `check_fields`."""
+    try:
+        x, axis = as_logits(logits, options.axis)
+        given = None if target is None else as_class_indices(target, x, axis)
+    except (TypeError, ValueError) as error:
+        raise_if_swapped(error, logits, target)
+        raise
+    shape = row_shape(x.shape, axis)
+    labels, ignore = None, options.ignore
+    if given is not None:
+        labels, ignore = as_labels(given, options.ignore, options.ignore_beyond)
+        if labels.size:
+            rows = (1, -1) if labels.ndim < 2 or labels.flags.c_contiguous else (labels.shape[0], -1)
+            classes = x.shape[axis]
+            found = backend.scan_labels(labels.reshape(rows), classes, ignore, None, None, options.n_threads)
+            if found.first_bad >= 0:
+                value = int(given.reshape(-1)[found.first_bad])
+                raise_bad_label(found.first_bad, value, shape, classes, options)
+    results = RowFields(
+        *(
+            np.empty(shape, np.intp if name in _INTEGERS else loss_dtype(x.dtype)) if name in names else None
+            for name in FIELDS
+        )
+    )
+    slabs = _slabs(options, x, axis, labels, ignore, results) if names and x.size else iter(())
+    return PreparedStatistics(slabs, results)
+
+
+def as_class_indices(target: ArrayLike, logits: Array, axis: int) -> Array:
+    """The target as class indices; ValueError for one in the shape of the logits, even where its rows are one-hot."""
+    found = as_array(target, "target").shape
+    indices = row_shape(logits.shape, axis)
+    if found == logits.shape:
+        raise ValueError(
+            f"target of shape {found} has the shape of the logits, as a distribution over the classes; this function "
+            f"needs class indices, of shape {indices}; of one-hot rows, they are target.argmax({axis})"
+        )
+    return as_target(target, logits, axis)[0]
+
+
+def _slabs(
+    options: Options, x: Array, axis: int, labels: Array | None, ignore: tuple[int, ...], results: RowFields
+) -> Iterator[tuple[Problem, RowFields]]:
+    """The call as (A, B, C) views; misaligned logits are copied, a block of rows at a time."""
+    layout = canonical(axis, x)
+    shape = (-1, layout.a, layout.b)
+    by_row = [None if array is None else array.reshape(shape) for array in (labels, *results)]
+    for i, (view,) in enumerate(layout.slabs()):
+        y, *fields = (None if array is None else array[i] for array in by_row)
+        problem = Problem(
+            view, y, None, None, None, ignore, 0.0, options.logit_scale, options.softcap, 0.0, 1.0, 1.0,
+            options.n_threads, False,
+        )  # fmt: skip
+        if is_aligned(view):
+            yield problem, RowFields(*fields)
+            continue
+        for block in row_blocks(view.shape, BLOCK // view.shape[2]):
+            part = problem._replace(logits=view[block].copy(), labels=None if y is None else y[block])
+            found = RowFields(*(None if out is None else np.empty(out[block].shape, out.dtype) for out in fields))
+            yield part, found
+            for field, values in zip(fields, found, strict=True):
+                if field is not None:
+                    field[block] = values
