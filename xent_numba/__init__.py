@@ -10,7 +10,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 # Where things are, from the outside inwards:
 #
-# api, gradient, layer, probabilities, statistics
+# api, gradient, layer, probabilities, statistics, evaluation
 #                              the public functions and the class: signatures, docstrings, a few lines of glue
 # signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
@@ -31,6 +31,7 @@ from xent_numba._version import __version__
 from xent_numba.api import cross_entropy, cross_entropy_and_grad
 from xent_numba.backends.registry import available_backends, get_backend, set_backend, use_backend
 from xent_numba.config import show_config
+from xent_numba.evaluation import Evaluation, evaluate
 from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
@@ -38,12 +39,14 @@ from xent_numba.statistics import RowStatistics, row_statistics
 
 __all__ = [
     "CrossEntropyLoss",
+    "Evaluation",
     "RowStatistics",
     "__version__",
     "available_backends",
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_grad",
+    "evaluate",
     "get_backend",
     "log_softmax",
     "logsumexp",

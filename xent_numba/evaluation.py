@@ -1,7 +1,7 @@
 """The public function that scores logits against labels, and the sums of which its means are made.
 
-`block_sums` adds up the statistics of rows, a block at a time; `summary` makes an `Evaluation` of the sums of all blocks,
-which may be those of several shards of rows.
+`block_sums` adds up the statistics of rows, a block at a time.  `summary` makes an `Evaluation` of the sums of all
+blocks, which may be those of several shards of rows.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def evaluate(
     >>> from xent_numba import evaluate
     >>> found = evaluate([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]], [1, 1], top_k=(1, 2))
     >>> print(f"{found.loss:.3f} nats, {found.bits:.3f} bits, perplexity {found.perplexity:.3f}")
-    1.068 nats, 1.541 bits, perplexity 2.910
+    1.069 nats, 1.542 bits, perplexity 2.911
     >>> found.accuracy, found.n_rows
     ({1: 0.5, 2: 1.0}, 2)
     """
@@ -209,8 +209,8 @@ def block_sums(fields: RowFields, sample_weight: Float64s | None, top_k: tuple[i
 
 def _sums(values: list[Float64s], rank: NDArray[np.intp], top_k: tuple[int, ...]) -> list[float]:
     """The line of a block without weights.  An ignored row has rank 0, and 0 for its log_prob and entropy."""
-    n_ignored = np.count_nonzero(rank == 0)
-    n_rows = rank.size - n_ignored
+    n_ignored = int(np.count_nonzero(rank == 0))
+    n_rows = float(rank.size - n_ignored)
     log_prob, entropy = (float(value.sum()) for value in values)
     hits = [float(np.count_nonzero(rank <= k) - n_ignored) for k in top_k]
     return [n_rows, n_rows, 0.0 - log_prob, entropy, *hits]
@@ -223,7 +223,7 @@ def _weighted_sums(
     s = np.where(rank > 0, weight, 0.0)
     log_prob, entropy = (float(np.where((s == 0.0) & np.isinf(value), 0.0, s * value).sum()) for value in values)
     hits = [float(np.where(rank <= k, s, 0.0).sum()) for k in top_k]
-    return [np.count_nonzero(s), float(s.sum()), 0.0 - log_prob, entropy, *hits]
+    return [float(np.count_nonzero(s)), float(s.sum()), 0.0 - log_prob, entropy, *hits]
 
 
 def summary(sums: Float64s, top_k: tuple[int, ...]) -> Evaluation:
