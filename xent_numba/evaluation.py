@@ -14,11 +14,11 @@ import numpy as np
 from xent_numba.backends.protocol import RowFields
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
+from xent_numba.prepare.evaluation import as_top_k, check_target, check_top_k
 from xent_numba.prepare.inputs import PER_ROW, as_weights, without_extremes
 from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
-from xent_numba.prepare.statistics import check_fields, prepare_statistics
-from xent_numba.prepare.top_k import as_top_k, check_top_k
+from xent_numba.prepare.statistics import prepare_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,17 +157,17 @@ def evaluate(
     """
     ks = as_top_k(top_k)
     options = make_options(axis, ignore_index, 0.0, "none", logit_scale, softcap, 0.0, n_threads)
-    names = check_fields(FIELDS, target is not None)
+    check_target(target)
     if on_device(logits):
         gpu = device_arrays(backend)
-        there = gpu.row_statistics(options, logits, target, names)
+        there = gpu.row_statistics(options, logits, target, FIELDS)
         fields = RowFields(*(None if field is None else gpu.to_host(field) for field in there))
         if sample_weight is not None and on_device(sample_weight):
             sample_weight = gpu.to_host(sample_weight)
         s = _checked(ks, sample_weight, fields, tuple(logits.shape)[options.axis])  # type: ignore[union-attr]
     else:
         chosen = select(backend)
-        call = prepare_statistics(chosen, options, logits, target, names)
+        call = prepare_statistics(chosen, options, logits, target, FIELDS)
         fields = call.fields
         s = _checked(ks, sample_weight, fields, np.shape(logits)[options.axis])  # type: ignore[arg-type]
         for problem, slab_fields in call.slabs:

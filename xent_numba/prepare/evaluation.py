@@ -1,8 +1,14 @@
-"""The argument `top_k` of `evaluate`: one number of classes, or several."""
+"""Arguments that only `evaluate` has, or must have: `top_k`, and a target."""
 
 from __future__ import annotations
 
 from xent_numba.prepare.options import as_integers
+
+
+def check_target(target: object) -> None:
+    """ValueError where there is no target."""
+    if target is None:
+        raise ValueError("an evaluation needs a target, and none is given; pass class indices as the second argument")
 
 
 def as_top_k(value: object) -> tuple[int, ...]:
