@@ -10,7 +10,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 # Where things are, from the outside inwards:
 #
-# api, gradient, curvature, distillation, layer, probabilities, statistics
+# api, gradient, curvature, distillation, layer, probabilities, statistics, evaluation
 #                              the public functions and the class: signatures, docstrings, a few lines of glue
 # signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
@@ -33,6 +33,7 @@ from xent_numba.backends.registry import available_backends, get_backend, set_ba
 from xent_numba.config import show_config
 from xent_numba.curvature import cross_entropy_grad_and_hessian_diag, cross_entropy_hvp
 from xent_numba.distillation import distillation_loss, distillation_loss_and_grad
+from xent_numba.evaluation import Evaluation, evaluate
 from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
@@ -40,6 +41,7 @@ from xent_numba.statistics import RowStatistics, row_statistics
 
 __all__ = [
     "CrossEntropyLoss",
+    "Evaluation",
     "RowStatistics",
     "__version__",
     "available_backends",
@@ -50,6 +52,7 @@ __all__ = [
     "cross_entropy_hvp",
     "distillation_loss",
     "distillation_loss_and_grad",
+    "evaluate",
     "get_backend",
     "log_softmax",
     "logsumexp",

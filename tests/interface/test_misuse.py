@@ -13,7 +13,7 @@ import xent_numba as xn
 A = np.array([[2.0, 1.0, 0.1], [0.1, 2.0, 1.9]])
 Y = np.array([1, 0])
 LOSS, BOTH, GRAD, OBJECT = xn.cross_entropy, xn.cross_entropy_and_grad, xn.cross_entropy_grad, xn.CrossEntropyLoss
-FUNCTIONS = [LOSS, BOTH, GRAD, xn.softmax, xn.log_softmax, xn.logsumexp, xn.row_statistics]
+FUNCTIONS = [LOSS, BOTH, GRAD, xn.softmax, xn.log_softmax, xn.logsumexp, xn.row_statistics, xn.evaluate]
 BY_NAME = "pass the rest by name, as in"
 SWAPPED = "; the arguments may be swapped: the logits come first, then the target"
 

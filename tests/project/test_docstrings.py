@@ -61,7 +61,8 @@ def test_parameters_and_defaults_are_those_of_the_signature(name: str) -> None:
 
 def test_an_option_is_described_in_the_same_words_everywhere() -> None:
     own = {"out", "grad_out"}  # each says what it receives, and of what shape
-    different = {("row_statistics", "target"), ("row_statistics", "ignore_index")}  # only labels, and other results
+    labels_only = ("row_statistics", "evaluate")  # no distributions, and other results
+    different = {(name, option) for name in labels_only for option in ("target", "ignore_index")}
     described: dict[str, set[str]] = {}
     for name in PUBLIC:
         if name not in METHODS and "backend" in parameters(name):

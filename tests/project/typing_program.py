@@ -99,6 +99,16 @@ def statistics() -> None:
     assert_type(xn.row_statistics(half, fields=("entropy", "argmax")).entropy, Any)
 
 
+def evaluations() -> None:
+    """A named tuple of Python numbers, whatever the dtype."""
+    found = xn.evaluate(half, target, top_k=(1, np.int64(2)), sample_weight=[1.0, 2.0], logit_scale=np.float32(2))
+    assert_type(found, xn.Evaluation)
+    assert_type(found.accuracy, dict[int, float])
+    assert_type((found.loss, found.perplexity, found.bits, found.entropy), tuple[float, float, float, float])
+    assert_type(found.n_rows, int)
+    assert_type(xn.evaluate([[2.0, 1.0, 0.1]], [1], top_k=1), xn.Evaluation)
+
+
 def layers() -> None:
     """An object knows whether it reduces."""
     mean = xn.CrossEntropyLoss(label_smoothing=0.1)
@@ -142,6 +152,7 @@ def on_a_gpu(x: OnDevice, y: OnDevice) -> None:
     assert_type(xn.cross_entropy_grad_and_hessian_diag(x, y), tuple[Any, Any])
     assert_type(xn.softmax(x, out=x), Any)
     assert_type(xn.row_statistics(x, y), xn.RowStatistics)
+    assert_type(xn.evaluate(x, y, sample_weight=y), xn.Evaluation)
     assert_type(xn.CrossEntropyLoss()(x, y), Any)
 
 

@@ -4,14 +4,21 @@ arguments   the parser: every command and option, with its help
 example     without a command: the worked example on every backend, and a comparison of speed
 info        the command `info`: what is installed and runs here, and how a shape would be computed
 loss        the command `loss`: loss and gradient of arrays in files
+evaluate    the command `evaluate`: perplexity and accuracy of arrays in files
+shards      the files of logits and labels that `evaluate` reads together
 blocks      a prepared call computed a block of rows at a time, so that files may be larger than memory
-files       `.npy` files: opened as memory maps, written to a temporary file that replaces the target when complete
+arrays      arrays to read: `.npy` files, as memory maps, and arrays in files that hold several
+archives    those files: `.npz` and `.safetensors`
+files       files to write: a temporary file that replaces the target when complete
 progress    the progress bar
+report      numbers in JSON
+signals     signals that end a command
 errors      what is shown as one line without a traceback: a `UserError`, and a failure of Numba
 streams     standard output and error: closed, full, or left by their reader
 
 To add a command: a subparser in `arguments.build_parser`, a module with a function `run`, and a branch in `_run` below.
 To add an option of the loss: a line in `arguments._add_loss_arguments` and its name in `arguments.options_of`.
+To read another format of files: a branch in `arrays.open_array`, and a function in `archives`.
 """
 
 from __future__ import annotations
@@ -72,6 +79,10 @@ def _run(arguments: Sequence[str] | None) -> None:
         from xent_numba.cli import loss
 
         loss.run(parsed)
+    elif parsed.command == "evaluate":
+        from xent_numba.cli import evaluate
+
+        evaluate.run(parsed)
     else:
         from xent_numba.cli import example
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class UserError(Exception):
@@ -22,6 +23,22 @@ def naming(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def naming_files(inputs: Mapping[str, str | None]) -> Iterator[None]:
+    """Turn an error about an argument of the library into one about the file that holds it."""
+    try:
+        yield
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
+        if is_compiler_failure(error):
+            raise
+        message = str(error)
+        # A RuntimeError is about the backend, and may quote names of Numba.
+        words = [] if isinstance(error, RuntimeError) else re.findall(r"\w+", message)
+        named = [name for name in words if inputs.get(name) is not None]
+        paths = [str(inputs[name]) for name in dict.fromkeys(named)]
+        raise UserError(": ".join((*([", ".join(paths)] if paths else []), message))) from error
 
 
 def is_compiler_failure(error: Exception) -> bool:

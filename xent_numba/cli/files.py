@@ -1,4 +1,4 @@
-"""Arrays in `.npy` files: memory-mapped for reading, and written so that a reader never sees an incomplete file."""
+"""Files to write: `.npy` and `.npz`, complete before a reader sees them; and what may not be written to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xent_numba.cli.arrays import split_name
 from xent_numba.cli.errors import UserError, naming
 
 if TYPE_CHECKING:
@@ -19,51 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Array = NDArray[Any]
-
-REASON = 120  # characters of NumPy's reason that are shown, which may quote a whole header
-
-
-def open_array(path: str) -> Array:
-    """The array in a `.npy` file, memory-mapped and read-only."""
-    with naming(path):
-        try:
-            with np.errstate(over="ignore"):  # in the size of a shape that cannot be, which is an error below
-                array: Array = np.asarray(np.lib.format.open_memmap(path, mode="r"))
-        except OSError:
-            raise
-        except Exception as error:  # an invalid header may make NumPy raise anything
-            raise UserError(f"{path}: {_why_unreadable(path, error)}") from error
-    if array.dtype == np.dtype("V2"):
-        # The .npy format has no name for bfloat16: NumPy stores it as two bytes of unknown meaning.
-        return array.view(_bfloat16(path))
-    return array
-
-
-def _why_unreadable(path: str, error: Exception) -> str:
-    """What is wrong with a file that NumPy cannot map, in the user's terms."""
-    with open(path, "rb") as file:
-        head = file.read(6)
-    if head.startswith(b"PK"):
-        return "an .npz archive; give one array in one .npy file"
-    if "Python objects" in str(error):
-        return "holds Python objects, not numbers"
-    if "mmap length" in str(error):
-        return "shorter than its header says, so it is incomplete"
-    what = "a .npy file with an invalid header" if head == b"\x93NUMPY" else "not a .npy file"
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{what} ({reason if len(reason) <= REASON else reason[:REASON] + ' ...'})"
-
-
-def _bfloat16(path: str) -> np.dtype[Any]:
-    """The dtype bfloat16; UserError about the file where ml_dtypes is not installed."""
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise UserError(
-            f"{path}: holds two-byte items of unnamed type, as NumPy stores bfloat16; pip install ml_dtypes to read it"
-        ) from error
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 def new_array_like(path: str, array: Array) -> np.memmap[Any, Any]:
@@ -81,10 +38,16 @@ def new_array_like(path: str, array: Array) -> np.memmap[Any, Any]:
     return new
 
 
-def save(path: str, array: ArrayLike) -> None:
-    """Write a whole array and flush it to the disk, because some file systems report that they are full only then."""
+def save(path: str, arrays: ArrayLike | Mapping[str, Any]) -> None:
+    """Write an array to a `.npy` file, or several by name to an `.npz` archive.
+
+    They are flushed to the disk, because some file systems report that they are full only then.
+    """
     with open(path, "wb") as file:
-        np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+        if isinstance(arrays, Mapping):
+            np.savez(file, **arrays)
+        else:
+            np.lib.format.write_array(file, np.asarray(arrays), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
 
@@ -130,7 +93,7 @@ def _mode_of_output(path: str) -> int | None:
 
 def check_outputs(outputs: dict[str, str | None], inputs: Iterable[str | None]) -> None:
     """UserError where an output is also an input or another output.  `outputs` maps an option to its file."""
-    taken = {_identity(path): path for path in inputs if path is not None}
+    taken = {_identity(split_name(path)[0]): path for path in inputs if path is not None}
     for option, path in outputs.items():
         if path is None:
             continue

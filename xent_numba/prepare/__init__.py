@@ -5,6 +5,7 @@ curvature  the same for Hessian-vector products, and for the gradient with the d
 rowwise    `prepare_rowwise`: the same for softmax, log_softmax and logsumexp, which have neither target nor reduction
 statistics `prepare_statistics`: the same for row_statistics, which has class indices or no target, and no reduction
 distillation  `prepare_distillation`: the same for the distillation losses, of two arrays of logits
+evaluation what only evaluate has: the numbers of classes of a top-k accuracy
 options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
 layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied
@@ -23,6 +24,7 @@ written, and in the same words on every backend:
     a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_factors, …
     a tensor whose gradient would be lost                            tensors.refuse_gradient
     a name of a field that is unknown or repeated                    statistics.check_fields
+    a `top_k` below 1 or above the number of classes                 evaluation.check_top_k
     labels that are not integers                                     labels.raise_not_labels
     integers in the shape of the logits that are not one-hot         one_hot.one_hot_classes
     a weight that is negative or not finite                          inputs.raise_bad_weight

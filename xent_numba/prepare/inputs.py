@@ -201,9 +201,12 @@ def raise_bad_weight(name: str, index: int, value: float, shape: tuple[int, ...]
     raise ValueError(f"{name}{place(index, shape)} = {value} must be finite and not negative")
 
 
-def without_extremes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The weights, scaled by a power of two if they are so extreme that their sum or its inverse may overflow."""
-    top = float(weights.max(initial=0.0))
+def without_extremes(weights: NDArray[np.float64], top: float | None = None) -> NDArray[np.float64]:
+    """The weights, scaled by a power of two if they are so extreme that their sum or its inverse may overflow.
+
+    `top` is the largest of all weights that will be summed, where others are among them.
+    """
+    top = float(weights.max(initial=0.0)) if top is None else top
     if top == 0.0 or 1e-30 < top < 1e30:
         return weights
     with np.errstate(under="ignore"):

@@ -159,11 +159,14 @@ def _softcap(value: object) -> float | None:
 
 def _ignore_index(value: object) -> int | tuple[int, ...] | None:
     """One integer, a tuple of several, or None."""
-    if value is None:
-        return None
+    return None if value is None else as_integers("ignore_index", value, " (or several integers, or None)")
+
+
+def as_integers(name: str, value: object, also: str) -> int | tuple[int, ...]:
+    """One integer, or a tuple of several; `also` says in the error what else would be accepted."""
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and getattr(value, "ndim", None) != 0:
-        return tuple(_integer("ignore_index", item) for item in value)
-    return _integer("ignore_index", value, " (or several integers, or None)")
+        return tuple(_integer(name, item) for item in value)
+    return _integer(name, value, also)
 
 
 def _integer(name: str, value: object, also: str = "") -> int:

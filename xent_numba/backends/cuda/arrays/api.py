@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from xent_numba.backends.cuda import launch
-from xent_numba.backends.cuda.arrays.adopt import Adopted, current_stream, empty, on_its_device, release
+from xent_numba.backends.cuda.arrays.adopt import (
+    Adopted,
+    current_stream,
+    empty,
+    library_of,
+    on_its_device,
+    release,
+)
 from xent_numba.backends.cuda.arrays.inputs import (
     LossInputs,
     loss_dtype,
@@ -19,6 +28,7 @@ from xent_numba.backends.cuda.arrays.label_scan import denominators
 from xent_numba.backends.cuda.arrays.slabs import slabs
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.backends.cuda.row.spec import STATISTICS
+from xent_numba.backends.cuda.runtime.device import numba_cuda
 from xent_numba.prepare.inputs import PER_ROW
 from xent_numba.prepare.layout import row_shape
 
@@ -153,6 +163,16 @@ def grad_and_hessian_diag(
         "backend 'cuda' does not support cross_entropy_grad_and_hessian_diag of arrays on a GPU yet; copy them to the "
         "host"
     )
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """A NumPy array of one on a GPU, copied by its own library, which waits for what it has under way."""
+    library = library_of(array)
+    if library == "torch":
+        return np.asarray(array.detach().cpu())
+    if library == "cupy":
+        return np.asarray(array.get())
+    return np.asarray(array if library == "jax" else numba_cuda().as_cuda_array(array).copy_to_host())
 
 
 def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:

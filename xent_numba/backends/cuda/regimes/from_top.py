@@ -127,7 +127,12 @@ def _nothing(spec: Spec) -> Any:
 
 def _wanted(spec: Spec) -> tuple[bool, bool, bool, bool]:
     """Which sums are: (gap, stream, target sum, classes before the label)."""
-    return "entropy" in spec.statistics, spec.output == "hvp", bool(spec.output) and spec.dense, "rank" in spec.statistics
+    return (
+        "entropy" in spec.statistics,
+        spec.output == "hvp",
+        bool(spec.output) and spec.dense,
+        "rank" in spec.statistics,
+    )
 
 
 def _add(spec: Spec) -> Any:
@@ -178,13 +183,13 @@ def _rebase(spec: Spec) -> Any:
         scale = exp(old.z - top.z)
         with_old = one + others.value
         if has_gap:
-            gap = Sum(zero, zero) if scale == zero else Sum(
-                (gap.value + with_old * (top.z - old.z)) * scale, gap.compensation * scale
+            gap = (
+                Sum(zero, zero)
+                if scale == zero
+                else Sum((gap.value + with_old * (top.z - old.z)) * scale, gap.compensation * scale)
             )
         if has_stream:
-            stream = Sum(
-                (stream.value + with_old * (old.slope_v - top.slope_v)) * scale, stream.compensation * scale
-            )
+            stream = Sum((stream.value + with_old * (old.slope_v - top.slope_v)) * scale, stream.compensation * scale)
         return Share(top, Sum(with_old * scale, others.compensation * scale), gap, stream, target_sum, before)
 
     return rebase
