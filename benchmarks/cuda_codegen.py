@@ -109,12 +109,13 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         )
     element: Any = {"unit_stride": False, "two_row_strides": True}
     labelled, each = Spec(dtype, labels="int64", ignore=1, **element), "each element by itself, whatever the alignment"
-    second = {"output": "hvp", "second": "float64" if dtype == "float32" else dtype}
+    second = {"output": "hvp", "second": dtype}
     from_top = {
         " statistics": replace(labelled, statistics=STATISTICS),
         " argmax": Spec(dtype, statistics=("argmax",), **element),
         " hvp": replace(labelled, **second),
         " hvp all options": replace(everything, rows=False, **second, **element),
+        " hvp of a float64 vector": replace(labelled, output="hvp", second="float64"),
         " diag": replace(labelled, output="grad and diag"),
         " diag all options": replace(distribution, rows=False, output="grad and diag", **element),
     }

@@ -110,6 +110,14 @@ class CudaBackend(Reference):
         """The fields that are asked for, in one read of the logits."""
         _run(problem, "", fields._asdict())
 
+    def cross_entropy_hvp(self, problem: Problem, vector: Array, product: Array, gauss_newton: bool) -> None:
+        """H v, in two reads of logits and vector."""
+        _run(problem, "hvp", {"out": product}, {"second": vector}, gauss_newton=gauss_newton)
+
+    def cross_entropy_grad_and_hessian_diag(self, problem: Problem, grad: Array, diag: Array) -> None:
+        """Both, in two reads of the logits."""
+        _run(problem, "grad and diag", {"out": grad, "second_out": diag})
+
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x - lse)."""
         _run_chunks(_without_target("softmax"), {"logits": logits}, {"out": out})

@@ -150,6 +150,15 @@ def read_logits(value: Any, axis: int) -> tuple[Adopted, int]:
     return x, axis
 
 
+def read_second(value: Any, name: str, logits: Adopted, whose: str) -> Adopted:
+    """A second array of real numbers in the shape of the logits; `whose` says so in the error."""
+    found = adopt(value, name, logits)
+    check_shape(found.array.shape, name, logits.array.shape, whose)
+    if found.dtype not in ITEMSIZE:
+        raise TypeError(f"{name} has dtype {found.dtype}; on the GPU it must be {FLOAT_CHOICES}")
+    return found
+
+
 def read_out(out: Any, name: str, shape: tuple[int, ...], dtype: str, x: Adopted, *inputs: Adopted) -> Adopted:
     """The caller's array to write to, or a new one."""
     if out is None:

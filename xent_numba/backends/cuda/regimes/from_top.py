@@ -56,8 +56,8 @@ def row_from_top(spec: Spec, threads: int, batch: int) -> Any:
     read_label_logit = label_logit(spec, real, hw.device(lambda args, x: x))
     nothing, measure, merge = _nothing(spec), sweep(spec, threads, batch, _add(spec)), _merge(spec, threads)
     store_row, store_ignored_row = store_statistics(spec, maths), store_ignored(spec)
-    epilogue = curvature_epilogue(spec, maths) if has_output else None
-    write = sweep(spec, threads, batch, curvature_visit(spec, maths, memory)) if has_output else None
+    epilogue: Any = curvature_epilogue(spec, maths) if has_output else None
+    write: Any = sweep(spec, threads, batch, curvature_visit(spec, maths, memory)) if has_output else None
     zero = real(0)
 
     @hw.device
@@ -127,7 +127,12 @@ def _nothing(spec: Spec) -> Any:
 
 def _wanted(spec: Spec) -> tuple[bool, bool, bool, bool]:
     """Which sums are: (gap, stream, target sum, classes before the label)."""
-    return "entropy" in spec.statistics, spec.output == "hvp", bool(spec.output) and spec.dense, "rank" in spec.statistics
+    return (
+        "entropy" in spec.statistics,
+        spec.output == "hvp",
+        bool(spec.output) and spec.dense,
+        "rank" in spec.statistics,
+    )
 
 
 def _add(spec: Spec) -> Any:
@@ -136,7 +141,7 @@ def _add(spec: Spec) -> Any:
     exp, transform, derivative = maths.exp, maths.transform, maths.derivative
     has_gap, has_stream, has_target, has_rank = _wanted(spec)
     key_of, rebase, zero = order_key(spec, maths.real), _rebase(spec), maths.real(0)
-    target = target_reader(spec, maths.real, address_functions(spec).distribution_stride) if has_target else None
+    target: Any = target_reader(spec, maths.real, address_functions(spec).distribution_stride) if has_target else None
 
     @hw.device
     def add(args: Any, fixed: Any, share: Any, j: Any, x: Any, v: Any) -> Any:
@@ -178,13 +183,13 @@ def _rebase(spec: Spec) -> Any:
         scale = exp(old.z - top.z)
         with_old = one + others.value
         if has_gap:
-            gap = Sum(zero, zero) if scale == zero else Sum(
-                (gap.value + with_old * (top.z - old.z)) * scale, gap.compensation * scale
+            gap = (
+                Sum(zero, zero)
+                if scale == zero
+                else Sum((gap.value + with_old * (top.z - old.z)) * scale, gap.compensation * scale)
             )
         if has_stream:
-            stream = Sum(
-                (stream.value + with_old * (old.slope_v - top.slope_v)) * scale, stream.compensation * scale
-            )
+            stream = Sum((stream.value + with_old * (old.slope_v - top.slope_v)) * scale, stream.compensation * scale)
         return Share(top, Sum(with_old * scale, others.compensation * scale), gap, stream, target_sum, before)
 
     return rebase

@@ -4,8 +4,8 @@ With T = Σ t_j and the z-loss coefficient ζ, a row has ∂loss/∂z = T p − 
 
     H = A (diag p − p pᵀ) + 2ζ p pᵀ,   A = T + 2ζ lse
 
-For x it is diag f' · H · diag f' + diag (f'' ∂loss/∂z); the last term is 0 without a softcap.  At the top class, where p
-may be nearly 1, 1 − p is the sum of the others; v − ⟨p, v⟩ is the difference of two numbers relative to the top.
+For x it is diag f' · H · diag f' + diag (f'' ∂loss/∂z); the last term is 0 without a softcap.  At the top class, where
+p may be nearly 1, 1 − p is the sum of the others; v − ⟨p, v⟩ is the difference of two numbers relative to the top.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
 from xent_numba.backends.cuda.row.spec import CURVATURES, ITEMSIZE, STATISTICS, Spec, arguments_type
 
-
 STRIDED = ("logits", "out", "labels", "distribution", "second", "second_out")  # arrays with strides of the caller's
 
 

@@ -45,8 +45,8 @@ class Spec:
 
     @property
     def float64(self) -> bool:
-        """Whether the arithmetic is float64: for float64 logits or distributions."""
-        return "float64" in (self.dtype, self.distribution)
+        """Whether the arithmetic is float64: for float64 logits, distributions or second arrays."""
+        return "float64" in (self.dtype, self.distribution, self.second)
 
     @property
     def dense(self) -> bool:
