@@ -74,6 +74,7 @@ def cross_entropy(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
 ) -> Scalar | Array:
@@ -107,6 +108,9 @@ def cross_entropy(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
+        less, the more certain it is.  Only for class indices, without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -169,7 +173,9 @@ def cross_entropy(
     >>> print(cross_entropy(logits, [[0, 1, 0], [1, 0, 0]], reduction="none").round(3))
     [1.417 2.62 ]
     """
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits):
         found: Scalar | Array = device_arrays(backend).loss(options, logits, target, weight, sample_weight)[0]
         return found
@@ -211,6 +217,7 @@ def cross_entropy_and_grad(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
     grad_out: Array | None = None,
@@ -245,6 +252,9 @@ def cross_entropy_and_grad(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
+        less, the more certain it is.  Only for class indices, without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -288,7 +298,9 @@ def cross_entropy_and_grad(
     [[ 0.33  -0.379  0.049]
      [-0.464  0.243  0.22 ]]
     """
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits):
         on_gpu = device_arrays(backend)
         both: tuple[Scalar | Array, Array] = on_gpu.loss(

@@ -50,6 +50,7 @@ def cross_entropy_hvp(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
     out: Array | None = None,
@@ -91,6 +92,9 @@ def cross_entropy_hvp(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
+        less, the more certain it is.  Only for class indices, without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -125,7 +129,10 @@ def cross_entropy_hvp(
         (H v)_j = s f'(x_j) p_j ((T + 2 λ · lse(z)) (u_j − ⟨p, u⟩) + 2 λ ⟨p, u⟩) + f''(x_j) v_j · ∂loss/∂z_j
 
     where ∂loss/∂z_j = s (T p_j − t_j + 2 λ · lse(z) · p_j).  The last term, which `gauss_newton` leaves out, is 0
-    unless there is a softcap.
+    unless there is a softcap.  With a `focal_gamma`, t_y and T are w_y φ instead of w_y, and
+    s f'(x_j) w_y ψ (u_y − ⟨p, u⟩) (p_j − [j = y]) is added; with q = 1 − p_y, these factors are
+
+        φ = q^γ − γ q^(γ−1) p_y log p_y        ψ = p_y dφ/dp_y
 
     The rows are independent of each other, so H v has as many rows as v.  A float64 vector makes the arithmetic
     float64, whatever the dtype of the logits.
@@ -139,7 +146,9 @@ def cross_entropy_hvp(
      [ 0.     0.     0.   ]]
     """
     flag = as_flag("gauss_newton", gauss_newton)
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits):
         product: Array = device_arrays(backend).hvp(
             options, logits, target, vector, weight, sample_weight, gauss_newton=flag, out=out
@@ -184,6 +193,7 @@ def cross_entropy_grad_and_hessian_diag(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
     grad_out: Array | None = None,
@@ -219,6 +229,9 @@ def cross_entropy_grad_and_hessian_diag(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
+        less, the more certain it is.  Only for class indices, without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -256,7 +269,9 @@ def cross_entropy_grad_and_hessian_diag(
         ∂²loss/∂x_j² = s f'(x_j)² p_j ((T + 2 λ · lse(z)) (1 − p_j) + 2 λ p_j) + f''(x_j) · ∂loss/∂z_j
 
     where ∂loss/∂z_j = s (T p_j − t_j + 2 λ · lse(z) · p_j).  The last term is 0 unless there is a softcap.  1 − p_j is
-    the sum of the other probabilities, so the diagonal keeps its digits where a row is certain of its class.
+    the sum of the other probabilities, so the diagonal keeps its digits where a row is certain of its class.  With a
+    `focal_gamma`, t_y and T are w_y φ instead of w_y, and s f'(x_j)² w_y ψ (p_j − [j = y])² is subtracted, with the
+    factors φ and ψ of `cross_entropy_hvp`.
 
     Examples
     --------
@@ -266,7 +281,9 @@ def cross_entropy_grad_and_hessian_diag(
     [[0.112 0.092 0.044]
      [0.034 0.125 0.123]]
     """
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits):
         both: tuple[Array, Array] = device_arrays(backend).grad_and_hessian_diag(
             options, logits, target, weight, sample_weight, grad_out=grad_out, diag_out=diag_out

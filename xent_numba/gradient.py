@@ -45,6 +45,7 @@ def cross_entropy_grad(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
     out: Array | None = None,
@@ -85,6 +86,9 @@ def cross_entropy_grad(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
+        less, the more certain it is.  Only for class indices, without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -122,7 +126,9 @@ def cross_entropy_grad(
     [[ 0.659 -0.758  0.099]
      [-0.927  0.487  0.44 ]]
     """
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits):
         grad: Array = device_arrays(backend).gradient(
             options, logits, target, weight, sample_weight, lse=lse, grad_output=grad_output, out=out

@@ -30,7 +30,7 @@ def exact_rows(
 
 def exact_curvature(
     x, target, v, *, weight=None, sample_weight=None, ignore=(-100,), label_smoothing=0.0, logit_scale=1.0,
-    softcap=None, z_coefficient=0.0, gauss_newton=False,
+    softcap=None, z_coefficient=0.0, focal_gamma=0.0, gauss_newton=False,
 ):  # fmt: skip
     """H v and the diagonal of H, for the Hessian H of the sum of the losses of the rows of x (N, C)."""
     with mpmath.workdps(DIGITS):
@@ -38,15 +38,23 @@ def exact_curvature(
         products, diagonals = np.zeros((n, c), object), np.zeros((n, c), object)
         rows = _rows(x, target, weight, sample_weight, ignore, label_smoothing, logit_scale, softcap)
         for i, s, t, _, slope, bend, p, lse in rows:
-            mass = mpmath.fsum(t)
+            phi, psi, y = 1, 0, 0
+            if focal_gamma:
+                y = int(target[i])
+                first, second = (
+                    mpmath.diff(lambda q: -((1 - q) ** focal_gamma) * mpmath.log(q), p[y], k) for k in (1, 2)
+                )
+                phi, psi = -p[y] * first, -t[y] * p[y] * (first + p[y] * second)
+            mass = phi * mpmath.fsum(t)
             factor, zeta = mass + 2 * z_coefficient * lse, 2 * z_coefficient
             u = [slope[j] * mpmath.mpf(float(v[i, j])) for j in range(c)]
             mean = mpmath.fsum(p[j] * u[j] for j in range(c))
             for j in range(c):
-                by_cap = 0 if gauss_newton else bend[j] * (factor * p[j] - t[j])
-                product = slope[j] * p[j] * (factor * (u[j] - mean) + zeta * mean)
+                lead = p[j] - (j == y)
+                by_cap = 0 if gauss_newton else bend[j] * (factor * p[j] - phi * t[j])
+                product = slope[j] * (p[j] * (factor * (u[j] - mean) + zeta * mean) + psi * (u[y] - mean) * lead)
                 products[i, j] = s * (product + by_cap * mpmath.mpf(float(v[i, j])))
-                diag = slope[j] ** 2 * p[j] * (factor * (1 - p[j]) + zeta * p[j])
+                diag = slope[j] ** 2 * (p[j] * (factor * (1 - p[j]) + zeta * p[j]) - psi * lead**2)
                 diagonals[i, j] = s * (diag + by_cap)
         return products, diagonals
 

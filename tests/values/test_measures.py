@@ -134,4 +134,11 @@ def test_sums_and_outputs(dtype, classes):
         assert error < 8 + abs(math.log(entropy)), (name, "entropy", float(error))
         size = float(np.abs(v[i]).max())
         worst = float(abs(found[i, 1] + found[i, 2] - mean)) / size / ULP[dtype]
-        print(dtype.__name__, classes, name, float(error), worst, max(float(abs(o-c)/(abs(c)+1e-30))/ULP[dtype] for o,c in zip(out[i],centred)))
+        print(
+            dtype.__name__,
+            classes,
+            name,
+            float(error),
+            worst,
+            max(float(abs(o - c) / (abs(c) + 1e-30)) / ULP[dtype] for o, c in zip(out[i], centred)),
+        )

@@ -92,6 +92,9 @@ def formula(logits, y, axis, options):
         denominator_weight = (w * one_hot).sum(axis)
     s = torch.tensor(options.get("sample_weight", np.ones(lse.shape))) * kept
     rows = s * (t.sum(axis) * lse - (t * z).sum(axis))
+    gamma = options.get("focal_gamma", 0.0)
+    if gamma:  # the row is w (lse − z_y); 1 − p is the sum of the other probabilities
+        rows = rows * (torch.softmax(z, axis) * (1.0 - one_hot)).sum(axis) ** gamma
     z_rows = s * options["z_loss"] * lse**2
     if options["reduction"] == "none":
         loss = rows + z_rows
@@ -174,6 +177,8 @@ def test_automatic_second_derivatives():
         if x.shape[axis] > 256 and case % 8:
             continue  # a diagonal of 300 classes takes PyTorch a while
         v = rng.normal(size=x.shape)
+        if y.ndim < x.ndim and not options["label_smoothing"]:
+            options["focal_gamma"] = float(rng.choice([0.0, 0.5, 1.0, 2.0, 3.5]))
         hv, grad, diag = second_derivatives(x, y, axis, v, options)
         if np.isnan(grad).any() or np.isinf(grad).any():
             continue  # 0 / 0; test_curvature has it

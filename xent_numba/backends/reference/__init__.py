@@ -4,6 +4,7 @@ backend          the methods of the protocol: loops over blocks of rows
 blocks           blocks of rows in float64, weights and the transform of the logits
 statistics       maxima, sums of exponentials, logsumexp
 loss             the loss and its gradient
+focal            what a focal factor multiplies the loss and its derivatives with
 row_statistics   what a row can tell: log-probability, entropy, argmax, rank
 curvature        the second derivatives of the loss
 distillation     the divergence of a student from its teacher, and its gradient

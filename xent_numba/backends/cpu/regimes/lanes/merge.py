@@ -41,6 +41,7 @@ def merged_statistics(merged: Any) -> Any:
         with_error(stats.target_gap, merged.gap_error),
         stats.target_sum + merged.target_error,
         stats.top,
+        None,
     )
 
 
@@ -53,7 +54,7 @@ def merge_lanes(merged: Any, right: Any, saved_shift: Any, scale: Any) -> Any:
     if saved_shift is not None:  # all parts have the same shift, and only a gradient is wanted
         own = _lower_term(left.top, right.top, centre_of(saved_shift), scale, left.sum_exp_others)
         sum_exp, error = compensated_add(left.sum_exp_others, merged.sum_error, right.sum_exp_others + own)
-        stats = RowStatistics(left.row_max, sum_exp, left.target_gap, target_sum, top)
+        stats = RowStatistics(left.row_max, sum_exp, left.target_gap, target_sum, top, None)
         return MergedStatistics(stats, error, merged.gap_error, target_error)
     row_max = maximum(left.row_max, right.row_max)
     centre = promote(centre_of(row_max))
@@ -69,7 +70,7 @@ def merge_lanes(merged: Any, right: Any, saved_shift: Any, scale: Any) -> Any:
     )
     right_gap = right.target_gap + right.target_sum * (centre - promote(centre_of(right.row_max)))
     gap, gap_error = compensated_add(gap, gap_error, right_gap)
-    return MergedStatistics(RowStatistics(row_max, sum_exp, gap, target_sum, top), error, gap_error, target_error)
+    return MergedStatistics(RowStatistics(row_max, sum_exp, gap, target_sum, top, None), error, gap_error, target_error)
 
 
 @optional

@@ -121,7 +121,7 @@ def _labels(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any
         u = promote(dense_target_at(dense, q, top.y))
         x_y = promote(top.x)
         row_max = promote(stats.row_max)
-        stats = RowStatistics(row_max, stats.sum_exp_others, stats.target_gap, stats.target_sum, Top(top.y, x_y))
+        stats = RowStatistics(row_max, stats.sum_exp_others, stats.target_gap, stats.target_sum, Top(top.y, x_y), None)
         return _Labels(label_of_top(stats, u), top.y, x_y, u)
 
     return of_top

@@ -233,7 +233,7 @@ def tile_statistics(tile: Any, inputs: Any, cursor: Any, vtype: Any) -> Any:
     rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
     sum_exp_others = _exact_maximum(sum_exp + error, row_max, shift, rescale, y, inputs.saved_shift, inputs.scale)
     target_gap, target_sum = with_error(sums.gap, sums.gap_error), with_error(sums.target, sums.target_error)
-    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, top), rescale
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, top, None), rescale
 
 
 @inline
