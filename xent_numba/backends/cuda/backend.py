@@ -112,10 +112,16 @@ class CudaBackend(Reference):
 
     def cross_entropy_hvp(self, problem: Problem, vector: Array, product: Array, gauss_newton: bool) -> None:
         """H v, in two reads of logits and vector."""
+        if problem.focal_gamma:
+            REFERENCE.cross_entropy_hvp(problem, vector, product, gauss_newton)
+            return
         _run(problem, "hvp", {"out": product}, {"second": vector}, gauss_newton=gauss_newton)
 
     def cross_entropy_grad_and_hessian_diag(self, problem: Problem, grad: Array, diag: Array) -> None:
         """Both, in two reads of the logits."""
+        if problem.focal_gamma:
+            REFERENCE.cross_entropy_grad_and_hessian_diag(problem, grad, diag)
+            return
         _run(problem, "grad and diag", {"out": grad, "second_out": diag})
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:

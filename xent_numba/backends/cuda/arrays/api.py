@@ -151,6 +151,7 @@ def hvp(
     out: Any = None,
 ) -> Any:
     """`cross_entropy_hvp`."""
+    _refuse_focal(options)
     with on_its_device(logits):
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         v = read_second(vector, "vector", inputs.logits, "that of the logits")
@@ -171,12 +172,22 @@ def grad_and_hessian_diag(
     diag_out: Any = None,
 ) -> tuple[Any, Any]:
     """`cross_entropy_grad_and_hessian_diag`."""
+    _refuse_focal(options)
     with on_its_device(logits):
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         grad, diag = _read_grad(inputs, grad_out, "grad_out"), _read_grad(inputs, diag_out, "diag_out")
         check_diag(diag.array, inputs.logits.array, grad.array)
         _run(inputs, None, Output("grad and diag", grad, diag))
         return release(grad, inputs.stream), release(diag, inputs.stream)
+
+
+def _refuse_focal(options: Options) -> None:
+    """NotImplementedError for a focal_gamma."""
+    if options.focal_gamma:
+        raise NotImplementedError(
+            "backend 'cuda' does not support second derivatives of a focal loss of arrays on a GPU yet; copy them to "
+            "the host"
+        )
 
 
 def distillation(options: DistillationOptions, student: Any, teacher: Any, *_: Any, **__: Any) -> Any:
