@@ -122,6 +122,10 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     for suffix, spec in from_top.items():
         yield kernel("online", suffix, spec, threads, scalar=each)
         yield kernel("columns", suffix, spec, plan.COLUMN_THREADS, scalar=each)
+    distilled = Spec(dtype, second=dtype, output="grad", rows=True, distillation=True, **element)
+    for suffix, spec in {" distillation": distilled, " distillation loss": replace(distilled, output="")}.items():
+        yield kernel("online", suffix + " in float64", spec, threads // 2, scalar=each)
+        yield kernel("columns", suffix + " in float64", spec, plan.COLUMN_THREADS, scalar=each)
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
         yield kernel("split statistics", suffix, spec, threads, extra=("parts", "segment_classes"))
         yield kernel("split output", suffix, spec, threads, extra=("results", "segment_classes"))

@@ -1,4 +1,4 @@
-"""Row statistics and curvature in Numba's simulator against the reference backend.
+"""Row statistics, curvature and distillation in Numba's simulator against the reference backend.
 
 Runs in the process that test_cuda_sim.py starts; the bounds are those of that file.
 """
@@ -23,6 +23,7 @@ from xent_numba.backends.cuda.arrays import api as arrays
 from xent_numba.backends.cuda.backend import BACKEND
 from xent_numba.backends.cuda.plan import Plan
 from xent_numba.backends.cuda.runtime import device, memory
+from xent_numba.prepare.distillation import make_distillation_options
 from xent_numba.prepare.options import make_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here
@@ -222,3 +223,57 @@ def test_curvature_on_the_device(rng):
         arrays.grad_and_hessian_diag(options, OnDevice(x), OnDevice(y), diag_out=OnDevice(x))
     with pytest.raises(ValueError, match="vector has shape"):
         arrays.hvp(options, OnDevice(x), OnDevice(y), OnDevice(v[:1]))
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 4.0, "temperature_squared": True}, {"temperature": 0.25}])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_distillation(classes, dtype, options, rng):
+    kind, wide = DTYPES[dtype], dtype == "float64"
+    teacher = rng.normal(scale=3.0, size=(7, classes)).astype(np.float64 if wide else np.float32)
+    student = rng.normal(scale=3.0, size=teacher.shape).astype(kind)
+    student[1] = teacher[1]
+    teacher[1] = student[1]  # equal
+    teacher[2] = student[2].astype(teacher.dtype) * teacher.dtype.type(1 + 2**-12)  # nearly equal
+    teacher[3, classes // 2] = 60  # certain
+    teacher[4, :2], student[4, 0] = -np.inf, -np.inf
+    student[5, 3] = -np.inf  # an infinite divergence
+    student[6, 0] = np.nan
+    sample_weight = rng.uniform(0.5, 2.0, 7)
+    call = {"sample_weight": sample_weight, "reduction": "none", **options}
+    loss, grad = xn.distillation_loss_and_grad(student, teacher, backend="cuda", **call)
+    exact, slope = xn.distillation_loss_and_grad(student.astype(float), teacher.astype(float), backend="numpy", **call)
+    assert loss.dtype == (np.float64 if wide else np.float32)
+    assert grad.dtype == kind
+    assert loss[1] == 0
+    assert not grad[1].any()
+    assert exact[5] == np.inf
+    close(loss, exact, wide)
+    size = np.abs(np.where(np.isfinite(slope), slope, 0)).max(axis=-1, keepdims=True)
+    if dtype == "bfloat16":
+        assert np.allclose(grad.astype(float), slope, rtol=2**-8, atol=2**-120, equal_nan=True)
+    else:
+        close(grad, slope, wide, size)
+    assert np.array_equal(xn.distillation_loss(student, teacher, backend="cuda", **call), loss, equal_nan=True)
+
+
+def test_distillation_on_the_device(rng):
+    student = np.moveaxis(rng.normal(size=(2, 5, 3)).astype(np.float16), 1, -1)
+    teacher = student + rng.normal(scale=1e-2, size=student.shape)
+    sample_weight = rng.uniform(0.5, 2.0, (2, 3))
+    options = make_distillation_options(-1, 2.0, True, "mean", None)
+    inputs = [OnDevice(array) for array in (student, teacher, sample_weight)]
+    loss, grad = arrays.distillation(options, *inputs, want_grad=True)
+    exact, slope = xn.distillation_loss_and_grad(
+        student.astype(float), teacher, temperature=2.0, temperature_squared=True, sample_weight=sample_weight,
+        backend="numpy",
+    )  # fmt: skip
+    assert (loss.dtype, loss.shape, grad.dtype) == (np.float32, (), np.float16)
+    assert np.allclose(loss.copy_to_host(), exact, rtol=1e-6)
+    assert np.allclose(grad.copy_to_host().astype(float), slope, rtol=2**-10, atol=2**-24)
+    assert np.allclose(arrays.distillation(options, *inputs)[0].copy_to_host(), exact, rtol=1e-6)
+    with pytest.raises(ValueError, match="teacher_logits has shape"):
+        arrays.distillation(options, inputs[0], OnDevice(teacher[:1]))
+    with pytest.raises(TypeError, match="teacher_logits is not on the GPU"):
+        arrays.distillation(options, inputs[0], teacher)
+    with pytest.raises(ValueError, match=r"sample_weight\[0, 0\] = -1.0"):
+        arrays.distillation(options, *inputs[:2], OnDevice(np.full((2, 3), -1.0)))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import LabelScan, Problem, RowFields
+    from xent_numba.backends.protocol import DistillationProblem, LabelScan, Problem, RowFields
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -93,12 +93,7 @@ class CudaBackend(Reference):
         """Loss, and gradient where asked for."""
         losses = np.empty(problem.logits.shape[:2], loss_dtype(problem.logits.dtype))
         _run(problem, "" if grad is None else "grad", {"out": grad, "rows": losses})
-        if rows is not None:
-            rows[...] = losses
-            return None
-        with np.errstate(all="ignore"):
-            flat = losses.reshape(-1).astype(np.float64)
-            return np.add.reduceat(flat, np.arange(0, flat.size, GROUP))
+        return _rows_or_sums(losses, rows)
 
     def cross_entropy_grad(
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
@@ -124,6 +119,18 @@ class CudaBackend(Reference):
             return
         _run(problem, "grad and diag", {"out": grad, "second_out": diag})
 
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> Float64s | None:
+        """Divergence, and gradient where asked for."""
+        losses = np.empty(problem.student.shape[:2], loss_dtype(problem.student.dtype))
+        operands = _without_target("" if grad is None else "grad")
+        operands.temperature, operands.temperature_squared = problem.temperature, problem.temperature_squared
+        operands.grad_scale = problem.grad_scale
+        inputs = {"logits": problem.student, "second": problem.teacher, "sample_weight": problem.sample_weight}
+        _run_chunks(operands, inputs, {"out": grad, "rows": losses})
+        return _rows_or_sums(losses, rows)
+
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x - lse)."""
         _run_chunks(_without_target("softmax"), {"logits": logits}, {"out": out})
@@ -137,8 +144,18 @@ class CudaBackend(Reference):
         _run_chunks(_without_target(""), {"logits": logits}, {"lse": out})
 
 
+def _rows_or_sums(losses: Array, rows: Array | None) -> Float64s | None:
+    """None once the losses are in `rows`; without these, their sums over groups of rows."""
+    if rows is not None:
+        rows[...] = losses
+        return None
+    with np.errstate(all="ignore"):
+        flat = losses.reshape(-1).astype(np.float64)
+        return np.add.reduceat(flat, np.arange(0, flat.size, GROUP))
+
+
 def _without_target(output: str) -> Operands:
-    """The operands of softmax and its kin; shape and addresses are set for each chunk."""
+    """The operands of functions without a target; shape and addresses are set for each chunk."""
     return Operands((1, 1, 1), Operand("", 0), output)
 
 

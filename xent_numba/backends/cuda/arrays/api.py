@@ -14,6 +14,7 @@ from xent_numba.backends.cuda.arrays.inputs import (
     read_logits,
     read_loss_inputs,
     read_out,
+    read_pair,
     read_second,
 )
 from xent_numba.backends.cuda.arrays.label_scan import denominators
@@ -37,6 +38,7 @@ class Output(NamedTuple):
     second_out: Adopted | None = None
     second: Adopted | None = None
     gauss_newton: bool = False
+    distillation: DistillationOptions | None = None
 
     def arrays(self) -> dict[str, Adopted | None]:
         """The arrays under the names of their operands."""
@@ -190,11 +192,22 @@ def _refuse_focal(options: Options) -> None:
         )
 
 
-def distillation(options: DistillationOptions, student: Any, teacher: Any, *_: Any, **__: Any) -> Any:
-    """The distillation losses, which have no kernels for arrays on a GPU yet."""
-    raise NotImplementedError(
-        "backend 'cuda' does not support distillation losses of arrays on a GPU yet; copy them to the host"
-    )
+def distillation(
+    options: DistillationOptions,
+    student: Any,
+    teacher: Any,
+    sample_weight: Any = None,
+    *,
+    want_grad: bool = False,
+    out: Any = None,
+) -> tuple[Any, Any]:
+    """(loss, gradient or None): `distillation_loss` and `distillation_loss_and_grad`."""
+    with on_its_device(student):
+        inputs = read_pair(options.shared, student, teacher, sample_weight)
+        grad = _read_grad(inputs, out, "grad_out") if want_grad else None
+        result = empty(inputs.rows_shape, loss_dtype(inputs.logits), inputs.logits)
+        result = _run(inputs, result, Output("" if grad is None else "grad", grad, distillation=options))
+        return release(result, inputs.stream), None if grad is None else release(grad, inputs.stream)
 
 
 def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:
@@ -221,10 +234,12 @@ def _run(
         return rows if rows is None else _reduced(inputs, rows, 0, 0.0 if options.reduction == "mean" else 1.0)
     found = denominators(inputs)
     kind = "distribution" if inputs.is_distribution else "labels"
-    arrays = {"logits": inputs.logits, kind: inputs.target, **output.arrays()}
+    arrays = {**output.arrays(), "logits": inputs.logits, "second" if output.distillation else kind: inputs.target}
     per_row = {"sample_weight": inputs.sample_weight, "saved_lse": saved_lse, "grad_output": grad_output}
     for operands, first_row in slabs(inputs.axis, arrays, per_row):
         operands.output, operands.gauss_newton = output.kind, output.gauss_newton
+        if output.distillation:
+            _, operands.temperature, operands.temperature_squared = output.distillation
         operands.weight = inputs.weight
         operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
         operands.label_smoothing, operands.logit_scale = options.label_smoothing, options.logit_scale

@@ -141,12 +141,22 @@ def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight
     return inputs
 
 
-def read_logits(value: Any, axis: int) -> tuple[Adopted, int]:
-    """The logits, and the class axis counted from the front."""
-    x = adopt(value, "logits")
+def read_pair(options: Options, student: Any, teacher: Any, sample_weight: Any) -> LossInputs:
+    """The arguments of a distillation, with the teacher's logits in the place of a distribution."""
+    x, axis = read_logits(student, options.axis, "student_logits")
+    t, _ = read_logits(teacher, options.axis, "teacher_logits", x)
+    check_shape(t.array.shape, "teacher_logits", x.array.shape, "that of student_logits")
+    inputs = LossInputs(options, x, axis, current_stream(x), t, True)
+    inputs.sample_weight = inputs.factors(sample_weight, "sample_weight", inputs.rows_shape, PER_ROW, as_weights)
+    return inputs
+
+
+def read_logits(value: Any, axis: int, name: str = "logits", others: Adopted | None = None) -> tuple[Adopted, int]:
+    """The logits, and the class axis counted from the front; on the GPU of the other logits, where there are any."""
+    x = adopt(value, name, others)
     if x.dtype not in ITEMSIZE:
-        raise TypeError(f"logits have dtype {x.dtype}; on the GPU they must be {FLOAT_CHOICES}")
-    _, axis = as_logits(x.array, axis)
+        raise TypeError(f"{name} have dtype {x.dtype}; on the GPU they must be {FLOAT_CHOICES}")
+    _, axis = as_logits(x.array, axis, name)
     return x, axis
 
 

@@ -31,7 +31,9 @@ class Spec:
     softcap: bool = False  # z = softcap · tanh(logit_scale · x / softcap)
     z_loss: bool = False
     output: str = ""  # what is stored for each class: "", "grad", "softmax", "log_softmax" or one of `CURVATURES`
-    second: str = ""  # dtype of a second array that is read for each class: the vector of a Hessian product
+    second: str = ""  # dtype of a second array that is read: the vector of a Hessian product, a teacher's logits
+    distillation: bool = False  # the loss is the divergence from a teacher
+    squared: bool = False  # ... times the temperature squared
     gauss_newton: bool = False  # a Hessian product leaves out the curvature of the softcap
     statistics: tuple[str, ...] = ()  # which of `STATISTICS` are stored of each row
     rows: bool = False  # store the loss of each row
@@ -45,8 +47,8 @@ class Spec:
 
     @property
     def float64(self) -> bool:
-        """Whether the arithmetic is float64: for float64 logits, distributions or second arrays."""
-        return "float64" in (self.dtype, self.distribution, self.second)
+        """Whether the arithmetic is float64: for float64 logits, distributions or second arrays, and a distillation."""
+        return self.distillation or "float64" in (self.dtype, self.distribution, self.second)
 
     @property
     def dense(self) -> bool:
@@ -55,8 +57,13 @@ class Spec:
 
     @property
     def measured(self) -> bool:
-        """Whether the row is measured from its top class, by the kernels of `regimes.measured`."""
+        """Whether the sums of a row are taken from its top class, by `regimes.from_top`."""
         return bool(self.statistics) or self.output in CURVATURES
+
+    @property
+    def swept(self) -> bool:
+        """Whether rows are read element by element, by `regimes.sweep`."""
+        return self.measured or self.distillation
 
     @property
     def scaled_output(self) -> bool:
@@ -102,6 +109,7 @@ def arguments_type(spec: Spec) -> Any:
         names += [name] * bool(getattr(spec, name))
     names += ["grad_output_row"] * bool(spec.grad_output)
     names += ["device_scales"] * spec.device_scales
+    names += ["temperature"] * spec.distillation
     names += ["confidence", "smoothing_share"] * spec.smoothing
     names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "scale_over_cap"] * spec.softcap
     names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * spec.scaled_output
@@ -109,7 +117,16 @@ def arguments_type(spec: Spec) -> Any:
 
 
 FLOATS = frozenset(
-    {"confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient", "grad_scale"}
+    {
+        "temperature",
+        "confidence",
+        "smoothing_share",
+        "logit_scale",
+        "softcap",
+        "scale_over_cap",
+        "z_coefficient",
+        "grad_scale",
+    }
 )
 
 
