@@ -182,6 +182,7 @@ def _run(
         logit_scale=problem.logit_scale,
         softcap=problem.softcap,
         z_coefficient=problem.z_coefficient,
+        focal_gamma=problem.focal_gamma,
         grad_scale=problem.grad_scale,
         gauss_newton=gauss_newton,
     )

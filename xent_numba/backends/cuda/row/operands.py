@@ -13,6 +13,8 @@ from xent_numba.backends.cuda.row.spec import ITEMSIZE, STATISTICS, Spec, argume
 
 STRIDED = ("logits", "out", "labels", "distribution", "second", "second_out")  # arrays with strides of the caller's
 
+FLOAT32_MAX = 3.4e38
+
 
 class Operand(NamedTuple):
     """An array on the device; strides in bytes along (A, B, class), as far as it has these axes."""
@@ -46,6 +48,7 @@ class Operands:
     logit_scale: float = 1.0
     softcap: float | None = None
     z_coefficient: float = 0.0
+    focal_gamma: float = 0.0
     grad_scale: float = 1.0
     device_scales: int = 0  # address of (1 / denominator, ratio of the denominators), float64, where the host has none
     rows: int = 0  # addresses of a contiguous result per row, of the loss dtype
@@ -97,6 +100,7 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         "softcap": cap,
         "scale_over_cap": operands.logit_scale / cap,
         "z_coefficient": operands.z_coefficient,
+        "focal_gamma": operands.focal_gamma if spec.float64 else min(operands.focal_gamma, FLOAT32_MAX),
         "grad_scale": operands.grad_scale,
         "device_scales": operands.device_scales,
         "temperature": 1.0 if operands.temperature is None else operands.temperature,
@@ -136,6 +140,7 @@ def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
         scaled=operands.logit_scale != 1.0,
         softcap=operands.softcap is not None,
         z_loss=operands.z_coefficient != 0.0,
+        focal=operands.focal_gamma != 0.0,
         output=operands.output,
         second=_dtype(operands.second),
         gauss_newton=operands.gauss_newton,

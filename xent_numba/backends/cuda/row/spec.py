@@ -30,6 +30,7 @@ class Spec:
     scaled: bool = False  # z = logit_scale · x
     softcap: bool = False  # z = softcap · tanh(logit_scale · x / softcap)
     z_loss: bool = False
+    focal: bool = False  # the label's weight has the factor (1 − p)^γ
     output: str = ""  # what is stored for each class: "", "grad", "softmax", "log_softmax" or one of `CURVATURES`
     second: str = ""  # dtype of a second array that is read: the vector of a Hessian product, a teacher's logits
     distillation: bool = False  # the loss is the divergence from a teacher
@@ -38,7 +39,7 @@ class Spec:
     statistics: tuple[str, ...] = ()  # which of `STATISTICS` are stored of each row
     rows: bool = False  # store the loss of each row
     lse: bool = False  # store log Σ exp of each row
-    saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces the statistics
+    saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces that of the statistics
     device_scales: bool = False  # the denominators are in device memory, not in the arguments: the check is deferred
     aligned: bool = True  # every row starts on 16 bytes and is a multiple of 16 bytes long
     unit_stride: bool = True  # the classes of a row lie side by side; otherwise every access is scalar
@@ -74,6 +75,16 @@ class Spec:
     def second_out(self) -> bool:
         """Whether two numbers are stored for each class."""
         return self.output == "grad and diag"
+
+    @property
+    def sums_exp(self) -> bool:
+        """Whether a row is summed up: unless the sum is saved, and there is no focal factor of a part of it."""
+        return not self.saved_lse or self.focal
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether a row is read before its output is known."""
+        return self.sums_exp or self.dense
 
     @property
     def ragged(self) -> bool:
@@ -112,22 +123,17 @@ def arguments_type(spec: Spec) -> Any:
     names += ["temperature"] * spec.distillation
     names += ["confidence", "smoothing_share"] * spec.smoothing
     names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "scale_over_cap"] * spec.softcap
+    names += ["focal_gamma"] * spec.focal
     names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * spec.scaled_output
     return namedtuple("Arguments", names)
 
 
 FLOATS = frozenset(
     {
-        "temperature",
-        "confidence",
-        "smoothing_share",
-        "logit_scale",
-        "softcap",
-        "scale_over_cap",
-        "z_coefficient",
-        "grad_scale",
+        "temperature", "confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient",
+        "focal_gamma", "grad_scale",
     }
-)
+)  # fmt: skip
 
 
 def signature(spec: Spec, extra: tuple[str, ...] = ()) -> Any:
