@@ -68,6 +68,19 @@ def probabilities() -> None:
     assert_type(xn.logsumexp(half, n_threads=1), NDArray[np.float32])
 
 
+def shards() -> None:
+    """The gradient of a shard has its dtype."""
+    whole = xn.partial_cross_entropy(single[:, :1], target, n_classes=3) + xn.partial_cross_entropy(
+        single[:, 1:], target, class_offset=1, n_classes=3, label_smoothing=np.float32(0)
+    )
+    assert_type(whole, xn.PartialCrossEntropy)
+    assert_type(whole.grad(single[:, 1:], target, class_offset=1), NDArray[np.float32])
+    assert_type(whole.loss(), np.floating[Any])
+    assert_type(whole.loss(reduction="none"), NDArray[np.floating[Any]])
+    assert_type(whole.to_array(), NDArray[np.float64])
+    assert_type(xn.PartialCrossEntropy.from_array(whole.to_array(), whole), xn.PartialCrossEntropy)
+
+
 def layers() -> None:
     """An object knows whether it reduces."""
     mean = xn.CrossEntropyLoss(label_smoothing=0.1)

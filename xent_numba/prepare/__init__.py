@@ -2,6 +2,7 @@
 
 loss       `prepare`: a call of a loss function becomes `protocol.Slab`s, each with a `protocol.Problem`
 rowwise    `prepare_rowwise`: the same for softmax, log_softmax and logsumexp, which have neither target nor reduction
+shards     `prepare_shard`: the same for some of the classes, which partial_cross_entropy takes
 options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
 layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied

@@ -9,6 +9,7 @@ import numpy as np
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.backends.reference.blocks import BLOCK, block_rows, is_kept, per_row, store, times, transform
 from xent_numba.backends.reference.loss import block_losses, effective_target, store_gradient
+from xent_numba.backends.reference.shards import shard_gradient, shard_statistics
 from xent_numba.backends.reference.statistics import block_stats, stats_from
 from xent_numba.prepare.layout import row_blocks
 from xent_numba.reduction import exact_sum
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem
+    from xent_numba.backends.protocol import Problem, Shard, ShardCoefficients, ShardStatistics
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -103,6 +104,19 @@ class Reference:
                 stats = block_stats(z, lost) if lse is None else stats_from(z, block_rows(lse[..., None], block))
                 factor = per_row(problem.sample_weight, block) * per_row(grad_output, block) * problem.grad_scale
                 store_gradient(grad, block, stats, target, problem, slope * factor)
+
+    def shard_statistics(self, shard: Shard, found: ShardStatistics) -> None:
+        """See `protocol.Backend`."""
+        with np.errstate(all="ignore"):
+            for block in row_blocks(shard.logits.shape, BLOCK // shard.logits.shape[2]):
+                for column, values in zip(found, shard_statistics(shard, block), strict=True):
+                    column[block] = values.reshape(column[block].shape)
+
+    def shard_gradient(self, shard: Shard, coefficients: ShardCoefficients, grad: Array) -> None:
+        """See `protocol.Backend`."""
+        with np.errstate(all="ignore"):
+            for block in row_blocks(shard.logits.shape, BLOCK // shard.logits.shape[2]):
+                store(grad, block, shard_gradient(shard, coefficients, block))
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x − lse)."""
