@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Generic, overload
 
 from xent_numba.backends.registry import select
 from xent_numba.prepare.misuse import explain_misuse
@@ -11,17 +11,46 @@ from xent_numba.prepare.shards import prepare_shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
+    from typing import Any, Unpack
 
     import numpy as np
     from numpy.typing import NDArray
 
     from xent_numba.sharded import State
-    from xent_numba.signatures import AnyArray, Float, Floats, Integer, Number, Rows, Total
+    from xent_numba.signatures import (
+        AnyArray,
+        Float,
+        Floats,
+        Half,
+        Integer,
+        Number,
+        PartialOptions,
+        Real,
+        Reals,
+        Rows,
+        Same,
+        Total,
+    )
 
     Array = NDArray[Any]
+else:
+    from typing import TypeVar
+
+    Real = TypeVar("Real")
 
 
+@overload
+def partial_cross_entropy(
+    logits_shard: Reals[Real], target: AnyArray, *, n_classes: Integer, **options: Unpack[PartialOptions]
+) -> PartialCrossEntropy[Real]: ...
+@overload
+def partial_cross_entropy(
+    logits_shard: Half, target: AnyArray, *, n_classes: Integer, **options: Unpack[PartialOptions]
+) -> PartialCrossEntropy[np.float32]: ...
+@overload
+def partial_cross_entropy(
+    logits_shard: AnyArray, target: AnyArray, *, n_classes: Integer, **options: Unpack[PartialOptions]
+) -> PartialCrossEntropy[Any]: ...
 @explain_misuse
 def partial_cross_entropy(
     logits_shard: AnyArray,
@@ -39,11 +68,12 @@ def partial_cross_entropy(
     z_loss: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
-) -> PartialCrossEntropy:
+) -> PartialCrossEntropy[Any]:
     """What some of the classes contribute to a softmax cross-entropy.
 
     The results of all shards, added in any order, give the loss and the gradient, although no process ever has the
-    logits of more than its own classes.
+    logits of more than its own classes.  Class indices count the classes of all shards, and smoothing is spread over
+    them; a distribution and the class weights are those of the shard, sliced like the logits.
 
     Parameters
     ----------
@@ -52,7 +82,6 @@ def partial_cross_entropy(
     target : array_like
         Class indices: integers, in the shape of the logits without `axis`.  Or a distribution over the classes:
         real numbers in the shape of the logits, whose rows need not sum to one; integers must be one-hot rows.
-        Class indices count the classes of all shards; a distribution is sliced like the logits.
     class_offset : int, default 0
         The number of the first class of the shard.
     n_classes : int
@@ -60,7 +89,7 @@ def partial_cross_entropy(
     axis : int, default -1
         The axis of the classes.
     weight : array_like of shape (C,), optional
-        Weights w ≥ 0 of the classes.  Like the logits, those of the shard alone.
+        Weights w ≥ 0 of the classes.
     sample_weight : array_like in the shape of class indices, optional
         Weights s ≥ 0 of the rows.
     ignore_index : int, several ints or None, default -100
@@ -112,7 +141,7 @@ def partial_cross_entropy(
     return PartialCrossEntropy(sharded.state_of(chosen, checked))
 
 
-class PartialCrossEntropy:
+class PartialCrossEntropy(Generic[Real]):
     """What one or several shards of the classes contribute to a cross-entropy, made by `partial_cross_entropy`.
 
     Parts of one loss are added with ``+``, in any order and however they are grouped, which changes no more than the
@@ -185,7 +214,7 @@ class PartialCrossEntropy:
 
         return sharded.logsumexp(self._state)
 
-    def __add__(self, other: PartialCrossEntropy) -> PartialCrossEntropy:
+    def __add__(self, other: PartialCrossEntropy[Real]) -> PartialCrossEntropy[Real]:
         """Both parts together; ValueError where they overlap or do not belong to one loss."""
         if not isinstance(other, PartialCrossEntropy):
             return NotImplemented
@@ -193,18 +222,20 @@ class PartialCrossEntropy:
 
         return PartialCrossEntropy(sharded.add(self._state, other._state))
 
-    def __radd__(self, other: object) -> PartialCrossEntropy:
+    def __radd__(self, other: object) -> PartialCrossEntropy[Real]:
         """0 + part is the part, so that `sum` works."""
         return self if other.__class__ is int and other == 0 else NotImplemented
 
     @overload
-    def loss(self, reduction: Total = "mean") -> np.floating[Any]: ...
+    def loss(self, reduction: Total = "mean") -> Real: ...
     @overload
-    def loss(self, reduction: Rows) -> NDArray[np.floating[Any]]: ...
+    def loss(self, reduction: Rows) -> NDArray[Real]: ...
     @overload
     def loss(self, reduction: str = "mean") -> Any: ...
     def loss(self, reduction: str = "mean") -> Any:
         """The loss, once the shards of all classes are added.
+
+        It is computed from a few numbers for each row, as often as one likes.
 
         Parameters
         ----------
@@ -336,10 +367,12 @@ class PartialCrossEntropy:
     def to_array(self) -> NDArray[np.float64]:
         """The contents as numbers, to be sent by MPI or put into shared memory.
 
+        The options, the target and the weights of the rows are not among them, as every process has its own.
+
         Returns
         -------
         ndarray of shape (N, k), float64
-            k numbers for each of the N rows, in C order of the rows; k is the same for every part.  The last three
+            A line of k numbers for each of the N rows, in C order; k is the same for every part.  The last three
             say which classes they are of: the first, the one after the last, and how many.
 
         See Also
@@ -356,9 +389,11 @@ class PartialCrossEntropy:
 
         return sharded.to_array(self._state)
 
-    @classmethod
-    def from_array(cls, array: AnyArray, like: PartialCrossEntropy) -> PartialCrossEntropy:
+    @staticmethod
+    def from_array(array: AnyArray, like: PartialCrossEntropy[Same]) -> PartialCrossEntropy[Same]:
         """The part that has numbers from `to_array`.
+
+        The way back from what another process has sent.
 
         Parameters
         ----------
@@ -398,7 +433,7 @@ class PartialCrossEntropy:
 
         if not isinstance(like, PartialCrossEntropy):
             raise TypeError(f"like must be a PartialCrossEntropy of the same loss, not {type(like).__name__}")
-        return cls(sharded.from_array(array, like._state))
+        return PartialCrossEntropy(sharded.from_array(array, like._state))
 
     def __repr__(self) -> str:
         """What the part is of."""
