@@ -208,7 +208,7 @@ def segments():
 
 
 DTYPES = [np.float32, pytest.param(np.float64, marks=pytest.mark.rare)]
-CASES = [("long", 300), ("long", 1037), ("lanes", 5), ("lanes", 200), ("apart", 37), ("apart", 1037), ("long", None)]
+CASES = [("long", 300), ("long", 700), ("lanes", 5), ("lanes", 200), ("apart", 37), ("apart", 700), ("long", None)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
