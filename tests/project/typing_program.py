@@ -102,6 +102,20 @@ def statistics() -> None:
     assert_type(xn.row_statistics(half, fields=("entropy", "argmax")).entropy, Any)
 
 
+def shards() -> None:
+    """The gradient of a shard has its dtype."""
+    whole = xn.partial_cross_entropy(single[:, :1], target, n_classes=3) + xn.partial_cross_entropy(
+        single[:, 1:], target, class_offset=1, n_classes=3, label_smoothing=np.float32(0)
+    )
+    assert_type(whole.grad(single[:, 1:], target, class_offset=1), NDArray[np.float32])
+    assert_type(whole.loss(), np.float32)
+    assert_type(whole.loss(reduction="none"), NDArray[np.float32])
+    assert_type(whole.to_array(), NDArray[np.float64])
+    assert_type(xn.PartialCrossEntropy.from_array(whole.to_array(), whole).loss("sum"), np.float32)
+    assert_type(xn.partial_cross_entropy(half, target, n_classes=3).loss(), np.float32)
+    assert_type(xn.partial_cross_entropy([[0.0, 1.0]], [1], n_classes=2, z_loss=1).loss("none"), NDArray[np.float64])
+
+
 def layers() -> None:
     """An object knows whether it reduces."""
     mean = xn.CrossEntropyLoss(label_smoothing=0.1)
