@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, overload
 
-from xent_numba.backends.registry import select
+from xent_numba.backends.registry import device_arrays, select
+from xent_numba.devices import on_device
 from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 from xent_numba.prepare.shards import prepare_shard
@@ -134,6 +135,8 @@ def partial_cross_entropy(
     1.664 1.664
     """
     options = make_options(axis, ignore_index, label_smoothing, "mean", logit_scale, softcap, z_loss, n_threads)
+    if on_device(logits_shard):
+        device_arrays(backend).refuse_shards("partial_cross_entropy")
     chosen = select(backend)
     checked = prepare_shard(options, (logits_shard, target, weight, sample_weight), class_offset, n_classes)
     from xent_numba import sharded  # here, so that importing the package stays quick
@@ -358,6 +361,8 @@ class PartialCrossEntropy(Generic[Real]):
             found.axis, found.ignore_index, found.label_smoothing, reduction, found.logit_scale, found.softcap,
             found.z_loss, n_threads,
         )  # fmt: skip
+        if on_device(logits_shard):
+            device_arrays(backend).refuse_shards("PartialCrossEntropy.grad")
         chosen = select(backend)
         checked = prepare_shard(options, (logits_shard, target, None, None), class_offset, call.n_classes)
         from xent_numba import sharded

@@ -277,3 +277,12 @@ def test_distillation_on_the_device(rng):
         arrays.distillation(options, inputs[0], teacher)
     with pytest.raises(ValueError, match=r"sample_weight\[0, 0\] = -1.0"):
         arrays.distillation(options, *inputs[:2], OnDevice(np.full((2, 3), -1.0)))
+
+
+def test_shards_on_the_device_are_refused():
+    x, y = OnDevice(np.zeros((2, 3), np.float32)), OnDevice(np.zeros(2, np.int64))
+    with pytest.raises(NotImplementedError, match="does not support partial_cross_entropy of arrays on a GPU yet"):
+        xn.partial_cross_entropy(x, y, n_classes=3)
+    part = xn.partial_cross_entropy(x.array, y.array, n_classes=3)
+    with pytest.raises(NotImplementedError, match="does not support PartialCrossEntropy.grad of arrays on a GPU yet"):
+        part.grad(x, y)

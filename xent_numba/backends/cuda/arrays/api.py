@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from xent_numba.backends.cuda import launch
 from xent_numba.backends.cuda.arrays.adopt import Adopted, current_stream, empty, on_its_device, release
@@ -126,6 +126,13 @@ def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str,
             }
             launch.run(operands, stream)
         return tuple(release(results[name], stream) if name in results else None for name in STATISTICS)
+
+
+def refuse_shards(function: str) -> NoReturn:
+    """NotImplementedError: what shards know about their rows is merged on the host."""
+    raise NotImplementedError(
+        f"backend 'cuda' does not support {function} of arrays on a GPU yet; copy them to the host"
+    )
 
 
 def _empty_statistic(name: str, shape: tuple[int, ...], x: Adopted) -> Adopted:
