@@ -67,9 +67,10 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     saved = Spec(dtype, labels="int64", ignore=1, output="grad", saved_lse="float32", grad_output="float32")
     softmax = Spec(dtype, output="softmax")
     deferred = Spec(dtype, labels="int64", ignore=1, rows=True, z_loss=True, device_scales=True)
+    focal = replace(grad, focal=True, weight="float32", sample_weight="float32", z_loss=True)
     variants = {
         "": grad, " forward": forward, " ragged": ragged, " all options": everything, " distribution": distribution,
-        " saved lse": saved, " softmax": softmax, " deferred": deferred,
+        " saved lse": saved, " softmax": softmax, " deferred": deferred, " focal": focal,
     }  # fmt: skip
 
     def kernel(
@@ -109,18 +110,23 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         )
     element: Any = {"unit_stride": False, "two_row_strides": True}
     labelled, each = Spec(dtype, labels="int64", ignore=1, **element), "each element by itself, whatever the alignment"
-    second = {"output": "hvp", "second": "float64" if dtype == "float32" else dtype}
+    second = {"output": "hvp", "second": dtype}
     from_top = {
         " statistics": replace(labelled, statistics=STATISTICS),
         " argmax": Spec(dtype, statistics=("argmax",), **element),
         " hvp": replace(labelled, **second),
         " hvp all options": replace(everything, rows=False, **second, **element),
+        " hvp of a float64 vector": replace(labelled, output="hvp", second="float64"),
         " diag": replace(labelled, output="grad and diag"),
         " diag all options": replace(distribution, rows=False, output="grad and diag", **element),
     }
     for suffix, spec in from_top.items():
         yield kernel("online", suffix, spec, threads, scalar=each)
         yield kernel("columns", suffix, spec, plan.COLUMN_THREADS, scalar=each)
+    distilled = Spec(dtype, second=dtype, output="grad", rows=True, distillation=True, **element)
+    for suffix, spec in {" distillation": distilled, " distillation loss": replace(distilled, output="")}.items():
+        yield kernel("online", suffix + " in float64", spec, threads // 2, scalar=each)
+        yield kernel("columns", suffix + " in float64", spec, plan.COLUMN_THREADS, scalar=each)
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
         yield kernel("split statistics", suffix, spec, threads, extra=("parts", "segment_classes"))
         yield kernel("split output", suffix, spec, threads, extra=("results", "segment_classes"))

@@ -15,6 +15,8 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 # signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
 # backends/                    the protocol, the registry, and the backends: numpy (reference), cpu and cuda
+# shards                       the public function and class for shards of the classes; what they do is in
+# sharded, merging, coverage   shards computed and compared; their sums merged and evaluated; which classes are there
 # compute                      a prepared loss: the backend fills every slab, and its partial sums are reduced
 # reduction                    from partial sums to the reduced loss, in a fixed order
 # config                       show_config, and why a shape is computed the way it is
@@ -37,11 +39,13 @@ from xent_numba.evaluation import Evaluation, evaluate
 from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
+from xent_numba.shards import PartialCrossEntropy, partial_cross_entropy
 from xent_numba.statistics import RowStatistics, row_statistics
 
 __all__ = [
     "CrossEntropyLoss",
     "Evaluation",
+    "PartialCrossEntropy",
     "RowStatistics",
     "__version__",
     "available_backends",
@@ -56,6 +60,7 @@ __all__ = [
     "get_backend",
     "log_softmax",
     "logsumexp",
+    "partial_cross_entropy",
     "row_statistics",
     "set_backend",
     "show_config",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from xent_numba.backends.registry import select
+from xent_numba.backends.registry import device_arrays, select
 from xent_numba.compute import compute_distillation
+from xent_numba.devices import on_device
 from xent_numba.prepare.distillation import make_distillation_options, prepare_distillation
 from xent_numba.prepare.misuse import explain_misuse
 
@@ -148,6 +149,11 @@ def distillation_loss(
     [0.0033 0.0296]
     """
     options = make_distillation_options(axis, temperature, temperature_squared, reduction, n_threads)
+    if on_device(student_logits):
+        loss: Scalar | Array = device_arrays(backend).distillation(
+            options, student_logits, teacher_logits, sample_weight
+        )[0]
+        return loss
     chosen = select(backend)
     call = prepare_distillation(options, (student_logits, teacher_logits, sample_weight), want_grad=False)
     return compute_distillation(chosen, call)
@@ -273,6 +279,11 @@ def distillation_loss_and_grad(
      [-0.0043  0.015  -0.0106]]
     """
     options = make_distillation_options(axis, temperature, temperature_squared, reduction, n_threads)
+    if on_device(student_logits):
+        both: tuple[Scalar | Array, Array] = device_arrays(backend).distillation(
+            options, student_logits, teacher_logits, sample_weight, want_grad=True, out=grad_out
+        )
+        return both
     chosen = select(backend)
     call = prepare_distillation(options, (student_logits, teacher_logits, sample_weight), grad_out, want_grad=True)
     return compute_distillation(chosen, call), call.grad  # type: ignore[return-value]

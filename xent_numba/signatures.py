@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     # The dtype of a result.  The default applies where no array says otherwise: to lists and integers.
     Real = TypeVar("Real", bound=np.float64 | np.float32, default=np.float64)
+    Same = TypeVar("Same", bound=np.float64 | np.float32)  # for what has one already
     Float = TypeVar("Float", bound=np.float64 | np.float32 | np.float16, default=np.float64)
 
     # Logits: of any dtype, of those dtypes that their losses have too, and of the one whose losses are float32.
@@ -98,6 +99,11 @@ if TYPE_CHECKING:
         """Those of `distillation_loss_and_grad`."""
 
         grad_out: NDArray[Float] | None
+
+    class PartialOptions(LossOptions, total=False):
+        """Those of `partial_cross_entropy`."""
+
+        class_offset: Integer
 
     class RowwiseOptions(TypedDict, total=False):
         """Those of softmax, log_softmax and logsumexp."""

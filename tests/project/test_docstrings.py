@@ -15,7 +15,14 @@ import xent_numba as xn
 from xent_numba.backends.registry import NAMES
 
 ROOT = Path(__file__).parents[2]
-METHODS = ["CrossEntropyLoss.__call__", "CrossEntropyLoss.backward"]
+METHODS = [
+    "CrossEntropyLoss.__call__",
+    "CrossEntropyLoss.backward",
+    "PartialCrossEntropy.loss",
+    "PartialCrossEntropy.grad",
+    "PartialCrossEntropy.to_array",
+    "PartialCrossEntropy.from_array",
+]
 PUBLIC = [name for name in xn.__all__ if not name.startswith("_")] + METHODS
 
 

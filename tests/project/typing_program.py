@@ -33,7 +33,10 @@ def options_of_numpy() -> None:
     assert_type(xn.cross_entropy(single, target, label_smoothing=tenth, logit_scale=np.float16(2)), np.float32)
     assert_type(xn.cross_entropy(single, target, axis=last, ignore_index=last, n_threads=last), np.float32)
     assert_type(xn.softmax(single, axis=last), NDArray[np.float32])
-    assert_type(xn.CrossEntropyLoss(softcap=tenth, z_loss=tenth, ignore_index=[last])(single, target), np.float32)
+    assert_type(
+        xn.CrossEntropyLoss(softcap=tenth, z_loss=tenth, ignore_index=[last], focal_gamma=tenth)(single, target),
+        np.float32,
+    )
 
 
 def losses_of_rows() -> None:
@@ -107,6 +110,20 @@ def evaluations() -> None:
     assert_type((found.loss, found.perplexity, found.bits, found.entropy), tuple[float, float, float, float])
     assert_type(found.n_rows, int)
     assert_type(xn.evaluate([[2.0, 1.0, 0.1]], [1], top_k=1), xn.Evaluation)
+
+
+def shards() -> None:
+    """The gradient of a shard has its dtype."""
+    whole = xn.partial_cross_entropy(single[:, :1], target, n_classes=3) + xn.partial_cross_entropy(
+        single[:, 1:], target, class_offset=1, n_classes=3, label_smoothing=np.float32(0)
+    )
+    assert_type(whole.grad(single[:, 1:], target, class_offset=1), NDArray[np.float32])
+    assert_type(whole.loss(), np.float32)
+    assert_type(whole.loss(reduction="none"), NDArray[np.float32])
+    assert_type(whole.to_array(), NDArray[np.float64])
+    assert_type(xn.PartialCrossEntropy.from_array(whole.to_array(), whole).loss("sum"), np.float32)
+    assert_type(xn.partial_cross_entropy(half, target, n_classes=3).loss(), np.float32)
+    assert_type(xn.partial_cross_entropy([[0.0, 1.0]], [1], n_classes=2, z_loss=1).loss("none"), NDArray[np.float64])
 
 
 def layers() -> None:

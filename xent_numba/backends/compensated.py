@@ -1,6 +1,6 @@
 """Float64 arithmetic in NumPy that computes its own rounding errors, for the reference backend.
 
-All arrays are float64, of shape (R, C): R rows, C classes.
+All arrays are float64; (R, C) stands for R rows and C classes.
 """
 
 from __future__ import annotations
@@ -41,6 +41,22 @@ def product(x: Float64s, scale: float) -> tuple[Float64s, Float64s]:
     (a, b), (c, d) = halves(np.float64(scale)), halves(x)
     lost = ((a * c - product) + a * d + b * c) + b * d
     return product, np.where(np.isfinite(lost), lost, 0.0)
+
+
+def two_sum(a: Float64s, b: Float64s) -> tuple[Float64s, Float64s]:
+    """a + b and its exact rounding error, which is 0 where the sum is not finite."""
+    total = a + b
+    lost = _lost(a, b, total)
+    return total, np.where(np.isfinite(lost), lost, 0.0)
+
+
+def scaled_difference(x: Float64s, shift: Float64s, scale: float) -> tuple[Float64s, Float64s]:
+    """scale · (x − shift) and its rounding error, which is 0 where the difference is not finite."""
+    d, lost = two_sum(x, -shift)
+    if scale != 1.0:
+        d, more = product(d, scale)
+        lost = scale * lost + more
+    return d, lost
 
 
 def exp_of_difference(z: Float64s, shift: Float64s, rest: Float64s) -> Float64s:

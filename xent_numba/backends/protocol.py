@@ -89,6 +89,55 @@ class DistillationProblem(NamedTuple):
     n_threads: int | None
 
 
+class Shard(NamedTuple):
+    """Some of the classes of each row, in canonical form as in `Problem`; C is the number of these classes alone.
+
+    The dense part of their target is u_j = weight_j (α q_j + β), with a distribution q; a label is no part of it.
+    """
+
+    logits: Array  # (A, B, C)
+    kept: NDArray[np.bool] | None  # (A, B) contiguous: False in rows that are not read; None where all of them are
+    distribution: Array | None  # (A, B, C)
+    weight: Weights  # (C,) contiguous; None where there is no dense target
+    alpha: float
+    beta: float  # 0 without smoothing: then there is a dense target only where there is a distribution
+    logit_scale: float
+    softcap: float | None
+    n_threads: int | None
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether there is a dense target."""
+        return self.distribution is not None or self.beta != 0.0
+
+
+class ShardStatistics(NamedTuple):
+    """What a shard knows about each row: (A, B) arrays that a backend fills.
+
+    x_j is a logit times the sign of logit_scale, and s = |logit_scale|; with a softcap, x_j is what that makes of a
+    logit, and s = 1.  What is relative to the maximum m is relative to 0 where that is −inf.
+    """
+
+    maximum: NDArray[np.float64]  # m = max x_j; nan where there is one
+    rest: NDArray[np.float64]  # Σ exp(s (x_j − m)) over all classes but one at the maximum
+    top: NDArray[np.int64]  # a class at the maximum; −1 where the rest is large, so that no digits depend on it
+    gap: NDArray[np.float64]  # Σ u_j (m − x_j) / 4
+    target_sum: NDArray[np.float64]  # Σ u_j
+
+
+class ShardCoefficients(NamedTuple):
+    """The gradient of each row: p_factor · exp(s (x_j − centre)) − u_factor · u_j, times f'(x_j) with a softcap.
+
+    (A, B) arrays, contiguous.  At class `own` of a row, if that is not −1, the gradient is `at_own` instead.
+    """
+
+    centre: NDArray[np.float64]
+    p_factor: NDArray[np.float64]
+    u_factor: NDArray[np.float64]
+    own: NDArray[np.int64]
+    at_own: NDArray[np.float64]
+
+
 class LabelScan(NamedTuple):
     """What one pass over the labels finds.  m_i = 1 where row i is kept, 0 where it is ignored."""
 
@@ -164,6 +213,15 @@ class Backend(Protocol):
 
         `rows` and the result are those of `cross_entropy`.
         """
+
+    def shard_statistics(self, shard: Shard, found: ShardStatistics) -> None:
+        """Fill `found`, of contiguous arrays (A, B), with the statistics of the classes of a shard.
+
+        Rows that are not kept get any finite numbers.  Where the maximum is not finite, only that itself counts.
+        """
+
+    def shard_gradient(self, shard: Shard, coefficients: ShardCoefficients, grad: Array) -> None:
+        """Write the gradient of a shard into `grad` (A, B, C), which may be its logits; 0 in rows not kept."""
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """softmax over the last axis of (A, B, C)."""

@@ -6,6 +6,7 @@ rowwise    `prepare_rowwise`: the same for softmax, log_softmax and logsumexp, w
 statistics `prepare_statistics`: the same for row_statistics, which has class indices or no target, and no reduction
 distillation  `prepare_distillation`: the same for the distillation losses, of two arrays of logits
 evaluation what only evaluate has: the numbers of classes of a top-k accuracy
+shards     `prepare_shard`: the same for some of the classes, which partial_cross_entropy takes
 options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
 layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied

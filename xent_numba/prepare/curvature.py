@@ -63,12 +63,16 @@ def prepare_grad_and_hessian_diag(
     x, others = checked.logits, besides_logits(checked)
     grad = empty_like(x) if grad_out is None else check_out(grad_out, "grad_out", x.shape, x.dtype, x, *others)
     diag = empty_like(x) if diag_out is None else check_out(diag_out, "diag_out", x.shape, x.dtype, x, *others)
-    if overlaps(diag, x):
-        raise ValueError("diag_out shares memory with the logits; pass an array of its own")
-    if overlaps(diag, grad):
-        raise ValueError("diag_out shares memory with grad_out; pass an array of its own")
+    check_diag(diag, x, grad)
     slabs = _slabs(backend, options, checked, grad, None, diag)
     return PreparedCurvature(slabs, grad if grad_out is None else grad_out, diag if diag_out is None else diag_out)
+
+
+def check_diag(diag: Array, logits: Array, grad: Array) -> None:
+    """ValueError where the diagonal would go to memory that is read, or that the gradient goes to."""
+    for other, what in ((logits, "the logits"), (grad, "grad_out")):
+        if overlaps(diag, other):
+            raise ValueError(f"diag_out shares memory with {what}; pass an array of its own")
 
 
 def _slabs(

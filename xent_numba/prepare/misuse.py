@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # An argument here -> what other libraries call it.
 _NAMES = {
     "logits": ("input", "inputs", "x", "a", "scores", "y_pred", "y_score"),
+    "logits_shard": ("logits",),
     "target": ("targets", "label", "labels", "y", "y_true"),
     "student_logits": ("logits", "student", "student_output"),
     "teacher_logits": ("target", "teacher", "teacher_output"),
@@ -54,6 +55,7 @@ _ADVICE = {
     "grad_out": ("target", "cross_entropy_and_grad computes the gradient"),
     "grad_output": ("target", "cross_entropy_grad takes it"),
     "lse": ("target", "cross_entropy_grad takes it"),
+    "reduction": ("n_classes", "the methods loss and grad of the result take it"),
     "reduce": _REDUCTION,
     "size_average": _REDUCTION,
     "normalize": _REDUCTION,

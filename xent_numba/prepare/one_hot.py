@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 BLOCK = 1 << 16  # elements examined at a time, at least one row
 
 
-def one_hot_classes(target: Array, axis: int) -> NDArray[np.int64]:
-    """The class of each row along `axis`; ValueError for the first row that is not one-hot."""
+def one_hot_classes(target: Array, axis: int, *, may_lack: bool = False) -> NDArray[np.int64]:
+    """The class of each row along `axis`; ValueError for the first row that is not one-hot.
+
+    With `may_lack`, a row may be all 0, as of some of the classes; its class is then −1.
+    """
     classes = np.empty(row_shape(target.shape, axis), np.int64)
     if classes.size == 0:
         return classes
@@ -34,10 +37,14 @@ def one_hot_classes(target: Array, axis: int) -> NDArray[np.int64]:
             rows = view[block].reshape(-1, view.shape[2])
             found = _classes_of(rows)
             if found is None:
-                bad = (np.count_nonzero(rows, axis=1) != 1) | (rows.max(axis=1) != 1)
-                numbers = np.arange(classes.size).reshape(by_slab.shape)[i][block]
-                first = int(numbers.reshape(-1)[bad.argmax()])
-                _raise_not_one_hot(target, axis, np.unravel_index(first, classes.shape))
+                ones = np.count_nonzero(rows, axis=1)
+                lacks = (ones == 0) & may_lack
+                bad = ~lacks & ((ones != 1) | (rows.max(axis=1) != 1))
+                if bad.any():
+                    numbers = np.arange(classes.size).reshape(by_slab.shape)[i][block]
+                    first = int(numbers.reshape(-1)[bad.argmax()])
+                    _raise_not_one_hot(target, axis, np.unravel_index(first, classes.shape))
+                found = np.where(lacks, -1, rows.argmax(axis=1))
             part = by_slab[i][block]
             part[...] = found.reshape(part.shape)
     return classes

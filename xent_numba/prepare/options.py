@@ -65,6 +65,16 @@ def make_options(
         )
 
 
+def class_range(class_offset: object, n_classes: object) -> tuple[int, int]:
+    """The first class of a shard and the number of all classes, as integers that are possible by themselves."""
+    first, count = _integer("class_offset", class_offset), _integer("n_classes", n_classes)
+    if count < 1:
+        raise ValueError(f"n_classes = {n_classes!r} must be at least 1")
+    if not 0 <= first < count:
+        raise ValueError(f"class_offset = {class_offset!r} must be one of the {count} classes, 0 to {count - 1}")
+    return first, count
+
+
 def _build(
     axis: object,
     ignore_index: object,

@@ -116,8 +116,8 @@ def _slabs(
     for i, (view,) in enumerate(layout.slabs()):
         y, *fields = (None if array is None else array[i] for array in by_row)
         problem = Problem(
-            view, y, None, None, None, ignore, 0.0, options.logit_scale, options.softcap, 0.0, 0.0, 1.0, 1.0,
-            options.n_threads, False,
+            view, y, None, None, None, ignore, 0.0, options.logit_scale, options.softcap, 0.0, 0.0, 1.0,
+            1.0, options.n_threads, False,
         )  # fmt: skip
         if is_aligned(view):
             yield problem, RowFields(*fields)

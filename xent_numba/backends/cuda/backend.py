@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import LabelScan, Problem, RowFields
+    from xent_numba.backends.protocol import DistillationProblem, LabelScan, Problem, RowFields
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -93,12 +93,7 @@ class CudaBackend(Reference):
         """Loss, and gradient where asked for."""
         losses = np.empty(problem.logits.shape[:2], loss_dtype(problem.logits.dtype))
         _run(problem, "" if grad is None else "grad", {"out": grad, "rows": losses})
-        if rows is not None:
-            rows[...] = losses
-            return None
-        with np.errstate(all="ignore"):
-            flat = losses.reshape(-1).astype(np.float64)
-            return np.add.reduceat(flat, np.arange(0, flat.size, GROUP))
+        return _rows_or_sums(losses, rows)
 
     def cross_entropy_grad(
         self, problem: Problem, grad: Array, lse: Array | None, grad_output: Float64s | None
@@ -109,6 +104,32 @@ class CudaBackend(Reference):
     def row_statistics(self, problem: Problem, fields: RowFields) -> None:
         """The fields that are asked for, in one read of the logits."""
         _run(problem, "", fields._asdict())
+
+    def cross_entropy_hvp(self, problem: Problem, vector: Array, product: Array, gauss_newton: bool) -> None:
+        """H v, in two reads of logits and vector."""
+        if problem.focal_gamma:
+            REFERENCE.cross_entropy_hvp(problem, vector, product, gauss_newton)
+            return
+        _run(problem, "hvp", {"out": product}, {"second": vector}, gauss_newton=gauss_newton)
+
+    def cross_entropy_grad_and_hessian_diag(self, problem: Problem, grad: Array, diag: Array) -> None:
+        """Both, in two reads of the logits."""
+        if problem.focal_gamma:
+            REFERENCE.cross_entropy_grad_and_hessian_diag(problem, grad, diag)
+            return
+        _run(problem, "grad and diag", {"out": grad, "second_out": diag})
+
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> Float64s | None:
+        """Divergence, and gradient where asked for."""
+        losses = np.empty(problem.student.shape[:2], loss_dtype(problem.student.dtype))
+        operands = _without_target("" if grad is None else "grad")
+        operands.temperature, operands.temperature_squared = problem.temperature, problem.temperature_squared
+        operands.grad_scale = problem.grad_scale
+        inputs = {"logits": problem.student, "second": problem.teacher, "sample_weight": problem.sample_weight}
+        _run_chunks(operands, inputs, {"out": grad, "rows": losses})
+        return _rows_or_sums(losses, rows)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x - lse)."""
@@ -123,8 +144,18 @@ class CudaBackend(Reference):
         _run_chunks(_without_target(""), {"logits": logits}, {"lse": out})
 
 
+def _rows_or_sums(losses: Array, rows: Array | None) -> Float64s | None:
+    """None once the losses are in `rows`; without these, their sums over groups of rows."""
+    if rows is not None:
+        rows[...] = losses
+        return None
+    with np.errstate(all="ignore"):
+        flat = losses.reshape(-1).astype(np.float64)
+        return np.add.reduceat(flat, np.arange(0, flat.size, GROUP))
+
+
 def _without_target(output: str) -> Operands:
-    """The operands of softmax and its kin; shape and addresses are set for each chunk."""
+    """The operands of functions without a target; shape and addresses are set for each chunk."""
     return Operands((1, 1, 1), Operand("", 0), output)
 
 
@@ -151,6 +182,7 @@ def _run(
         logit_scale=problem.logit_scale,
         softcap=problem.softcap,
         z_coefficient=problem.z_coefficient,
+        focal_gamma=problem.focal_gamma,
         grad_scale=problem.grad_scale,
         gauss_newton=gauss_newton,
     )

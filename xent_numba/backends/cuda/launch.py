@@ -20,13 +20,14 @@ from xent_numba.backends.cuda.plan import (
     ONLINE_BATCH,
     SCAN_ROWS,
     SCAN_THREADS,
-    TOP_BATCH,
+    SWEEP_BATCH,
     Plan,
     plan,
     scan_blocks,
     sum_sizes,
 )
-from xent_numba.backends.cuda.regimes import block, columns, from_top, labels, online, split, tile, warp
+from xent_numba.backends.cuda.regimes import block, columns, distilled, from_top, labels, online, split, tile, warp
+from xent_numba.backends.cuda.regimes.sweep import block_per_row, thread_per_row
 from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
 from xent_numba.backends.cuda.row.spec import Spec
 from xent_numba.backends.cuda.runtime import device, memory
@@ -45,13 +46,13 @@ class ScanResult(NamedTuple):
     sample_sum: float
 
 
-_BUILD_FROM_TOP = {"online": from_top.build_block, "columns": from_top.build_columns}
-
-
 def build(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
     """The Python function of one of the kernels of a plan: `name` is a regime, or a part of "split"."""
-    if spec.measured:
-        return _BUILD_FROM_TOP[name](spec, threads, TOP_BATCH)
+    if spec.swept:
+        row = distilled.row_from_teacher if spec.distillation else from_top.row_from_top
+        if name == "columns":
+            return thread_per_row(row(spec, 1, SWEEP_BATCH), threads)
+        return block_per_row(row(spec, threads, SWEEP_BATCH))
     builders: dict[str, Any] = {
         "tile": lambda: tile.build(spec, threads),
         "columns": lambda: columns.build(spec, threads, COLUMN_BATCH),
@@ -98,7 +99,7 @@ def _run_split(chosen: Plan, spec: Spec, args: Any, n_rows: int, stream: Any) ->
     """The kernels of the regime "split": statistics of the segments, epilogue of the rows, output."""
     threads, segments, segment_classes = chosen.threads, chosen.segments, chosen.segment_classes
     grid = (segments, n_rows)
-    if spec.saved_lse and not spec.dense:
+    if not spec.has_statistics:
         hw.configure(kernel("split output", spec, threads), grid, threads, stream)(args, 0, segment_classes)
         return
     size = split.NUMBERS * split.number_size(spec)

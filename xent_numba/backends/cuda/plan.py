@@ -33,7 +33,7 @@ WARP_THREADS = 128  # four rows a block
 BLOCK_THREADS = (128, 256, 512, 1024)
 ONLINE_THREADS = 512
 ONLINE_BATCH = 4  # vectors that a thread has in flight
-TOP_BATCH = 4  # elements that a thread has in flight where a row is measured from its top class
+SWEEP_BATCH = 4  # elements that a thread has in flight where rows are read by the element
 SPLIT_CLASSES = 16384  # fewer would not make segments that are worth a block
 SCAN_THREADS = 256  # of the kernels that look at labels, weights and losses
 SCAN_ROWS = 4096  # rows of one of their blocks, at least
@@ -57,9 +57,11 @@ def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, facts: DeviceFact
     vector_width = VECTOR_BYTES // ITEMSIZE[spec.dtype]
     if layout == "columns" and n_rows >= facts.multiprocessors * COLUMN_THREADS:
         return Plan("columns", "neighbouring rows lie side by side: a thread per row", COLUMN_THREADS)
+    if spec.swept:
+        most = ONLINE_THREADS // 2 if spec.distillation else ONLINE_THREADS
+        return _online(n_classes, 1, "element by element", most)
     if not spec.unit_stride:
-        why = "measured from the top class" if spec.measured else "classes do not lie side by side"
-        return _online(n_classes, 1, why)
+        return _online(n_classes, 1, "classes do not lie side by side")
     if n_classes <= TILE_CLASSES and layout == "packed":
         return Plan("tile", f"{n_classes} ≤ {TILE_CLASSES} packed classes: a thread per row", TILE_THREADS)
     # A ragged row may begin with the last element of its first vector.
@@ -82,7 +84,7 @@ def most_vectors(spec: Spec, threads: int, compute_capability: tuple[int, int]) 
     """How many vectors per thread stay in registers (see the table of benchmarks/cuda_codegen.py)."""
     heavy = spec.dense or spec.softcap
     if threads == 1024:  # 64 registers a thread
-        if heavy or spec.float64 or spec.sample_weight or spec.grad_output or not spec.aligned:
+        if heavy or spec.focal or spec.float64 or spec.sample_weight or spec.grad_output or not spec.aligned:
             return 0
         return 8 if compute_capability >= (9, 0) else 4
     # Loops over more than this are not unrolled, which would send the registers to memory.
@@ -104,12 +106,12 @@ def sum_sizes(n: int) -> list[int]:
     return sizes
 
 
-def _online(n_classes: int, vector_width: int, why: str) -> Plan:
+def _online(n_classes: int, vector_width: int, why: str, most: int = ONLINE_THREADS) -> Plan:
     """A block per row, of no more threads than have something to read."""
     threads = WARP
-    while threads < ONLINE_THREADS and threads * vector_width * ONLINE_BATCH < n_classes:
+    while threads < most and threads * vector_width * ONLINE_BATCH < n_classes:
         threads *= 2
-    return Plan("online", f"{why}: running sums, two reads", threads)
+    return Plan("online", f"{why}: running sums, two or more reads", threads)
 
 
 def _split(n_rows: int, n_classes: int, room: int, vector_width: int, multiprocessors: int) -> Plan:

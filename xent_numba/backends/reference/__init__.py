@@ -8,6 +8,7 @@ focal            what a focal factor multiplies the loss and its derivatives wit
 row_statistics   what a row can tell: log-probability, entropy, argmax, rank
 curvature        the second derivatives of the loss
 distillation     the divergence of a student from its teacher, and its gradient
+shards           the statistics and the gradient of some of the classes
 
 A block has shape (R, C): R rows, C classes.  A quantity with one value for each row has shape (R, 1).  Two rules avoid
 cancellation; they stand at the top of `statistics` and `loss`.

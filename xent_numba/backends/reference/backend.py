@@ -12,6 +12,7 @@ from xent_numba.backends.reference.curvature import block_hessian_diag, block_hv
 from xent_numba.backends.reference.distillation import divergence, softened, student_gradient
 from xent_numba.backends.reference.loss import block_losses, effective_target, store_gradient
 from xent_numba.backends.reference.row_statistics import block_fields
+from xent_numba.backends.reference.shards import shard_gradient, shard_statistics
 from xent_numba.backends.reference.statistics import block_stats, stats_from
 from xent_numba.prepare.layout import row_blocks
 from xent_numba.reduction import exact_sum
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import DistillationProblem, Problem
+    from xent_numba.backends.protocol import DistillationProblem, Problem, Shard, ShardCoefficients, ShardStatistics
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -155,6 +156,19 @@ class Reference:
                     g = student_gradient(teacher, student, found.log_ratios) * (factor * problem.grad_scale)
                     store(grad, block, g * temperature if squared else g / temperature)
         return None if rows is not None else np.array(partials)
+
+    def shard_statistics(self, shard: Shard, found: ShardStatistics) -> None:
+        """See `protocol.Backend`."""
+        with np.errstate(all="ignore"):
+            for block in row_blocks(shard.logits.shape, BLOCK // shard.logits.shape[2]):
+                for column, values in zip(found, shard_statistics(shard, block), strict=True):
+                    column[block] = values.reshape(column[block].shape)
+
+    def shard_gradient(self, shard: Shard, coefficients: ShardCoefficients, grad: Array) -> None:
+        """See `protocol.Backend`."""
+        with np.errstate(all="ignore"):
+            for block in row_blocks(shard.logits.shape, BLOCK // shard.logits.shape[2]):
+                store(grad, block, shard_gradient(shard, coefficients, block))
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x − lse)."""

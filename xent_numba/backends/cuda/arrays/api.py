@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -23,17 +23,36 @@ from xent_numba.backends.cuda.arrays.inputs import (
     read_logits,
     read_loss_inputs,
     read_out,
+    read_pair,
+    read_second,
 )
 from xent_numba.backends.cuda.arrays.label_scan import denominators
 from xent_numba.backends.cuda.arrays.slabs import slabs
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.backends.cuda.row.spec import STATISTICS
 from xent_numba.backends.cuda.runtime.device import numba_cuda
-from xent_numba.prepare.inputs import PER_ROW
+from xent_numba.prepare.curvature import check_diag
+from xent_numba.prepare.inputs import PER_ROW, check_in_place
 from xent_numba.prepare.layout import row_shape
 
 if TYPE_CHECKING:
+    from xent_numba.prepare.distillation import DistillationOptions
     from xent_numba.prepare.options import Options
+
+
+class Output(NamedTuple):
+    """What is stored for each class, and what that takes besides the arguments of a loss; see `Operands`."""
+
+    kind: str = ""
+    out: Adopted | None = None
+    second_out: Adopted | None = None
+    second: Adopted | None = None
+    gauss_newton: bool = False
+    distillation: DistillationOptions | None = None
+
+    def arrays(self) -> dict[str, Adopted | None]:
+        """The arrays under the names of their operands."""
+        return {"out": self.out, "second_out": self.second_out, "second": self.second}
 
 
 def loss(
@@ -51,7 +70,7 @@ def loss(
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         grad = _read_grad(inputs, out, "grad_out") if want_grad else None
         result = empty(inputs.rows_shape, loss_dtype(inputs.logits), inputs.logits)
-        result = _run(inputs, result, grad)
+        result = _run(inputs, result, Output() if grad is None else Output("grad", grad))
         return release(result, inputs.stream), None if grad is None else release(grad, inputs.stream)
 
 
@@ -72,7 +91,7 @@ def gradient(
         saved_lse = inputs.factors(lse, "lse", inputs.rows_shape, PER_ROW)
         factor, per_row = inputs.grad_output(grad_output)
         grad = _read_grad(inputs, out, "out")
-        _run(inputs, None, grad, saved_lse, factor, per_row)
+        _run(inputs, None, Output("grad", grad), saved_lse, factor, per_row)
         return release(grad, inputs.stream)
 
 
@@ -104,10 +123,11 @@ def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str,
             inputs = read_class_indices(options, logits, target)
             x, axis, stream, arrays["labels"] = inputs.logits, inputs.axis, inputs.stream, inputs.target
         shape = row_shape(x.array.shape, axis)
-        if target is not None and math.prod(shape):
+        n_rows = math.prod(shape)
+        if target is not None and n_rows:
             denominators(inputs)  # for the check of the labels
         results = {name: _empty_statistic(name, shape, x) for name in names}
-        for operands, first_row in slabs(axis, {"logits": x, **arrays}, {}) if names and math.prod(shape) else ():
+        for operands, first_row in slabs(axis, {"logits": x, **arrays}, {}) if names and n_rows else ():
             if target is not None:
                 operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
             operands.logit_scale, operands.softcap = options.logit_scale, options.softcap
@@ -116,6 +136,13 @@ def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str,
             }
             launch.run(operands, stream)
         return tuple(release(results[name], stream) if name in results else None for name in STATISTICS)
+
+
+def refuse_shards(function: str) -> NoReturn:
+    """NotImplementedError: what shards know about their rows is merged on the host."""
+    raise NotImplementedError(
+        f"backend 'cuda' does not support {function} of arrays on a GPU yet; copy them to the host"
+    )
 
 
 def _empty_statistic(name: str, shape: tuple[int, ...], x: Adopted) -> Adopted:
@@ -142,10 +169,15 @@ def hvp(
     gauss_newton: bool = False,
     out: Any = None,
 ) -> Any:
-    """`cross_entropy_hvp`, which has no kernels for arrays on a GPU yet."""
-    raise NotImplementedError(
-        "backend 'cuda' does not support cross_entropy_hvp of arrays on a GPU yet; copy them to the host"
-    )
+    """`cross_entropy_hvp`."""
+    _refuse_focal(options)
+    with on_its_device(logits):
+        inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
+        v = read_second(vector, "vector", inputs.logits, "that of the logits")
+        product = _read_grad(inputs, out, "out")
+        check_in_place(product.array, "out", v.array, "the vector", "the vector itself")
+        _run(inputs, None, Output("hvp", product, second=v, gauss_newton=gauss_newton))
+        return release(product, inputs.stream)
 
 
 def grad_and_hessian_diag(
@@ -158,11 +190,41 @@ def grad_and_hessian_diag(
     grad_out: Any = None,
     diag_out: Any = None,
 ) -> tuple[Any, Any]:
-    """`cross_entropy_grad_and_hessian_diag`, which has no kernels for arrays on a GPU yet."""
-    raise NotImplementedError(
-        "backend 'cuda' does not support cross_entropy_grad_and_hessian_diag of arrays on a GPU yet; copy them to the "
-        "host"
-    )
+    """`cross_entropy_grad_and_hessian_diag`."""
+    _refuse_focal(options)
+    with on_its_device(logits):
+        inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
+        grad, diag = _read_grad(inputs, grad_out, "grad_out"), _read_grad(inputs, diag_out, "diag_out")
+        check_diag(diag.array, inputs.logits.array, grad.array)
+        _run(inputs, None, Output("grad and diag", grad, diag))
+        return release(grad, inputs.stream), release(diag, inputs.stream)
+
+
+def _refuse_focal(options: Options) -> None:
+    """NotImplementedError for a focal_gamma."""
+    if options.focal_gamma:
+        raise NotImplementedError(
+            "backend 'cuda' does not support second derivatives of a focal loss of arrays on a GPU yet; copy them to "
+            "the host"
+        )
+
+
+def distillation(
+    options: DistillationOptions,
+    student: Any,
+    teacher: Any,
+    sample_weight: Any = None,
+    *,
+    want_grad: bool = False,
+    out: Any = None,
+) -> tuple[Any, Any]:
+    """(loss, gradient or None): `distillation_loss` and `distillation_loss_and_grad`."""
+    with on_its_device(student):
+        inputs = read_pair(options.shared, student, teacher, sample_weight)
+        grad = _read_grad(inputs, out, "grad_out") if want_grad else None
+        result = empty(inputs.rows_shape, loss_dtype(inputs.logits), inputs.logits)
+        result = _run(inputs, result, Output("" if grad is None else "grad", grad, distillation=options))
+        return release(result, inputs.stream), None if grad is None else release(grad, inputs.stream)
 
 
 def to_host(array: Any) -> np.ndarray[Any, Any]:
@@ -184,7 +246,7 @@ def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:
 def _run(
     inputs: LossInputs,
     rows: Adopted | None,
-    grad: Adopted | None,
+    output: Output,
     saved_lse: Operand | None = None,
     factor: float = 1.0,
     grad_output: Operand | None = None,
@@ -199,15 +261,18 @@ def _run(
         return rows if rows is None else _reduced(inputs, rows, 0, 0.0 if options.reduction == "mean" else 1.0)
     found = denominators(inputs)
     kind = "distribution" if inputs.is_distribution else "labels"
-    arrays = {"logits": inputs.logits, kind: inputs.target, "out": grad}
+    arrays = {**output.arrays(), "logits": inputs.logits, "second" if output.distillation else kind: inputs.target}
     per_row = {"sample_weight": inputs.sample_weight, "saved_lse": saved_lse, "grad_output": grad_output}
     for operands, first_row in slabs(inputs.axis, arrays, per_row):
-        operands.output = "" if grad is None else "grad"
+        operands.output, operands.gauss_newton = output.kind, output.gauss_newton
+        if output.distillation:
+            _, operands.temperature, operands.temperature_squared = output.distillation
         operands.weight = inputs.weight
         operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
         operands.label_smoothing, operands.logit_scale = options.label_smoothing, options.logit_scale
         operands.softcap = options.softcap
         operands.z_coefficient = options.z_loss * found.ratio
+        operands.focal_gamma = options.focal_gamma
         operands.grad_scale = factor / found.loss if found.loss else 0.0
         operands.device_scales = found.scan + launch.DEVICE_SCALES if found.scan else 0
         operands.rows = 0 if rows is None else rows.array.ctypes.data + first_row * rows.array.itemsize

@@ -24,6 +24,7 @@ from xent_numba.prepare.inputs import (
     as_logits,
     as_target,
     as_weights,
+    check_focal_gamma,
     check_ignore_index,
     check_out,
     check_out_type,
@@ -132,6 +133,7 @@ def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight
     inputs = LossInputs(options, x, axis, stream, t, is_distribution)
     if is_distribution:
         check_ignore_index(options)
+        check_focal_gamma(options)
     else:
         inputs.ignore = _ignorable(options, t.dtype)
         if len(inputs.ignore) > 1:
@@ -141,13 +143,32 @@ def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight
     return inputs
 
 
-def read_logits(value: Any, axis: int) -> tuple[Adopted, int]:
-    """The logits, and the class axis counted from the front."""
-    x = adopt(value, "logits")
+def read_pair(options: Options, student: Any, teacher: Any, sample_weight: Any) -> LossInputs:
+    """The arguments of a distillation, with the teacher's logits in the place of a distribution."""
+    x, axis = read_logits(student, options.axis, "student_logits")
+    t, _ = read_logits(teacher, options.axis, "teacher_logits", x)
+    check_shape(t.array.shape, "teacher_logits", x.array.shape, "that of student_logits")
+    inputs = LossInputs(options, x, axis, current_stream(x), t, True)
+    inputs.sample_weight = inputs.factors(sample_weight, "sample_weight", inputs.rows_shape, PER_ROW, as_weights)
+    return inputs
+
+
+def read_logits(value: Any, axis: int, name: str = "logits", others: Adopted | None = None) -> tuple[Adopted, int]:
+    """The logits, and the class axis counted from the front; on the GPU of the other logits, where there are any."""
+    x = adopt(value, name, others)
     if x.dtype not in ITEMSIZE:
-        raise TypeError(f"logits have dtype {x.dtype}; on the GPU they must be {FLOAT_CHOICES}")
-    _, axis = as_logits(x.array, axis)
+        raise TypeError(f"{name} have dtype {x.dtype}; on the GPU they must be {FLOAT_CHOICES}")
+    _, axis = as_logits(x.array, axis, name)
     return x, axis
+
+
+def read_second(value: Any, name: str, logits: Adopted, whose: str) -> Adopted:
+    """A second array of real numbers in the shape of the logits; `whose` says so in the error."""
+    found = adopt(value, name, logits)
+    check_shape(found.array.shape, name, logits.array.shape, whose)
+    if found.dtype not in ITEMSIZE:
+        raise TypeError(f"{name} has dtype {found.dtype}; on the GPU it must be {FLOAT_CHOICES}")
+    return found
 
 
 def read_out(out: Any, name: str, shape: tuple[int, ...], dtype: str, x: Adopted, *inputs: Adopted) -> Adopted:

@@ -20,8 +20,8 @@ def slabs(
 ) -> Iterator[tuple[Operands, int]]:
     """The operands of each call, and the number of its first row; nearly always there is one call.
 
-    `arrays` are "logits" and, where there are any, "labels", "distribution" and "out"; `per_row` are factors of the
-    rows.
+    `arrays` are "logits" and, where there are any, the other arrays of `operands.STRIDED`; `per_row` are factors of
+    the rows.
     """
     present = {name: adopted for name, adopted in arrays.items() if adopted is not None}
     views: dict[str, np.ndarray[Any, Any]] = {

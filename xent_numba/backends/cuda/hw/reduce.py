@@ -26,6 +26,14 @@ def compensated_add(total: Any, compensation: Any, term: Any) -> Any:
     return new_total, (new_total - total) - compensated
 
 
+@hw.device
+def exact_difference(a: Any, b: Any) -> Any:
+    """(a − b rounded, the rounding error)."""
+    difference = a - b
+    bit = difference - a
+    return difference, (a - (difference - bit)) - (b + bit)
+
+
 def reductions(real: Any, threads: int, dense: bool) -> Reductions:
     """The reductions for rows of `threads` threads, one warp or a block of whole warps, in the float type `real`."""
 

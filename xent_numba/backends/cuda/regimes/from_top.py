@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
-from xent_numba.backends.cuda.hw.reduce import compensated_add, row_first, row_sum
-from xent_numba.backends.cuda.regimes.sweep import sweep
+from xent_numba.backends.cuda.hw.reduce import row_first, row_sum
+from xent_numba.backends.cuda.regimes.sweep import Sum, add_to, sweep
 from xent_numba.backends.cuda.row.address import address_functions
 from xent_numba.backends.cuda.row.curvature import curvature_epilogue, curvature_visit
 from xent_numba.backends.cuda.row.epilogue import RowStatistics
@@ -24,13 +24,6 @@ from xent_numba.backends.cuda.row.row_statistics import store_ignored, store_sta
 from xent_numba.backends.cuda.row.spec import Spec
 from xent_numba.backends.cuda.row.target import label_logit, target_reader
 from xent_numba.backends.cuda.row.top import Measured, RowFromTop, Top, order_key, precedes
-
-
-class Sum(NamedTuple):
-    """A compensated sum."""
-
-    value: Any
-    compensation: Any
 
 
 class Share(NamedTuple):
@@ -56,8 +49,8 @@ def row_from_top(spec: Spec, threads: int, batch: int) -> Any:
     read_label_logit = label_logit(spec, real, hw.device(lambda args, x: x))
     nothing, measure, merge = _nothing(spec), sweep(spec, threads, batch, _add(spec)), _merge(spec, threads)
     store_row, store_ignored_row = store_statistics(spec, maths), store_ignored(spec)
-    epilogue = curvature_epilogue(spec, maths) if has_output else None
-    write = sweep(spec, threads, batch, curvature_visit(spec, maths, memory)) if has_output else None
+    epilogue: Any = curvature_epilogue(spec, maths) if has_output else None
+    write: Any = sweep(spec, threads, batch, curvature_visit(spec, maths, memory)) if has_output else None
     zero = real(0)
 
     @hw.device
@@ -86,30 +79,6 @@ def row_from_top(spec: Spec, threads: int, batch: int) -> Any:
                 store_ignored_row(args, row)
 
     return compute_row
-
-
-def build_block(spec: Spec, threads: int, batch: int) -> Any:
-    """Kernel (args) of any number of blocks of `threads` threads; block b takes the rows b, b + blocks, ..."""
-    compute_row = row_from_top(spec, threads, batch)
-
-    def kernel(args: Any) -> None:
-        thread = hw.thread_index()
-        for row in range(hw.i64(hw.block_index()), args.n_rows, hw.grid_width()):
-            compute_row(args, row, thread)
-
-    return kernel
-
-
-def build_columns(spec: Spec, threads: int, batch: int) -> Any:
-    """Kernel (args) of ceil(rows / threads) blocks: a thread per row."""
-    compute_row = row_from_top(spec, 1, batch)
-
-    def kernel(args: Any) -> None:
-        row = hw.i64(hw.block_index()) * threads + hw.thread_index()
-        if row < args.n_rows:
-            compute_row(args, row, 0)
-
-    return kernel
 
 
 def _nothing(spec: Spec) -> Any:
@@ -141,7 +110,7 @@ def _add(spec: Spec) -> Any:
     exp, transform, derivative = maths.exp, maths.transform, maths.derivative
     has_gap, has_stream, has_target, has_rank = _wanted(spec)
     key_of, rebase, zero = order_key(spec, maths.real), _rebase(spec), maths.real(0)
-    target = target_reader(spec, maths.real, address_functions(spec).distribution_stride) if has_target else None
+    target: Any = target_reader(spec, maths.real, address_functions(spec).distribution_stride) if has_target else None
 
     @hw.device
     def add(args: Any, fixed: Any, share: Any, j: Any, x: Any, v: Any) -> Any:
@@ -151,18 +120,18 @@ def _add(spec: Spec) -> Any:
         slope_v = derivative(args, x) * v if has_stream else zero
         if has_target:
             t_j = target(args, q, j, y)
-            target_sum = Sum(*compensated_add(target_sum.value, target_sum.compensation, t_j))
+            target_sum = add_to(target_sum, t_j)
         if has_rank and precedes(key, j, label_key, y):
             before += 1
         share = Share(top, others, gap, stream, target_sum, before)
         if precedes(key, j, top.key, top.j):
             return rebase(share, Top(key, j, z, slope_v))
         term = exp(z - top.z)
-        others = Sum(*compensated_add(others.value, others.compensation, term))
+        others = add_to(others, term)
         if has_gap and term != zero:  # 0 · inf is 0 here
-            gap = Sum(*compensated_add(gap.value, gap.compensation, term * (top.z - z)))
+            gap = add_to(gap, term * (top.z - z))
         if has_stream:
-            stream = Sum(*compensated_add(stream.value, stream.compensation, term * (slope_v - top.slope_v)))
+            stream = add_to(stream, term * (slope_v - top.slope_v))
         return Share(top, others, gap, stream, target_sum, before)
 
     return add

@@ -6,13 +6,49 @@ coalesced, although each is a scalar; nothing depends on how a row is aligned.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.access import scalar_access
+from xent_numba.backends.cuda.hw.reduce import compensated_add
 from xent_numba.backends.cuda.row.address import address_functions
 from xent_numba.backends.cuda.row.functions import row_functions
 from xent_numba.backends.cuda.row.spec import Spec
+
+
+class Sum(NamedTuple):
+    """A compensated sum."""
+
+    value: Any
+    compensation: Any
+
+
+@hw.device
+def add_to(total: Any, term: Any) -> Any:
+    """The `Sum` with one more term."""
+    return Sum(*compensated_add(total.value, total.compensation, term))
+
+
+def block_per_row(compute_row: Any) -> Any:
+    """Kernel (args) of any number of blocks: block b calls `compute_row(args, row, thread)` for b, b + blocks, ..."""
+
+    def kernel(args: Any) -> None:
+        thread = hw.thread_index()
+        for row in range(hw.i64(hw.block_index()), args.n_rows, hw.grid_width()):
+            compute_row(args, row, thread)
+
+    return kernel
+
+
+def thread_per_row(compute_row: Any, threads: int) -> Any:
+    """Kernel (args) of ceil(rows / threads) blocks, each thread of which calls `compute_row(args, row, 0)`."""
+
+    def kernel(args: Any) -> None:
+        row = hw.i64(hw.block_index()) * threads + hw.thread_index()
+        if row < args.n_rows:
+            compute_row(args, row, 0)
+
+    return kernel
 
 
 def sweep(spec: Spec, threads: int, batch: int, visit: Any) -> Any:

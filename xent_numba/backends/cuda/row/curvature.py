@@ -4,8 +4,8 @@ With T = Σ t_j and the z-loss coefficient ζ, a row has ∂loss/∂z = T p − 
 
     H = A (diag p − p pᵀ) + 2ζ p pᵀ,   A = T + 2ζ lse
 
-For x it is diag f' · H · diag f' + diag (f'' ∂loss/∂z); the last term is 0 without a softcap.  At the top class, where p
-may be nearly 1, 1 − p is the sum of the others; v − ⟨p, v⟩ is the difference of two numbers relative to the top.
+For x it is diag f' · H · diag f' + diag (f'' ∂loss/∂z); the last term is 0 without a softcap.  At the top class, where
+p may be nearly 1, 1 − p is the sum of the others; v − ⟨p, v⟩ is the difference of two numbers relative to the top.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def curvature_visit(spec: Spec, maths: RowFunctions, memory: AddressFunctions) -
     store, out_stride, second_out_stride = memory.access.store, memory.out_stride, memory.second_out_stride
     product, z_loss, bends = spec.output == "hvp", spec.z_loss, spec.softcap and not spec.gauss_newton
     target = target_reader(spec, real, memory.distribution_stride)
-    one, two = real(1), real(2)
+    one, two, stored = real(1), real(2), maths.stored
 
     @hw.device
     def visit(args: Any, fixed: Any, state: Any, j: Any, x: Any, v: Any) -> Any:
@@ -95,7 +95,7 @@ def curvature_visit(spec: Spec, maths: RowFunctions, memory: AddressFunctions) -
             value *= slope
             if bends:
                 value += bend * gradient * v
-            store(out + j * out_stride(args), value * factors.scale)
+            store(out + j * out_stride(args), stored(value * factors.scale))
         else:
             diagonal = curved * p * others
             if z_loss:
@@ -103,8 +103,8 @@ def curvature_visit(spec: Spec, maths: RowFunctions, memory: AddressFunctions) -
             diagonal *= slope * slope
             if bends:
                 diagonal += bend * gradient
-            store(out + j * out_stride(args), gradient * slope * factors.scale)
-            store(second_out + j * second_out_stride(args), diagonal * factors.scale)
+            store(out + j * out_stride(args), stored(gradient * slope * factors.scale))
+            store(second_out + j * second_out_stride(args), stored(diagonal * factors.scale))
         return state
 
     return visit

@@ -5,13 +5,15 @@ From it follow the spec of its kernels, their arguments, and how the rows follow
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
-from xent_numba.backends.cuda.row.spec import CURVATURES, ITEMSIZE, STATISTICS, Spec, arguments_type
+from xent_numba.backends.cuda.row.spec import ITEMSIZE, STATISTICS, Spec, arguments_type
 
 STRIDED = ("logits", "out", "labels", "distribution", "second", "second_out")  # arrays with strides of the caller's
+
+FLOAT32_MAX = 3.4e38
 
 
 class Operand(NamedTuple):
@@ -34,7 +36,7 @@ class Operands:
     out: Operand | None = None
     labels: Operand | None = None
     distribution: Operand | None = None
-    second: Operand | None = None  # the vector of a Hessian product
+    second: Operand | None = None  # the vector of a Hessian product, or the logits of a teacher
     second_out: Operand | None = None  # the diagonal of the Hessian
     weight: Operand | None = None
     sample_weight: Operand | None = None
@@ -46,12 +48,15 @@ class Operands:
     logit_scale: float = 1.0
     softcap: float | None = None
     z_coefficient: float = 0.0
+    focal_gamma: float = 0.0
     grad_scale: float = 1.0
     device_scales: int = 0  # address of (1 / denominator, ratio of the denominators), float64, where the host has none
     rows: int = 0  # addresses of a contiguous result per row, of the loss dtype
     lse: int = 0
     statistics: dict[str, int] = field(default_factory=dict)  # name -> address of a contiguous result per row
     gauss_newton: bool = False
+    temperature: float | None = None  # of a distillation
+    temperature_squared: bool = False
 
     @property
     def n_rows(self) -> int:
@@ -95,8 +100,10 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         "softcap": cap,
         "scale_over_cap": operands.logit_scale / cap,
         "z_coefficient": operands.z_coefficient,
+        "focal_gamma": operands.focal_gamma if spec.float64 else min(operands.focal_gamma, FLOAT32_MAX),
         "grad_scale": operands.grad_scale,
         "device_scales": operands.device_scales,
+        "temperature": 1.0 if operands.temperature is None else operands.temperature,
         "rows": operands.rows,
         "lse": operands.lse,
         "ignore": operands.ignore[0] if operands.ignore else 0,
@@ -121,9 +128,7 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
 def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
     """The dtypes, options and layout of a call, and the instructions that the device has for it."""
     unit_stride, two_row_strides = _unit_stride(operands), _two_row_strides(operands)
-    if operands.statistics or operands.output in CURVATURES:  # read by the element: see `regimes.sweep`
-        unit_stride = False
-    return Spec(
+    spec = Spec(
         dtype=operands.logits.dtype,
         labels=_dtype(operands.labels),
         distribution=_dtype(operands.distribution),
@@ -135,9 +140,12 @@ def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
         scaled=operands.logit_scale != 1.0,
         softcap=operands.softcap is not None,
         z_loss=operands.z_coefficient != 0.0,
+        focal=operands.focal_gamma != 0.0,
         output=operands.output,
         second=_dtype(operands.second),
         gauss_newton=operands.gauss_newton,
+        distillation=operands.temperature is not None,
+        squared=operands.temperature_squared,
         statistics=tuple(name for name in STATISTICS if name in operands.statistics),
         rows=bool(operands.rows),
         lse=bool(operands.lse),
@@ -148,6 +156,7 @@ def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
         two_row_strides=two_row_strides,
         sm_80=compute_capability >= (8, 0),
     )
+    return replace(spec, unit_stride=False, aligned=False) if spec.swept else spec
 
 
 def _dtype(array: Operand | None) -> str:

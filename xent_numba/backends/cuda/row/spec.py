@@ -30,13 +30,16 @@ class Spec:
     scaled: bool = False  # z = logit_scale · x
     softcap: bool = False  # z = softcap · tanh(logit_scale · x / softcap)
     z_loss: bool = False
+    focal: bool = False  # the label's weight has the factor (1 − p)^γ
     output: str = ""  # what is stored for each class: "", "grad", "softmax", "log_softmax" or one of `CURVATURES`
-    second: str = ""  # dtype of a second array that is read for each class: the vector of a Hessian product
+    second: str = ""  # dtype of a second array that is read: the vector of a Hessian product, a teacher's logits
+    distillation: bool = False  # the loss is the divergence from a teacher
+    squared: bool = False  # ... times the temperature squared
     gauss_newton: bool = False  # a Hessian product leaves out the curvature of the softcap
     statistics: tuple[str, ...] = ()  # which of `STATISTICS` are stored of each row
     rows: bool = False  # store the loss of each row
     lse: bool = False  # store log Σ exp of each row
-    saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces the statistics
+    saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces that of the statistics
     device_scales: bool = False  # the denominators are in device memory, not in the arguments: the check is deferred
     aligned: bool = True  # every row starts on 16 bytes and is a multiple of 16 bytes long
     unit_stride: bool = True  # the classes of a row lie side by side; otherwise every access is scalar
@@ -45,8 +48,8 @@ class Spec:
 
     @property
     def float64(self) -> bool:
-        """Whether the arithmetic is float64: for float64 logits or distributions."""
-        return "float64" in (self.dtype, self.distribution)
+        """Whether the arithmetic is float64: for float64 logits, distributions or second arrays, and a distillation."""
+        return self.distillation or "float64" in (self.dtype, self.distribution, self.second)
 
     @property
     def dense(self) -> bool:
@@ -55,8 +58,13 @@ class Spec:
 
     @property
     def measured(self) -> bool:
-        """Whether the row is measured from its top class, by the kernels of `regimes.measured`."""
+        """Whether the sums of a row are taken from its top class, by `regimes.from_top`."""
         return bool(self.statistics) or self.output in CURVATURES
+
+    @property
+    def swept(self) -> bool:
+        """Whether rows are read element by element, by `regimes.sweep`."""
+        return self.measured or self.distillation
 
     @property
     def scaled_output(self) -> bool:
@@ -67,6 +75,16 @@ class Spec:
     def second_out(self) -> bool:
         """Whether two numbers are stored for each class."""
         return self.output == "grad and diag"
+
+    @property
+    def sums_exp(self) -> bool:
+        """Whether a row is summed up: unless the sum is saved, and there is no focal factor of a part of it."""
+        return not self.saved_lse or self.focal
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether a row is read before its output is known."""
+        return self.sums_exp or self.dense
 
     @property
     def ragged(self) -> bool:
@@ -102,15 +120,20 @@ def arguments_type(spec: Spec) -> Any:
         names += [name] * bool(getattr(spec, name))
     names += ["grad_output_row"] * bool(spec.grad_output)
     names += ["device_scales"] * spec.device_scales
+    names += ["temperature"] * spec.distillation
     names += ["confidence", "smoothing_share"] * spec.smoothing
     names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "scale_over_cap"] * spec.softcap
+    names += ["focal_gamma"] * spec.focal
     names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * spec.scaled_output
     return namedtuple("Arguments", names)
 
 
 FLOATS = frozenset(
-    {"confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient", "grad_scale"}
-)
+    {
+        "temperature", "confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient",
+        "focal_gamma", "grad_scale",
+    }
+)  # fmt: skip
 
 
 def signature(spec: Spec, extra: tuple[str, ...] = ()) -> Any:
