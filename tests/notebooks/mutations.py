@@ -149,6 +149,7 @@ NUMPY = (
 
 # ---------------------------------------------------------------- the cpu backend
 ROW_EPILOGUE, LANES_TILE = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes/tile.py"
+LANES_GRADIENT = "backends/cpu/regimes/lanes/gradient.py"
 LONG_ROWS, ITEM_EPILOGUE, GRADIENT = (
     "backends/cpu/regimes/long/rows.py",
     "backends/cpu/regimes/item_epilogue.py",
@@ -176,7 +177,8 @@ CPU = (
         "sign of the target in the gradient",
         (ROW_EPILOGUE, "dense_factor * e_y - label_weight * stats", "dense_factor * e_y + label_weight * stats"),
     ),
-    compiled("sign of a distribution in the gradient", (LANES_TILE, "return g - k * dense", "return g + k * dense")),
+    compiled("sign of a distribution in the gradient",
+             (LANES_GRADIENT, "return g - k * dense", "return g + k * dense")),
     compiled("no subtraction of the maximum", (LANES_TILE, "return maximum(even, odd)", "return splat(0.0, even)")),
     compiled("no log1p", (ROW_EPILOGUE, "select(x_y == stats.row_max, stats.sum_exp_others, others)", "others")),
     compiled("z-loss gradient without 2",
@@ -200,8 +202,8 @@ CPU = (
              first="02"),
     compiled("exp of fewer digits", (VMATH, "    0.0013814598646664403656,", "    0.0013814,"), first="04"),
     compiled("long rows: sign of a distribution in the gradient",
-             (GRADIENT, "return g - splat(u_factor, g) * dense_target(dense",
-              "return g + splat(u_factor, g) * dense_target(dense"), first="04"),
+             (GRADIENT, "return g - splat(u_factor, g) * dense_target_part(dense",
+              "return g + splat(u_factor, g) * dense_target_part(dense"), first="04"),
     compiled("long rows: gradient without 1/N",
              (LONG_ROWS, "gradient_factor(operands, i)", "gradient_factor(operands, i) / operands.grad_scale"),
              first="04"),
@@ -222,7 +224,7 @@ CPU = (
               "splat(1.001, factors.p_factor) * factors.p_factor, i, excluded"),
              first="04"),
     compiled("split: no rescaling",
-             (STATISTICS, "_rescale_one(lower_sum, lower.row_max, upper.row_max, scale, vtype)",
+             (STATISTICS, "rescale_one(lower_sum, lower.row_max, upper.row_max, scale, vtype)",
               "lower_sum"), first="04"),
     compiled("split: gradient without 1/N",
              (SPLIT, "gradient_factor(operands, i)", "gradient_factor(operands, i) / operands.grad_scale"), first="04"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
-from xent_numba.backends.cpu.regimes.lanes.tile import ScaledFactors, zero_ignored
+from xent_numba.backends.cpu.regimes.lanes.gradient import ScaledFactors, zero_ignored
 from xent_numba.backends.cpu.row.epilogue import (
     RowStatistics,
     gradient_factors,
@@ -96,7 +96,7 @@ class ItemEpilogue(NamedTuple):
 @inline
 def item_epilogue(operands: Any, stats: Any, target_logit: Any, label_weight: Any, item: Any, vtype: Any) -> Any:
     """The `ItemEpilogue` of rows with these statistics, and these logits and weights at their labels."""
-    stats = RowStatistics(promote(stats.row_max), stats.sum_exp_others, stats.target_gap, stats.target_sum, None)
+    stats = RowStatistics(promote(stats.row_max), stats.sum_exp_others, stats.target_gap, stats.target_sum, None, None)
     e_y = target_exp(stats, target_logit, operands.scale, vtype)
     sum_exp = stats.sum_exp_others + e_y
     log_s = log_sum(stats, target_logit, sum_exp)

@@ -43,7 +43,8 @@ class RowStatistics(NamedTuple):
     sum_exp_others: Any  # Σ exp(s (x_j − m)) over all classes but that of the label, or of `top`, if there is one
     target_gap: Any  # Σ u_j (m − x_j)
     target_sum: Any  # Σ u_j
-    top: Any  # `Top`, for a distribution; else None
+    top: Any  # `Top`, where one is left out of the sum; else None
+    measured: Any  # `Measured`, what `Measures` asked for; else None
 
 
 class GradientFactors(NamedTuple):
@@ -60,6 +61,20 @@ def centre_of(row_max: Any) -> Any:
 
 
 @inline
+def with_measured(stats: Any, measured: Any) -> Any:
+    """The `RowStatistics` with this `Measured`, or None."""
+    row_max, sum_exp_others, target_gap, target_sum, top, _ = stats
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, top, measured)
+
+
+@inline
+def in_float64(stats: Any) -> Any:
+    """The `RowStatistics` of rows with a `Top`, of which the logits are in the arithmetic of the logits, in float64."""
+    row_max, sum_exp_others, target_gap, target_sum, top, measured = stats
+    return RowStatistics(promote(row_max), sum_exp_others, target_gap, target_sum, Top(top.y, promote(top.x)), measured)
+
+
+@inline
 def label_of_top(stats: Any, label_weight: Any) -> Any:
     """The statistics of a distribution with the target at its `Top`, `label_weight`, taken out of the dense target."""
     return RowStatistics(
@@ -67,6 +82,7 @@ def label_of_top(stats: Any, label_weight: Any) -> Any:
         stats.sum_exp_others,
         stats.target_gap - label_weight * (stats.row_max - stats.top.x),
         stats.target_sum - label_weight,
+        None,
         None,
     )
 
@@ -90,6 +106,13 @@ def log_sum(stats: Any, x_y: Any, total: Any) -> Any:
     """log S, from S; exact where the target is the maximum."""
     others = total - splat(1.0, total)
     return log_of_sum(select(x_y == stats.row_max, stats.sum_exp_others, others), total)
+
+
+@inline
+def sum_with_top(stats: Any, scale: Any, vtype: Any) -> Any:
+    """(S, log S) of rows whose statistics leave out their `Top`, all in float64."""
+    total = stats.sum_exp_others + target_exp(stats, stats.top.x, scale, vtype)
+    return total, log_sum(stats, stats.top.x, total)
 
 
 @inline
