@@ -174,7 +174,7 @@ def coefficients(sums: Sums, weights: Weights, own: Own, factor: Float64s, scale
     """The `ShardCoefficients` of rows, (N,) each; `factor` multiplies the whole gradient of a row."""
     with np.errstate(all="ignore"):
         row = _rows(sums, weights, scale)
-        centre = np.where(sums.maximum == -np.inf, 0.0, sums.maximum)
+        centre = np.where(np.isfinite(sums.maximum), sums.maximum, np.where(sums.maximum == -np.inf, 0.0, np.nan))
         total = 1.0 + row.rest
         z = 2.0 * weights.z_coefficient * row.lse if weights.z_coefficient else np.zeros(1)
         p_factor = (row.label_weight + row.target_sum + z) / total

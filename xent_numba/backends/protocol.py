@@ -217,7 +217,7 @@ class Backend(Protocol):
     def shard_statistics(self, shard: Shard, found: ShardStatistics) -> None:
         """Fill `found`, of contiguous arrays (A, B), with the statistics of the classes of a shard.
 
-        Rows that are not kept get any finite numbers.  Where the maximum is not finite, only that itself counts.
+        Rows that are not kept get any numbers.  Where the maximum is not finite, only that itself counts.
         """
 
     def shard_gradient(self, shard: Shard, coefficients: ShardCoefficients, grad: Array) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu import row_statistics, selftest
+from xent_numba.backends.cpu import row_statistics, selftest, shards
 from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
@@ -32,7 +32,7 @@ from xent_numba.reduction import exact_sum
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem, RowFields
+    from xent_numba.backends.protocol import Problem, RowFields, Shard, ShardCoefficients, ShardStatistics
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -151,6 +151,20 @@ class Cpu(Reference):
             np.subtract(0.0, fields.log_prob, out=fields.log_prob)
         else:
             row_statistics.run(problem, fields)
+
+    def shard_statistics(self, shard: Shard, found: ShardStatistics) -> None:
+        """What a shard knows about each row."""
+        if shards.in_range(shard):
+            shards.run_statistics(shard, found)
+        else:
+            REFERENCE.shard_statistics(shard, found)
+
+    def shard_gradient(self, shard: Shard, coefficients: ShardCoefficients, grad: Array) -> None:
+        """Gradient of a shard."""
+        if shards.in_range(shard):
+            shards.run_gradient(shard, coefficients, grad)
+        else:
+            REFERENCE.shard_gradient(shard, coefficients, grad)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""

@@ -16,7 +16,7 @@ from xent_numba.backends.reference import BACKEND as REFERENCE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem
+    from xent_numba.backends.protocol import Problem, Shard
 
     Array = NDArray[Any]
 
@@ -68,7 +68,7 @@ def options_in_range(problem: Problem, weights: tuple[float, float]) -> bool:
 
     `weights`: the `weight_range` of the class weights.
     """
-    limits = _limits(problem)
+    limits = limits_of(problem)
     scale, cap = abs(problem.logit_scale), problem.softcap
     low, high = limits.logit_scale
     if not low < scale < high or (cap is not None and not low < scale / cap < high):
@@ -95,7 +95,7 @@ def reference_gradient(
     return ReferenceGradient(rows, grad[0])
 
 
-def _limits(problem: Problem) -> Limits:
+def limits_of(problem: Problem | Shard) -> Limits:
     """The limits of the arithmetic of a call."""
     return FLOAT64 if computes_in_float64(problem.logits, problem.distribution, problem.softcap) else FLOAT32
 
@@ -104,7 +104,7 @@ def _rows_out_of_range(
     problem: Problem, weights: tuple[float, float], saved_lse: Array | None, grad_output: Array | None
 ) -> tuple[Array, ...] | None:
     """The indices of the rows whose gradient has a factor, or whose saved lse is, out of range; None for none."""
-    scale, limits = abs(problem.logit_scale), _limits(problem)
+    scale, limits = abs(problem.logit_scale), limits_of(problem)
     least, most = limits.gradient
     smallest_weight, largest_weight = weights
     factors = np.full((1, 1), scale * abs(problem.grad_scale))

@@ -21,6 +21,7 @@ item_epilogue   from the statistics of a vector of rows to losses and gradient f
 staging         full cache lines for non-temporal stores
 row_statistics/ what a row can tell: its kernels, and its rows in each regime
 softmax         softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
+shards          statistics and gradients of some of the classes, in long and lanes
 label_scan      one pass over the labels, before any of these
 
 A regime of losses is a function compute_rows(operands, start, stop, group, partials), described in `entry`.  To add
