@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu import selftest
+from xent_numba.backends.cpu import distillation, selftest
 from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
@@ -32,7 +32,7 @@ from xent_numba.reduction import exact_sum
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem
+    from xent_numba.backends.protocol import DistillationProblem, Problem
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -139,6 +139,12 @@ class Cpu(Reference):
         _run(problem, kernel_arguments(problem, None, grad, lse, grad_output), grad, may_split=lse is None)
         if by_reference is not None:
             grad[by_reference.rows] = by_reference.grad
+
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> Float64s | None:
+        """Loss, and gradient where asked for."""
+        return distillation.distillation_loss(problem, rows, grad)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""
