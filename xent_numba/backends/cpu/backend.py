@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu import row_statistics, selftest, shards
+from xent_numba.backends.cpu import distillation, row_statistics, selftest, shards
 from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
@@ -32,7 +32,14 @@ from xent_numba.reduction import exact_sum
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem, RowFields, Shard, ShardCoefficients, ShardStatistics
+    from xent_numba.backends.protocol import (
+        DistillationProblem,
+        Problem,
+        RowFields,
+        Shard,
+        ShardCoefficients,
+        ShardStatistics,
+    )
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -165,6 +172,12 @@ class Cpu(Reference):
             shards.run_gradient(shard, coefficients, grad)
         else:
             REFERENCE.shard_gradient(shard, coefficients, grad)
+
+    def distillation_loss(
+        self, problem: DistillationProblem, rows: Array | None, grad: Array | None
+    ) -> Float64s | None:
+        """Loss, and gradient where asked for."""
+        return distillation.distillation_loss(problem, rows, grad)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""

@@ -18,8 +18,8 @@ from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
 
-def _kernel_of(name: str, compute_rows: Any) -> Any:
-    """The kernel of a regime, from the function that computes some of its work items.
+def kernel_of(name: str, compute_rows: Any, operands: Any = Operands) -> Any:
+    """The kernel of a regime, from the function that computes some of its work items; `operands` is their class.
 
     `compute_rows(operands, start, stop, group, partials)` computes the work items start … stop, of which the first is
     the first of a group, and leaves the sum of the losses of each group in partials[item // group], which is 0 before.
@@ -29,7 +29,7 @@ def _kernel_of(name: str, compute_rows: Any) -> Any:
     def compute_chunk(fields: Any, group: int, work_items: int, partials: Any, chunk: int, k: int) -> None:
         """Compute chunk k of the work items: the groups k * chunk … (k + 1) * chunk."""
         step = chunk * group
-        compute_rows(Operands(*fields), k * step, min(work_items, (k + 1) * step), group, partials)
+        compute_rows(operands(*fields), k * step, min(work_items, (k + 1) * step), group, partials)
 
     def run(fields: Any, group: int, work_items: int, partials: Any, chunk: int, loop: int) -> None:
         """Compute all work items; `loop` is a parallel loop of `runtime.threads`, or 0 to run serially.
@@ -42,6 +42,6 @@ def _kernel_of(name: str, compute_rows: Any) -> Any:
     return kernel(run)
 
 
-run_long = _kernel_of("run_long", long_rows)
-run_packed = _kernel_of("run_packed", packed_rows)
-run_lanes = _kernel_of("run_lanes", lanes_rows)
+run_long = kernel_of("run_long", long_rows)
+run_packed = kernel_of("run_packed", packed_rows)
+run_lanes = kernel_of("run_lanes", lanes_rows)

@@ -1,0 +1,25 @@
+"""The divergence of a student from its teacher, KL(p ‖ q) with p = softmax(t/τ), q = softmax(s/τ), and its gradient.
+
+terms    the mathematics: the terms of a vector of classes, and from their sums to losses and factors of the gradient
+passes   three loops over a part of the rows: maxima; sums; corrections and gradient
+rows     the work items of both regimes, `long` and `lanes`, made of these loops
+entry    the kernels
+
+With o = max t − max s, the first two passes find S_t = Σ e_t, S_s = Σ e_s and Σ e_t (t − s − o), from which
+
+    KL = (⟨p, t − s⟩ − o) / τ + log S_s − log S_t
+
+is exact enough where it is not small.  Elsewhere the third pass sums, with δ_j = (t_j − s_j − c)/τ and c = ⟨p, t − s⟩
+as known by then,
+
+    μ = Σ p δ,   H = Σ p (exp(−δ) − 1 + δ),   KL = μ + log1p(H − μ) = H − (y − log1p y),   y = H − μ
+
+in which every term of H is ≥ 0 and μ is nearly 0, so that nothing cancels: a KL of 1e-30 has all its digits.  Equal
+rows, and rows that differ by a constant, have δ = 0 exactly.  For this t − s is never rounded: it is a pair of numbers.
+The third pass also writes the gradient, factor · (q − p).  Both arrays are read from memory once, or twice where a row
+does not fit in a cache; nothing of their size is stored.
+
+Two things are computed by both regimes with the same functions: in `long` the lanes of a vector are neighbouring
+classes of one row, whose sums are then added across the lanes; in `lanes` they are the rows, whose classes follow one
+another in a tile.  The values of a row are a vector of one lane in `long`.
+"""

@@ -1,0 +1,170 @@
+"""Three loops over the classes of a part of the rows: a segment of one row, or a tile of many.
+
+`pair` points to the logits of both.  There are `stop` of them, in vectors that follow one another: in a tile a vector
+holds one class of each row, and `stop` is a multiple of the lanes.  Sums run over four vectors in the arithmetic of the
+logits, and over these in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from xent_numba.backends.cpu.compile.inline import inline, optional
+from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, far_gradient, near_terms
+from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
+from xent_numba.backends.cpu.simd.cast import promote
+from xent_numba.backends.cpu.simd.load_store import load, load_n, store
+from xent_numba.backends.cpu.simd.math import compensated_add, with_error
+from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, splat
+
+_RUN = 4  # vectors whose terms are added in the arithmetic of the logits
+
+
+class Pair(NamedTuple):
+    """Pointers to the logits of the same classes."""
+
+    t: Any
+    s: Any
+
+
+class Totals(NamedTuple):
+    """Three sums in float64, and their rounding errors."""
+
+    a: Any
+    b: Any
+    c: Any
+    a_error: Any
+    b_error: Any
+    c_error: Any
+
+
+@inline
+def no_totals(vtype: Any) -> Any:
+    """The `Totals` of no classes."""
+    zero = promote(splat(0.0, vtype))
+    return Totals(zero, zero, zero, zero, zero, zero)
+
+
+@inline
+def _add_run(totals: Any, run: Any) -> Any:
+    """The `Totals` with three sums over a few vectors added."""
+    a, a_error = compensated_add(totals.a, totals.a_error, promote(run[0]))
+    b, b_error = compensated_add(totals.b, totals.b_error, promote(run[1]))
+    c, c_error = compensated_add(totals.c, totals.c_error, promote(run[2]))
+    return Totals(a, b, c, a_error, b_error, c_error)
+
+
+@inline
+def totals_of(totals: Any) -> Any:
+    """The three sums of `Totals`, with their errors added."""
+    return (
+        with_error(totals.a, totals.a_error),
+        with_error(totals.b, totals.b_error),
+        with_error(totals.c, totals.c_error),
+    )
+
+
+@inline
+def _load_rest(pair: Any, i: int, stop: int, vtype: Any) -> Any:
+    """The last logits from i on, fewer than four vectors: one vector, with −inf where there are none."""
+    lanes, minus_inf = lanes_of(vtype), splat(-math.inf, vtype)
+    count = min(lanes, stop - i)
+    return load_n(pair.t, i, count, minus_inf), load_n(pair.s, i, count, minus_inf)
+
+
+@optional
+def _prefetch(ahead: Any, pair: Any, i: int) -> Any:
+    """Prefetch what is read later, unless `ahead` is None."""
+    prefetch_ahead(pair.t, i)
+    prefetch_ahead(pair.s, i)
+    return True
+
+
+@inline
+def find_maxima(pair: Any, stop: int, ahead: Any, vtype: Any) -> Any:
+    """The maxima of t and of s, per lane; NaN is passed over."""
+    lanes, minus_inf = lanes_of(vtype), splat(-math.inf, vtype)
+    t0, t1, s0, s1 = minus_inf, minus_inf, minus_inf, minus_inf
+    i = 0
+    while i + 2 * lanes <= stop:
+        _prefetch(ahead, pair, i)
+        _prefetch(ahead, pair, i + lanes)
+        t0, t1 = maximum(load(pair.t, i, vtype), t0), maximum(load(pair.t, i + lanes, vtype), t1)
+        s0, s1 = maximum(load(pair.s, i, vtype), s0), maximum(load(pair.s, i + lanes, vtype), s1)
+        i += 2 * lanes
+    while i < stop:
+        t, s = _load_rest(pair, i, stop, vtype)
+        t0, s0 = maximum(t, t0), maximum(s, s0)
+        i += lanes
+    return maximum(t0, t1), maximum(s0, s1)
+
+
+@inline
+def sum_terms(pair: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> Any:
+    """The `Totals` of `add_terms`, per lane."""
+    lanes, zero = lanes_of(vtype), splat(0.0, vtype)
+    totals = no_totals(vtype)
+    i = 0
+    while i + _RUN * lanes <= stop:
+        run = zero, zero, zero
+        for k in range(_RUN):
+            j = i + k * lanes
+            run = add_terms(run, load(pair.t, j, vtype), load(pair.s, j, vtype), shifts, scale)
+        totals = _add_run(totals, run)
+        i += _RUN * lanes
+    while i < stop:
+        t, s = _load_rest(pair, i, stop, vtype)
+        totals = _add_run(totals, add_terms((zero, zero, zero), t, s, shifts, scale))
+        i += lanes
+    return totals
+
+
+@optional
+def _store(out: Any, i: int, g: Any) -> Any:
+    """out[i …] = g, all lanes; nothing for None."""
+    store(out, i, g)
+    return True
+
+
+@inline
+def near_pass(totals: Any, pair: Any, out: Any, stop: int, near: Any, scale: Any, vtype: Any) -> Any:
+    """The `Totals` with the sums of `near_terms` added, per lane; the gradient goes to `out`, if that is not None.
+
+    The memory of `out` extends to the end of its last vector.
+    """
+    lanes, zero = lanes_of(vtype), splat(0.0, vtype)
+    i = 0
+    while i + _RUN * lanes <= stop:
+        run = zero, zero, zero
+        for k in range(_RUN):
+            j = i + k * lanes
+            h, moment, g = near_terms(load(pair.t, j, vtype), load(pair.s, j, vtype), near, scale)
+            _store(out, j, g)
+            run = run[0] + h, run[1] + moment, zero
+        totals = _add_run(totals, run)
+        i += _RUN * lanes
+    while i < stop:
+        t, s = _load_rest(pair, i, stop, vtype)
+        h, moment, g = near_terms(t, s, near, scale)
+        _store(out, i, g)
+        totals = _add_run(totals, (h, moment, zero))
+        i += lanes
+    return totals
+
+
+@inline
+def far_pass(
+    pair: Any, out: Any, stop: int, shifts: Any, p_factor: Any, q_factor: Any, scale: Any, vtype: Any
+) -> None:
+    """The gradient of rows far apart goes to `out`, whose memory extends to the end of its last vector."""
+    lanes = lanes_of(vtype)
+    i = 0
+    while i + lanes <= stop:
+        store(
+            out, i, far_gradient(load(pair.t, i, vtype), load(pair.s, i, vtype), shifts, p_factor, q_factor, scale)
+        )
+        i += lanes
+    if i < stop:
+        t, s = _load_rest(pair, i, stop, vtype)
+        store(out, i, far_gradient(t, s, shifts, p_factor, q_factor, scale))

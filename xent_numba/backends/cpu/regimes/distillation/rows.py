@@ -1,0 +1,307 @@
+"""The work items of a distillation: one long row along its classes, or a vector of rows with one in each lane.
+
+See the map of this folder for the three passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xent_numba.backends.cpu.compile.inline import inline, optional
+from xent_numba.backends.cpu.plan import SEGMENT_CLASSES, TILE_CLASSES
+from xent_numba.backends.cpu.regimes.distillation.passes import (
+    Pair,
+    far_pass,
+    find_maxima,
+    near_pass,
+    no_totals,
+    sum_terms,
+    totals_of,
+)
+from xent_numba.backends.cpu.regimes.distillation.terms import (
+    FAR,
+    NearFactors,
+    Shifts,
+    compute_type,
+    merge_sums,
+    near_factors,
+    near_kl,
+    outcome_of,
+    p_and_q_factors,
+    rescales,
+    shifts_of,
+    sums_of,
+)
+from xent_numba.backends.cpu.regimes.item_epilogue import row_values, store_losses
+from xent_numba.backends.cpu.regimes.lanes.load import load_tile, rows_view
+from xent_numba.backends.cpu.regimes.staging import flush_carry, flush_full_lines, flush_tail, staging_of, write_row, write_tile
+from xent_numba.backends.cpu.regimes.work_items import work_item
+from xent_numba.backends.cpu.row.operands import apply_weight, row_pointer, store_loss, value_or_one
+from xent_numba.backends.cpu.simd.cast import demote, promote
+from xent_numba.backends.cpu.simd.exp_shifted import Shift
+from xent_numba.backends.cpu.simd.load_store import advance, first_n_or, pointer, stack_buffer, stride
+from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
+from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, select, splat
+
+_BLOCK_VECTORS = 16  # of a long row, whose gradient is written together
+_BUFFER_VECTORS = _BLOCK_VECTORS + 2  # with the carry before a block, and what whole vectors write beyond its end
+
+
+# ------------------------------------------------------------------------------------------------ long rows
+@inline
+def _all_lanes(a: Any, vtype: Any) -> Any:
+    """A vector of one lane in all lanes."""
+    return splat(extract_lane(a, 0), vtype)
+
+
+@inline
+def _spread_shift(shift: Any, vtype: Any) -> Any:
+    """A `Shift` of one lane in all lanes."""
+    return Shift(_all_lanes(shift.residual, vtype), _all_lanes(shift.exponent, vtype))
+
+
+@inline
+def _spread(shifts: Any, vtype: Any) -> Any:
+    """`Shifts` of one lane in all lanes."""
+    return Shifts(
+        _spread_shift(shifts.t, vtype),
+        _spread_shift(shifts.s, vtype),
+        _all_lanes(shifts.origin, vtype),
+        _all_lanes(shifts.origin_error, vtype),
+    )
+
+
+@inline
+def _one_sum(total: Any, vtype: Any) -> Any:
+    """The sum over the lanes, of float64, in one lane."""
+    return one_lane(reduce_add(total), promote(vtype))
+
+
+@inline
+def _segment_sums(pair: Any, count: int, scale: Any, vtype: Any) -> Any:
+    """The `Sums` of `count` neighbouring classes of a row, in one lane."""
+    t_lanes, s_lanes = find_maxima(pair, count, True, vtype)
+    t_max, s_max = one_lane(reduce_max(t_lanes), vtype), one_lane(reduce_max(s_lanes), vtype)
+    shifts = shifts_of(t_max, s_max, scale)
+    a, b, c = totals_of(sum_terms(pair, count, _spread(shifts, vtype), scale, vtype))
+    totals = _one_sum(a, vtype), _one_sum(b, vtype), _one_sum(c, vtype)
+    return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
+
+
+@inline
+def _row_sums(pair: Any, classes: int, scale: Any, vtype: Any) -> Any:
+    """The `Sums` of a whole row, in one lane: merged from its segments in order."""
+    sums = _segment_sums(pair, min(classes, SEGMENT_CLASSES), scale, vtype)
+    for start in range(SEGMENT_CLASSES, classes, SEGMENT_CLASSES):
+        part = Pair(advance(pair.t, start), advance(pair.s, start))
+        sums = merge_sums(sums, _segment_sums(part, min(classes - start, SEGMENT_CLASSES), scale, vtype), scale)
+    return sums
+
+
+@inline
+def _spread_near(near: Any, vtype: Any) -> Any:
+    """`NearFactors` of one lane in all lanes."""
+    return NearFactors(
+        _spread(near.shifts, vtype),
+        _all_lanes(near.bound, vtype),
+        _all_lanes(near.s_to_t, vtype),
+        _all_lanes(near.p_factor, vtype),
+        _all_lanes(near.q_factor, vtype),
+        _all_lanes(near.ratio, vtype),
+        _all_lanes(near.ratio_less_1, vtype),
+    )
+
+
+@optional
+def _block_memory(buffer: Any, carry: int) -> Any:
+    """Where a block of the gradient is laid out, behind the carry; None without a gradient."""
+    return advance(buffer, carry)
+
+
+@inline
+def _write_block(out: Any, buffer: Any, carry: int, i: int, count: int, streaming: bool, vtype: Any) -> Any:
+    """Write `count` elements of the gradient from class i on, which follow the carry in the buffer; the new carry."""
+    if out is not None:
+        if streaming:
+            return flush_full_lines(buffer, carry, count, advance(out, i), vtype)
+        write_row(buffer, advance(out, i), count, False, vtype)
+    return np.int64(0)
+
+
+@inline
+def _near_row(pair: Any, out: Any, buffer: Any, carry: Any, classes: int, near: Any, operands: Any, vtype: Any) -> Any:
+    """The sums of the third pass over a row, per lane, and the carry after it."""
+    totals = no_totals(vtype)
+    block = _BLOCK_VECTORS * lanes_of(vtype)
+    for i in range(0, classes, block):
+        count = min(block, classes - i)
+        part = Pair(advance(pair.t, i), advance(pair.s, i))
+        totals = near_pass(totals, part, _block_memory(buffer, carry), count, near, operands.scale, vtype)
+        carry = _write_block(out, buffer, carry, i, count, operands.streaming, vtype)
+    return totals, carry
+
+
+@inline
+def _far_row(
+    pair: Any, out: Any, buffer: Any, carry: Any, classes: int, shifts: Any, pq: Any, operands: Any, vtype: Any
+) -> Any:
+    """Write the gradient of a row far apart, if there is one to write; returns the carry after it."""
+    if out is not None:
+        block = _BLOCK_VECTORS * lanes_of(vtype)
+        for i in range(0, classes, block):
+            count = min(block, classes - i)
+            part = Pair(advance(pair.t, i), advance(pair.s, i))
+            far_pass(part, _block_memory(buffer, carry), count, shifts, pq[0], pq[1], operands.scale, vtype)
+            carry = _write_block(out, buffer, carry, i, count, operands.streaming, vtype)
+    return carry
+
+
+@inline
+def _long_row(operands: Any, grad: Any, i: int, buffer: Any, carry: Any, vtype: Any) -> Any:
+    """The loss of row i, whose gradient is written, and the carry after it; `grad` is that of the operands."""
+    a, b, _, _ = work_item(operands.student.shape, i, 1)
+    classes, scale = operands.student.shape[2], operands.scale
+    pair = Pair(row_pointer(operands.teacher, a, b), row_pointer(operands.student, a, b))
+    out = row_pointer(grad, a, b)
+    sums = _row_sums(pair, classes, scale, vtype)
+    found = outcome_of(sums, scale)
+    t_max, s_max = demote(sums.t_max, vtype), demote(sums.s_max, vtype)
+    shifts = shifts_of(t_max, s_max, scale)
+    factors = rescales(shifts, t_max, s_max, scale)
+    weight = value_or_one(operands.sample_weight, i)
+    factor = one_lane(weight * operands.grad_factor, promote(vtype))
+    kl = found.kl
+    if extract_lane(kl, 0) < FAR:
+        near = _spread_near(near_factors(sums, found, shifts, factors, factor, scale, vtype), vtype)
+        totals, carry = _near_row(pair, out, buffer, carry, classes, near, operands, vtype)
+        h, moment, _ = totals_of(totals)
+        inverse = factors[0] / sums.t_sum
+        kl = near_kl(_one_sum(h, vtype) * inverse, _one_sum(moment, vtype) * inverse)
+    else:
+        p_factor, q_factor = p_and_q_factors(sums, factors, factor)
+        pq = _all_lanes(demote(p_factor, vtype), vtype), _all_lanes(demote(q_factor, vtype), vtype)
+        carry = _far_row(pair, out, buffer, carry, classes, _spread(shifts, vtype), pq, operands, vtype)
+    loss = apply_weight(kl * splat(operands.loss_factor, kl), splat(weight, kl))
+    return extract_lane(loss, 0), carry
+
+
+@optional
+def _long_buffer(grad: Any, vtype: Any) -> Any:
+    """Memory for a block of the gradient, the carry before it, and what whole vectors write beyond its end."""
+    return stack_buffer(vtype, _BUFFER_VECTORS)
+
+
+@inline
+def _flush_row(grad: Any, a: int, b: int, buffer: Any, carry: Any, is_last: bool, vtype: Any) -> Any:
+    """Write the carry after row (a, b), unless the next row to be computed follows it in memory; the new carry."""
+    if grad is not None:
+        classes = grad.shape[2]
+        if is_last or b + 1 == grad.shape[1] or stride(grad, 1) != classes:
+            flush_tail(buffer, carry, advance(row_pointer(grad, a, b), classes), vtype)
+            return np.int64(0)
+    return carry
+
+
+@inline
+def long_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -> None:
+    """Compute the rows start … stop, and add their losses in order to partials[row // group]."""
+    vtype = compute_type(pointer(operands.teacher), pointer(operands.student))
+    buffer, carry = _long_buffer(operands.grad, vtype), np.int64(0)
+    for i in range(start, stop):
+        loss, carry = _long_row(operands, operands.grad, i, buffer, carry, vtype)
+        a, b, _, _ = work_item(operands.student.shape, i, 1)
+        carry = _flush_row(operands.grad, a, b, buffer, carry, i + 1 == stop, vtype)
+        store_loss(operands.row_losses, i, loss)
+        partials[i // group] += loss
+
+
+# ------------------------------------------------------------------------------------------------ one row in each lane
+@inline
+def _load(operands: Any, item: Any, tiles: Any, first: int, vtype: Any) -> Any:
+    """Load the classes from `first` on into the tiles; how many elements these then have."""
+    count = min(operands.student.shape[2] - first, TILE_CLASSES)
+    load_tile(rows_view(operands.teacher, item, first), count, tiles.t, vtype)
+    load_tile(rows_view(operands.student, item, first), count, tiles.s, vtype)
+    return count * lanes_of(vtype)
+
+
+@inline
+def _tile_sums(tiles: Any, stop: int, scale: Any, vtype: Any) -> Any:
+    """The `Sums` of the classes of a tile."""
+    t_max, s_max = find_maxima(tiles, stop, None, vtype)
+    shifts = shifts_of(t_max, s_max, scale)
+    totals = totals_of(sum_terms(tiles, stop, shifts, scale, vtype))
+    return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
+
+
+@optional
+def _write(grad: Any, tile: Any, item: Any, first: int, staging: Any) -> Any:
+    """Write the gradient in a tile, of the classes from `first` on; the staging buffer after it, None without one."""
+    count = min(grad.shape[2] - first, TILE_CLASSES)
+    return write_tile(staging[0], tile, rows_view(grad, item, first), count, staging[1])
+
+
+@optional
+def _tile_of(grad: Any, tile: Any) -> Any:
+    """The tile, for the gradient; None without a gradient."""
+    return tile
+
+
+@inline
+def _compute_item(operands: Any, grad: Any, item: Any, staging: Any, vtype: Any) -> Any:
+    """The losses of a work item, whose gradient is written, and the staging buffer after it."""
+    classes, scale = operands.student.shape[2], operands.scale
+    tiles = Pair(stack_buffer(vtype, TILE_CLASSES), stack_buffer(vtype, TILE_CLASSES))
+    stop = _load(operands, item, tiles, 0, vtype)
+    sums = _tile_sums(tiles, stop, scale, vtype)
+    for first in range(TILE_CLASSES, classes, TILE_CLASSES):
+        stop = _load(operands, item, tiles, first, vtype)
+        sums = merge_sums(sums, _tile_sums(tiles, stop, scale, vtype), scale)
+    found = outcome_of(sums, scale)
+    t_max, s_max = demote(sums.t_max, vtype), demote(sums.s_max, vtype)
+    shifts = shifts_of(t_max, s_max, scale)
+    factors = rescales(shifts, t_max, s_max, scale)
+    weight = row_values(operands.sample_weight, item, sums.t_sum)
+    near = near_factors(
+        sums, found, shifts, factors, weight * splat(operands.grad_factor, weight), scale, vtype
+    )
+    zero = splat(0.0, sums.t_sum)
+    is_near = first_n_or(found.kl, item.rows, zero + splat(FAR, zero)) < splat(FAR, zero)
+    totals, any_near = no_totals(vtype), any_true(is_near)
+    if any_near or grad is not None:
+        for first in range(0, classes, TILE_CLASSES):
+            if classes > TILE_CLASSES:
+                stop = _load(operands, item, tiles, first, vtype)
+            tile = _tile_of(grad, tiles.s)
+            if any_near:
+                totals = near_pass(totals, tiles, tile, stop, near, scale, vtype)
+            elif grad is not None:
+                far_pass(tiles, tile, stop, shifts, near.p_factor, near.q_factor, scale, vtype)
+            staging = _write(grad, tile, item, first, (staging, vtype))
+    h, moment, _ = totals_of(totals)
+    inverse = factors[0] / sums.t_sum
+    kl = select(is_near, near_kl(h * inverse, moment * inverse), found.kl)
+    losses = apply_weight(kl * splat(operands.loss_factor, kl), weight)
+    return first_n_or(losses, item.rows, zero), staging
+
+
+@inline
+def lanes_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -> None:
+    """Compute the work items start … stop, in order, and store the sum of the losses of each `group` of them.
+
+    `start` is a multiple of `group`.
+    """
+    vtype = compute_type(pointer(operands.teacher), pointer(operands.student))
+    lanes = lanes_of(vtype)
+    staging = staging_of(operands.grad, operands.streaming, vtype)
+    for first in range(start, stop, group):
+        sum_of_losses = 0.0
+        for index in range(first, min(stop, first + group)):
+            item = work_item(operands.student.shape, index, lanes)
+            losses, staging = _compute_item(operands, operands.grad, item, staging, vtype)
+            staging = flush_carry(staging, operands.grad, item, index + 1 == stop, vtype)
+            store_losses(operands.row_losses, item, losses)
+            sum_of_losses += reduce_add(losses)
+        partials[first // group] = sum_of_losses

@@ -1,0 +1,266 @@
+"""The mathematics of a distillation: the terms of a vector of classes, and what their sums mean.
+
+t and s are the logits of teacher and student, e_t and e_s their exponentials relative to the maximum of the row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numba import types
+
+from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.row.epilogue import centre_of, log_of_sum
+from xent_numba.backends.cpu.row.target import product_or_zero
+from xent_numba.backends.cpu.simd.cast import demote, promote
+from xent_numba.backends.cpu.simd.exp_shifted import (
+    exp_scaled_difference,
+    exp_shifted_scaled,
+    rescale_to_max,
+    shift_of,
+)
+from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, exp, unscale
+from xent_numba.backends.cpu.simd.vector import fma, polynomial, select, splat, zero_float64_vector, zero_vector
+
+FAR = 0.5  # from this KL on, the sums of the second pass are exact enough
+_DOWN = 2.0**-8  # what Σ e_t (t − s − o) is multiplied by, so that no product of a finite loss overflows
+
+
+class DistillationOperands(NamedTuple):
+    """The arguments of a call: N = A·B rows of C classes.  (A, B, C) arrays have any strides."""
+
+    student: Any  # (A, B, C)
+    teacher: Any  # (A, B, C)
+    sample_weight: Any  # (N,) float64, or (0,)
+    row_losses: Any  # (N,) where the loss of each row is written; or (0,)
+    grad: Any  # (A, B, C) where the gradient is written, or None
+    scale: Any  # 1 / τ, or None for 1
+    loss_factor: float  # 1 or τ²
+    grad_factor: float  # what multiplies q − p
+    streaming: bool  # whether the gradient is written past the caches
+
+
+@specialize
+def compute_type(teacher: Any, student: Any) -> Any:
+    """A vector of the arithmetic for pointers to the logits: float64 if either is (its value has no meaning)."""
+    if types.float64 in (teacher.dtype, student.dtype):
+        return lambda teacher, student: zero_float64_vector()
+    return lambda teacher, student: zero_vector(student)
+
+
+# ------------------------------------------------------------------------------------------------ sums
+class Sums(NamedTuple):
+    """What the first two passes find out about some classes of the rows, in float64."""
+
+    t_max: Any  # max t
+    s_max: Any
+    t_sum: Any  # Σ exp((t − max t)/τ)
+    s_sum: Any
+    apart: Any  # Σ exp((t − max t)/τ) ((t − max t) − (s − max s))
+
+
+class Shifts(NamedTuple):
+    """What is subtracted from the logits, and from their differences, in each lane."""
+
+    t: Any  # `Shift` for exp, near max t
+    s: Any
+    origin: Any  # of t − s; with the next, the unrounded o = max t − max s
+    origin_error: Any
+
+
+@inline
+def difference(a: Any, b: Any) -> Any:
+    """a − b as rounded, and its rounding error, which is NaN for an infinite difference."""
+    d = a - b
+    back = d - a
+    return d, (a - (d - back)) - (b + back)
+
+
+@inline
+def apart(t: Any, s: Any, origin: Any, origin_error: Any) -> Any:
+    """t − s − origin, rounded only once."""
+    d, error = difference(t, s)
+    return (d - origin) + (error - origin_error)
+
+
+@inline
+def shifts_of(t_max: Any, s_max: Any, scale: Any) -> Any:
+    """The `Shifts` for maxima in all lanes."""
+    t_centre, s_centre = centre_of(t_max), centre_of(s_max)
+    origin, error = difference(t_centre, s_centre)
+    return Shifts(shift_of(t_centre, scale), shift_of(s_centre, scale), origin, error)
+
+
+@inline
+def add_terms(run: Any, t: Any, s: Any, shifts: Any, scale: Any) -> Any:
+    """The three sums of a `Sums`, scaled, in the arithmetic of the logits, with the terms of one more vector."""
+    e_t = exp_shifted_scaled(t, shifts.t, scale)
+    e_s = exp_shifted_scaled(s, shifts.s, scale)
+    term = product_or_zero(e_t * splat(_DOWN * unscale(t), t), apart(t, s, shifts.origin, shifts.origin_error))
+    return run[0] + e_t, run[1] + e_s, run[2] + term
+
+
+@inline
+def rescales(shifts: Any, t_max: Any, s_max: Any, scale: Any) -> Any:
+    """The factors, in float64, that turn the three sums of `add_terms` into those of `Sums`; maxima as logits."""
+    t_factor = rescale_to_max(shifts.t, centre_of(t_max), scale)
+    s_factor = rescale_to_max(shifts.s, centre_of(s_max), scale)
+    down, up = splat(unscale(t_max), t_factor), splat(1.0 / _DOWN, t_factor)
+    return t_factor * down, s_factor * down, t_factor * up
+
+
+@inline
+def sums_of(t_max: Any, s_max: Any, totals: Any, factors: Any) -> Any:
+    """The `Sums` from maxima in float64, the sums of `add_terms` and their `rescales`."""
+    return Sums(t_max, s_max, totals[0] * factors[0], totals[1] * factors[1], totals[2] * factors[2])
+
+
+@inline
+def merge_sums(a: Any, b: Any, scale: Any) -> Any:
+    """The `Sums` of two parts of the rows from those of each."""
+    t_max, s_max = select(b.t_max > a.t_max, b.t_max, a.t_max), select(b.s_max > a.s_max, b.s_max, a.s_max)
+    a_t, a_s, a_apart = _moved(a, t_max, s_max, scale)
+    b_t, b_s, b_apart = _moved(b, t_max, s_max, scale)
+    return Sums(t_max, s_max, a_t + b_t, a_s + b_s, a_apart + b_apart)
+
+
+@inline
+def _moved(sums: Any, t_max: Any, s_max: Any, scale: Any) -> Any:
+    """The three sums of a `Sums` relative to other maxima."""
+    t_old, t_new, s_old, s_new = centre_of(sums.t_max), centre_of(t_max), centre_of(sums.s_max), centre_of(s_max)
+    down = splat(unscale(t_new), t_new)
+    t_sum = product_or_zero(sums.t_sum, exp_scaled_difference(t_old, t_new, scale) * down)
+    s_sum = product_or_zero(sums.s_sum, exp_scaled_difference(s_old, s_new, scale) * down)
+    moved = product_or_zero(sums.apart, exp_scaled_difference(t_old, t_new, scale) * down)
+    return t_sum, s_sum, moved + product_or_zero(t_sum, (t_old - t_new) - (s_old - s_new))
+
+
+# ------------------------------------------------------------------------------------------------ outcome
+class Outcome(NamedTuple):
+    """What the `Sums` of whole rows mean."""
+
+    kl: Any  # exact where it is at least `FAR`, or not a number
+    mean: Any  # ⟨p, t − s⟩ − o
+
+
+@inline
+def outcome_of(sums: Any, scale: Any) -> Any:
+    """The `Outcome` of whole rows.
+
+    A NaN, or +inf, makes a sum of exponentials NaN, and a row of −inf makes one 0.  Otherwise the sum of differences is
+    NaN only where a difference is infinite, as where the student excludes a class.
+    """
+    one = splat(1.0, sums.t_sum)
+    log_t, log_s = log_of_sum(sums.t_sum - one, sums.t_sum), log_of_sum(sums.s_sum - one, sums.s_sum)
+    mean = sums.apart / sums.t_sum
+    mean = select(mean == mean, mean, splat(float("inf"), mean))
+    return Outcome(apply_scale(mean, scale) + (log_s - log_t), mean)
+
+
+_remainder32 = polynomial(
+    (
+        -2.8062802582276946e-6, 2.535851224463976e-5, -1.983810196868689e-4, 1.3885396911807102e-3,
+        -8.333339675917061e-3, 4.166673659523746e-2, -1.6666666646842134e-1, 0.5,
+    )
+)  # fmt: skip
+_remainder64 = polynomial(
+    (
+        4.83839749083010862e-14, -7.75328990906130131e-13, 1.14698600837490040e-11, -1.60574485190133385e-10,
+        2.08767637585196325e-9, -2.50521205845229504e-8, 2.75573191962732793e-7, -2.75573191740515541e-6,
+        2.48015873016455160e-5, -1.98412698413747393e-4, 1.38888888888888348e-3, -8.33333333333323619e-3,
+        4.16666666666666668e-2, -1.66666666666666669e-1, 0.5,
+    )
+)  # fmt: skip
+
+
+@specialize
+def exp_remainder(d: Any) -> Any:
+    """(exp(−d) − 1 + d) / d² for |d| ≤ 1; its coefficients have the least largest error."""
+    if d.dtype == types.float32:
+        return lambda d: _remainder32(d)
+    return lambda d: _remainder64(d)
+
+
+# (atanh(z) − z) / z³ as a series in z², for |z| ≤ 1/4
+_artanh_series = polynomial(tuple(1.0 / (2 * k + 3) for k in range(13, -1, -1)))
+
+
+@inline
+def near_kl(h: Any, moment: Any) -> Any:
+    """H − (y − log1p y), y = H − μ, but at least 0; with log1p y = 2 artanh z, z = y / (2 + y)."""
+    y = h - moment
+    one = splat(1.0, y)
+    inverse = one / (y + one + one)
+    z = y * inverse
+    remainder = (one - (z + z) * _artanh_series(z * z) * inverse) * inverse
+    kl = h - y * y * remainder
+    return select(kl < splat(0.0, kl), splat(0.0, kl), kl)
+
+
+# ------------------------------------------------------------------------------------------------ third pass
+class NearFactors(NamedTuple):
+    """What the third pass needs to know of the rows that are not far apart, in each lane."""
+
+    shifts: Any  # with c as the origin
+    bound: Any  # up to which δ² the series is used
+    s_to_t: Any  # e_s times this is e_t exp(−δ), in the scale of e_t
+    p_factor: Any  # e_t times this is factor · p
+    q_factor: Any  # e_s times this is factor · q
+    ratio: Any  # q / p = ratio · exp(−δ)
+    ratio_less_1: Any
+
+
+@inline
+def p_and_q_factors(sums: Any, factors: Any, factor: Any) -> Any:
+    """What the scaled e_t and e_s of `rescales` are multiplied by for factor · p and factor · q, in float64."""
+    return factor * factors[0] / sums.t_sum, factor * factors[1] / sums.s_sum
+
+
+@inline
+def near_factors(sums: Any, found: Any, shifts: Any, factors: Any, factor: Any, scale: Any, vtype: Any) -> Any:
+    """The `NearFactors` of rows, as vectors of the arithmetic of the logits with as many lanes as the `Sums`."""
+    t_centre, s_centre = centre_of(sums.t_max), centre_of(sums.s_max)
+    origin, error = difference(t_centre, s_centre)
+    c = origin + found.mean
+    back = c - origin
+    c_error = ((origin - (c - back)) + (found.mean - back)) + error
+    high = demote(c, vtype)
+    low = demote((c - promote(high)) + c_error, vtype)
+    exponent = apply_scale(found.mean, scale)
+    s_to_t = exp(clamp_exp_arg(exponent)) * factors[1] / factors[0]
+    kl = found.kl
+    one, zero = splat(1.0, kl), splat(0.0, kl)
+    is_near = kl < splat(FAR, kl)
+    log_ratio = zero - select(is_near, kl, zero)
+    less_1 = log_ratio + log_ratio * log_ratio * exp_remainder(zero - log_ratio)
+    p_factor, q_factor = p_and_q_factors(sums, factors, factor)
+    return NearFactors(
+        Shifts(shifts.t, shifts.s, high, low),
+        demote(select(is_near, one, zero - one), vtype),
+        demote(s_to_t, vtype),
+        demote(p_factor, vtype),
+        demote(q_factor, vtype),
+        demote(one + less_1, vtype),
+        demote(less_1, vtype),
+    )
+
+
+@inline
+def near_terms(t: Any, s: Any, near: Any, scale: Any) -> Any:
+    """The terms of Σ e_t (exp(−δ) − 1 + δ) and of Σ e_t δ, and the gradient, of a vector of classes."""
+    e_t = exp_shifted_scaled(t, near.shifts.t, scale)
+    e_s = exp_shifted_scaled(s, near.shifts.s, scale)
+    d = apply_scale(apart(t, s, near.shifts.origin, near.shifts.origin_error), scale)
+    is_small = d * d < near.bound
+    u = d * exp_remainder(d)
+    moment = product_or_zero(e_t, d)
+    h = select(is_small, moment * u, (e_s * near.s_to_t - e_t) + moment)
+    p = e_t * near.p_factor
+    by_ratio = p * fma(fma(d, u, splat(0.0, d) - d), near.ratio, near.ratio_less_1)
+    return h, moment, select(is_small, by_ratio, e_s * near.q_factor - p)
+
+
+@inline
+def far_gradient(t: Any, s: Any, shifts: Any, p_factor: Any, q_factor: Any, scale: Any) -> Any:
+    """The gradient of a vector of classes from both exponentials."""
+    return exp_shifted_scaled(s, shifts.s, scale) * q_factor - exp_shifted_scaled(t, shifts.t, scale) * p_factor
