@@ -111,8 +111,21 @@ def is_bent(transform: Any) -> Any:
     return lambda transform: bent
 
 
+def _has_label_formula(transform: Any, gamma: Any) -> bool:
+    """Whether second derivatives at the label are another formula than elsewhere, for these Numba types."""
+    return is_instance_type(transform, Softcap) or not isinstance(gamma, types.NoneType)
+
+
 @specialize
 def needs_label(transform: Any, gamma: Any) -> Any:
     """Whether second derivatives at the label are another formula than elsewhere."""
-    needed = is_instance_type(transform, Softcap) or not isinstance(gamma, types.NoneType)
+    needed = _has_label_formula(transform, gamma)
     return lambda transform, gamma: needed
+
+
+@specialize
+def y_if_needed(transform: Any, gamma: Any, y: Any) -> Any:
+    """y where `needs_label`; otherwise None, for no class with a value of its own."""
+    if _has_label_formula(transform, gamma):
+        return lambda transform, gamma, y: y
+    return lambda transform, gamma, y: None

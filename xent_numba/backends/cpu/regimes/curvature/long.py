@@ -136,7 +136,11 @@ def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
 @inline
 def _product_coefficients(operands: Any, second: Any, row: Any, stats: Any, factor: float, vtype: Any) -> Any:
     """(`ProductCoefficients`, the class with a scalar of its own or −1) of a row; `factor` multiplies all of it."""
-    label, v, zeta = _label(operands.distribution, stats, operands, row, vtype), row.measures.stream, operands.z_coefficient
+    label, v, zeta = (
+        _label(operands.distribution, stats, operands, row, vtype),
+        row.measures.stream,
+        operands.z_coefficient,
+    )
     x_y, v_y = _at(row.logits, label.y, vtype), _at(v, label.y, vtype)
     found = _curvature(operands, label, x_y, vtype)
     at_top, mean = one_lane(stats.measured.at_top, found.inverse), one_lane(stats.measured.stream, found.inverse)
