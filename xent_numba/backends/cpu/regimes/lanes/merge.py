@@ -14,7 +14,7 @@ from xent_numba.backends.cpu.regimes.lanes.measures import (
     merge_measures,
     merged_measured,
 )
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of, with_measured
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import exp_scaled_clamped_difference, exp_scaled_difference
 from xent_numba.backends.cpu.simd.math import compensated_add, unscale, with_error
@@ -24,7 +24,7 @@ from xent_numba.backends.cpu.simd.vector import maximum, select, splat
 class MergedStatistics(NamedTuple):
     """The `RowStatistics` of several tiles of the rows, and the rounding errors of their sums."""
 
-    stats: Any
+    stats: Any  # without what was measured
     sum_error: Any
     gap_error: Any
     target_error: Any
@@ -35,7 +35,7 @@ class MergedStatistics(NamedTuple):
 def first_tile(stats: Any) -> Any:
     """The `MergedStatistics` of a single tile."""
     zero = splat(0.0, stats.sum_exp_others)
-    return MergedStatistics(stats, zero, zero, zero, first_measures(stats.measured))
+    return MergedStatistics(with_measured(stats, None), zero, zero, zero, first_measures(stats.measured))
 
 
 @inline

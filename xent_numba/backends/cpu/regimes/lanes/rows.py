@@ -34,7 +34,7 @@ from xent_numba.backends.cpu.regimes.lanes.tile import (
 )
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
 from xent_numba.backends.cpu.regimes.work_items import work_item
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, label_of_top
+from xent_numba.backends.cpu.row.epilogue import in_float64, label_of_top
 from xent_numba.backends.cpu.row.operands import dense_target_of, vtype_of, wants_top
 from xent_numba.backends.cpu.row.target import dense_target_at
 from xent_numba.backends.cpu.row.transform import apply_transform
@@ -118,10 +118,8 @@ def _labels(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any
     def of_top(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any, dense: Any, vtype: Any) -> Any:
         q = values_at(operands.distribution, buffers.distribution, item, top.y, vtype)
         u = promote(dense_target_at(dense, q, top.y))
-        x_y = promote(top.x)
-        row_max = promote(stats.row_max)
-        stats = RowStatistics(row_max, stats.sum_exp_others, stats.target_gap, stats.target_sum, Top(top.y, x_y), None)
-        return _Labels(label_of_top(stats, u), top.y, x_y, u)
+        stats = in_float64(stats)
+        return _Labels(label_of_top(stats, u), top.y, stats.top.x, u)
 
     return of_top
 
