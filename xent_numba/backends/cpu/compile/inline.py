@@ -8,6 +8,7 @@ call of a kernel takes a third of the time for it.
     @inline        a function that is compiled for the types of its arguments
     @specialize    a function that is given the types of its arguments, and returns the function to compile for them
     @optional      a function that returns None where its first argument is None
+    by_class       a function that is looked up by the class of its first argument, a named tuple
 
 An option that is off is an argument None, and the machine code has only the instructions of the options in use.  Under
 `if argument is None`, or `is not None`, Numba drops the branch not taken before it infers any types, but only where the
@@ -198,13 +199,23 @@ def specialize(choose: Any) -> Any:
     return _Specialized(choose)
 
 
-# Functions of one to five arguments that return None; Numba cannot inline a function with *args.
+def by_class(functions: dict[type, Any]) -> Any:
+    """Make an inline function of a table: the function to compile for each class of the first argument, a named tuple.
+
+    Whoever defines such a class adds its function to the table.
+    """
+    return specialize(lambda first, *rest: functions[first.instance_class])
+
+
+# Functions of one to seven arguments that return None; Numba cannot inline a function with *args.
 _NONE = (
     lambda a: None,
     lambda a, b: None,
     lambda a, b, c: None,
     lambda a, b, c, d: None,
     lambda a, b, c, d, e: None,
+    lambda a, b, c, d, e, f: None,
+    lambda a, b, c, d, e, f, g: None,
 )
 
 

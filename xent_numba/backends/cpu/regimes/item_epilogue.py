@@ -94,7 +94,7 @@ class ItemEpilogue(NamedTuple):
 @inline
 def item_epilogue(operands: Any, stats: Any, target_logit: Any, label_weight: Any, item: Any, vtype: Any) -> Any:
     """The `ItemEpilogue` of rows with these statistics, and these logits and weights at their labels."""
-    stats = RowStatistics(promote(stats.row_max), stats.sum_exp_others, stats.target_gap, stats.target_sum, None)
+    stats = RowStatistics(promote(stats.row_max), stats.sum_exp_others, stats.target_gap, stats.target_sum, None, None)
     e_y = target_exp(stats, target_logit, operands.scale, vtype)
     sum_exp = stats.sum_exp_others + e_y
     log_s = log_sum(stats, target_logit, sum_exp)

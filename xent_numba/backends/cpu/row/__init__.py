@@ -25,6 +25,8 @@ The symbols, here and in all regimes:
 operands     the arguments of a kernel, and what they mean for one row
 transform    f, of logit_scale and softcap, and its derivative
 target       u_j, the dense part of the target: label smoothing and distributions
+measures     sums of a row that the losses do not need: for entropies and for products with p
+order        the order of the classes of a row, for argmax and rank
 epilogue     what one pass over a row finds out; the loss and the factors of the gradient that follow from it
 
 A value is a vector: of neighbouring classes of one row in some regimes, of one class of many rows in others.  The
@@ -33,5 +35,6 @@ functions here serve both; those of `target` that differ are named …_lanes in 
 To add an option: give it a field of `Operands`, None or empty where it is off, and fill it in `cpu.arguments`; use it
 in `transform`, `target` or `epilogue`, whichever line of the equation it changes; say in `cpu.fallback` which values
 the reference must compute.  Only an option that needs another sum over the classes changes a regime: add the sum to
-`RowStatistics` and to the passes in `regimes`: long.statistics, packed.row and lanes.tile.
+`RowStatistics` and to the passes in `regimes`: long.statistics, packed.row and lanes.tile.  A sum that is not for losses
+is one of `measures`.
 """

@@ -43,7 +43,8 @@ class RowStatistics(NamedTuple):
     sum_exp_others: Any  # Σ exp(s (x_j − m)) over all classes but that of the label, or of `top`, if there is one
     target_gap: Any  # Σ u_j (m − x_j)
     target_sum: Any  # Σ u_j
-    top: Any  # `Top`, for a distribution; else None
+    top: Any  # `Top`, where one is left out of the sum; else None
+    measured: Any  # `Measured`, what `Measures` asked for; else None
 
 
 class GradientFactors(NamedTuple):
@@ -60,6 +61,13 @@ def centre_of(row_max: Any) -> Any:
 
 
 @inline
+def with_measured(stats: Any, measured: Any) -> Any:
+    """The `RowStatistics` with this `Measured`, or None."""
+    row_max, sum_exp_others, target_gap, target_sum, top, _ = stats
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, top, measured)
+
+
+@inline
 def label_of_top(stats: Any, label_weight: Any) -> Any:
     """The statistics of a distribution with the target at its `Top`, `label_weight`, taken out of the dense target."""
     return RowStatistics(
@@ -67,6 +75,7 @@ def label_of_top(stats: Any, label_weight: Any) -> Any:
         stats.sum_exp_others,
         stats.target_gap - label_weight * (stats.row_max - stats.top.x),
         stats.target_sum - label_weight,
+        None,
         None,
     )
 
@@ -93,7 +102,14 @@ def log_sum(stats: Any, x_y: Any, total: Any) -> Any:
 
 
 @inline
-def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
+def sum_with_top(stats: Any, scale: Any, vtype: Any) -> Any:
+    """(S, log S) of rows whose statistics leave out their `Top`, all in float64."""
+    total = stats.sum_exp_others + target_exp(stats, stats.top.x, scale, vtype)
+    return total, log_sum(stats, stats.top.x, total)
+
+
+@inline
+def scaled_gap(a: Any, b: Any, scale: Any) -> Any:
     """s · (a − b), which is finite where s · a and s · b are."""
     d = apply_scale(a - b, scale)
     if scale is None:
@@ -106,7 +122,7 @@ def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_
     """T lse − Σ t_j z_j + z_coefficient · lse², where log_s is log S."""
     loss = stats.target_sum * log_s + apply_scale(stats.target_gap, scale)
     zero = splat(0.0, log_s)
-    label_loss = label_weight * (_scaled_gap(stats.row_max, x_y, scale) + log_s)
+    label_loss = label_weight * (scaled_gap(stats.row_max, x_y, scale) + log_s)
     # a weight of 0 gives 0 for an infinite loss too, but NaN for NaN
     loss = loss + select(label_weight == zero, zero * log_s, label_loss)
     lse = apply_scale(stats.row_max, scale) + log_s

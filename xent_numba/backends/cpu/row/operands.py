@@ -56,6 +56,14 @@ class RowInput(NamedTuple):
     dense: Any  # `DenseTarget`, or None
     transform: Any
     scale: Any
+    top: Any  # None: the sum leaves out class y; else the `Top` of the row, whatever y is
+    measures: Any  # the `Measures` that are wanted beside the sum; None without a `Top`
+
+
+@optional
+def wants_top(distribution: Any) -> Any:
+    """The field `top` of a row with a distribution; None for None."""
+    return True
 
 
 @inline
@@ -69,6 +77,8 @@ def row_input(operands: Any, a: int, b: int) -> Any:
         dense_target_of(operands.dense, row_pointer(operands.distribution, a, b), operands.dense_weight),
         operands.transform,
         operands.scale,
+        wants_top(operands.distribution),
+        None,
     )
 
 

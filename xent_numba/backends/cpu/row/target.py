@@ -83,6 +83,14 @@ def dense_target_n(t: Any, i: Any, count: Any, vtype: Any) -> Any:
     return first_n_or(u, count, splat(0.0, vtype))
 
 
+@inline
+def dense_target_part(t: Any, i: Any, count: Any, vtype: Any) -> Any:
+    """u_j of one row, for the vector of classes from i on, or for `count` of them where that is not None."""
+    if count is None:
+        return dense_target(t, i, vtype)
+    return dense_target_n(t, i, count, vtype)
+
+
 @specialize
 def smoothing_at(dense: Any, y: Any) -> Any:
     """u_y of a row with the label y, a float64; 0 for a distribution, where it is part of the label_weight."""

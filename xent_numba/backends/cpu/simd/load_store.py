@@ -12,6 +12,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.numba_private import ir
 from xent_numba.backends.cpu.plan import CACHE_LINE
 from xent_numba.backends.cpu.simd.storage import (
@@ -25,7 +26,7 @@ from xent_numba.backends.cpu.simd.storage import (
     stored_vector,
     vector_pointer,
 )
-from xent_numba.backends.cpu.simd.vector import broadcast, integer_constants, ir_vector, llvm_call, llvm_suffix
+from xent_numba.backends.cpu.simd.vector import broadcast, integer_constants, ir_vector, llvm_call, llvm_suffix, splat
 
 
 # ------------------------------------------------------------------------------------------------ addresses
@@ -128,6 +129,14 @@ def load_n(typingctx: Any, p: Any, i: Any, count: Any, fill: Any) -> Any:
         return builder.select(mask, masked_load(builder, where, mask, p, fill), args[3])
 
     return fill(p, i, count, fill), codegen
+
+
+@inline
+def load_part(p: Any, i: Any, count: Any, vtype: Any) -> Any:
+    """The vector p[i], p[i + 1], …; only its first `count` elements, and 0 in the other lanes, if that is not None."""
+    if count is None:
+        return load(p, i, vtype)
+    return load_n(p, i, count, splat(0.0, vtype))
 
 
 @intrinsic

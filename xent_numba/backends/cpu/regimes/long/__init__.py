@@ -2,8 +2,12 @@
 
 rows         one row after the other: the loss, and the gradient that is written while the next row is read
 statistics   the statistics of a row in one pass
+order        argmax and rank, found block by block meanwhile
 block        the sums of some classes of it
-gradient     its gradient, each element written once
+measures     the sums of `row.measures`, if they are asked for
+rescale      sums relative to another shift
+gradient     its gradient, or an output of another formula, each element written once
+pending      what is written while the next row is read
 saved        the gradient from a saved log-sum-exp
 epilogue     from statistics to losses and gradient scalars
 split        the kernels for one very long row, its segments in parallel

@@ -13,14 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars
 from xent_numba.backends.cpu.row.epilogue import (
     RowStatistics,
+    Top,
     gradient_factors,
     label_of_top,
     log_sum,
     row_loss,
+    sum_with_top,
     target_exp,
 )
 from xent_numba.backends.cpu.row.operands import RowInput, apply_weight, label_weight_of, value_or_one
@@ -70,12 +72,41 @@ def target_at(dense: Any, y: int, vtype: Any) -> Any:
     return np.float64(extract_lane(dense_target_n(dense, max(y, 0), 1, vtype), 0))
 
 
+@inline
+def in_one_lane(stats: Any, vtype: Any) -> Any:
+    """The `RowStatistics` of a row, float64 scalars, as vectors of one lane; without what was measured."""
+    vtype64 = promote(vtype)
+    return RowStatistics(
+        one_lane(stats.row_max, vtype64),
+        one_lane(stats.sum_exp_others, vtype64),
+        one_lane(stats.target_gap, vtype64),
+        one_lane(stats.target_sum, vtype64),
+        _top_in_one_lane(stats.top, vtype64),
+        None,
+    )
+
+
+@optional
+def _top_in_one_lane(top: Any, vtype64: Any) -> Any:
+    """A `Top` with its logit as a vector of one lane."""
+    return Top(top.y, one_lane(top.x, vtype64))
+
+
+@inline
+def top_sum(stats: Any, scale: Any, vtype: Any) -> Any:
+    """(S, log S) of a row whose statistics leave out its `Top`, as float64 scalars."""
+    total, log_s = sum_with_top(in_one_lane(stats, vtype), scale, vtype)
+    return extract_lane(total, 0), extract_lane(log_s, 0)
+
+
 @specialize
 def labelled(row: Any, top: Any) -> Any:
     """The `RowInput` with the class of a `Top` as that of the label; unchanged for None."""
     if isinstance(top, types.NoneType):
         return lambda row, top: row
-    return lambda row, top: RowInput(row.logits, row.classes, top.y, row.dense, row.transform, row.scale)
+    return lambda row, top: RowInput(
+        row.logits, row.classes, top.y, row.dense, row.transform, row.scale, row.top, row.measures
+    )
 
 
 @inline
@@ -129,6 +160,7 @@ def buffered_losses(buffer: Any, operands: Any, vtype: Any) -> Any:
         load(buffer.target_gap, 0, vtype64),
         load(buffer.target_sum, 0, vtype64),
         None,
+        None,
     )
     x_y, label_weight = load(buffer.x_y, 0, vtype64), load(buffer.label_weight, 0, vtype64)
     total = stats.sum_exp_others + target_exp(stats, x_y, operands.scale, vtype)
@@ -142,13 +174,7 @@ def buffered_losses(buffer: Any, operands: Any, vtype: Any) -> Any:
 def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: Any) -> Any:
     """The `GradientFactors` of one row, in one lane.  Its log-sum-exp is computed only where a z-loss needs it."""
     vtype64 = promote(vtype)
-    stats = RowStatistics(
-        one_lane(terms.stats.row_max, vtype64),
-        one_lane(terms.stats.sum_exp_others, vtype64),
-        one_lane(terms.stats.target_gap, vtype64),
-        one_lane(terms.stats.target_sum, vtype64),
-        None,
-    )
+    stats = in_one_lane(terms.stats, vtype)
     label_weight, x_y = one_lane(terms.label_weight, vtype64), one_lane(terms.x_y, vtype64)
     e_y = target_exp(stats, x_y, scale, vtype)
     total = stats.sum_exp_others + e_y

@@ -4,16 +4,20 @@ Large gradients are streamed, that is, written as aligned vectors past the cache
 is written.  A row seldom begins or ends at a full cache line: the elements of a line that the row does not complete
 wait in a staging buffer (the carry) for the row after it, or are written alone.
 
-The gradient of a row can only be computed when all of the row has been read.  It is then written little by little while
-the next row is read (`PendingGradient`), so that memory does both at once.
+What is written need not be the gradient of the loss.  It is the `element` of some coefficients, which `ELEMENTS` says
+for each class of them, computed from the exponential of each logit.  Such a class has the fields
+
+    shift           what is subtracted from a logit before exp, a `Shift` in all lanes
+    keep_residual   whether the residual of the shift counts, see `has_residual`
+    at_target       what is written at class y of the row, if there is one
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline
-from xent_numba.backends.cpu.row.target import dense_target, dense_target_n, insert_target
+from xent_numba.backends.cpu.compile.inline import by_class, inline
+from xent_numba.backends.cpu.row.target import dense_target_part, insert_target
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
 from xent_numba.backends.cpu.simd.exp_shifted import (
@@ -25,7 +29,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     scale_for_product,
     shift_of,
 )
-from xent_numba.backends.cpu.simd.load_store import load, load_n, load_scalar, store, store_n, store_scalar
+from xent_numba.backends.cpu.simd.load_store import load, load_part, store, store_n
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
@@ -57,59 +61,64 @@ class RowOutput(NamedTuple):
     streaming: bool  # whether to write past the caches
 
 
-class PendingGradient(NamedTuple):
-    """The gradient of a row that is written while the next row is read."""
+class ScaledShift(NamedTuple):
+    """A shift and a factor: factor · `exp_shifted_for_product` of the shift is factor' · exp(s (x − centre)).
 
-    row: Any  # `RowInput`
-    output: Any  # `RowOutput`
-    coefficients: Any  # `GradientCoefficients`
-    progress: Any  # pointer to two integers: how many elements are done; the carry, of this row or the row before
+    The exponential itself is that times a power of 2, chosen so that it is a normal number wherever the product is.
+    """
+
+    shift: Any  # a `Shift` in all lanes
+    factor: float
+    keep_residual: bool
 
 
 @inline
 def gradient_coefficients(scalars: Any, scale: Any, vtype: Any) -> Any:
     """The `GradientCoefficients` from `GradientScalars`."""
-    centre = one_lane(scalars.centre, vtype)
-    shift = shift_of(centre, scale)
-    rescaling = extract_lane(rescale_to_max(shift, centre, scale), 0)
+    shift, p_factor, keep_residual = scaled_shift(scalars.centre, scalars.p_factor, scale, vtype)
+    return GradientCoefficients(shift, p_factor, scalars.u_factor, scalars.at_target, keep_residual)
+
+
+@inline
+def scaled_shift(centre: float, factor: float, scale: Any, vtype: Any) -> Any:
+    """The `ScaledShift` for factor · exp(s (x − centre)); the centre is finite, or not a number."""
+    c = one_lane(centre, vtype)
+    shift = shift_of(c, scale)
+    rescaling = extract_lane(rescale_to_max(shift, c, scale), 0)
     shifts = Shift(splat(extract_lane(shift.residual, 0), vtype), splat(extract_lane(shift.exponent, 0), vtype))
-    shifts, p_factor = scale_for_product(shifts, scalars.p_factor * rescaling, scale)
-    return GradientCoefficients(shifts, p_factor, scalars.u_factor, scalars.at_target, has_residual(shifts, scale))
+    shifts, scaled_factor = scale_for_product(shifts, factor * rescaling, scale)
+    return ScaledShift(shifts, scaled_factor, has_residual(shifts, scale))
 
 
 # ------------------------------------------------------------------------------------------------ vectors
 @inline
-def subtract_dense_target(g: Any, u_factor: Any, dense: Any, i: Any) -> Any:
-    """g_j − u_factor · u_j, for a vector of classes from i on."""
+def subtract_dense_target(g: Any, u_factor: Any, dense: Any, i: Any, count: Any) -> Any:
+    """g_j − u_factor · u_j, for `count` classes from i on, None for a whole vector; the other lanes are those of g."""
     if dense is None:
         return g
-    return g - splat(u_factor, g) * dense_target(dense, i, g)
+    return g - splat(u_factor, g) * dense_target_part(dense, i, count, g)
 
 
 @inline
-def subtract_dense_target_n(g: Any, u_factor: Any, dense: Any, i: Any, count: Any) -> Any:
-    """g_j − u_factor · u_j, for the `count` classes from i on; the other lanes are those of `g`."""
-    if dense is None:
-        return g
-    return g - splat(u_factor, g) * dense_target_n(dense, i, count, g)
+def _gradient(coefficients: Any, e: Any, x: Any, i: int, count: Any, row: Any) -> Any:
+    """The gradient of `GradientCoefficients`."""
+    g = subtract_dense_target(e * splat(coefficients.p_factor, e), coefficients.u_factor, row.dense, i, count)
+    return chain_rule(g, x, row.transform)
+
+
+# element(coefficients, e, x, i, count, row): what is written for the classes from i on, a whole vector where `count` is
+# None, as if none of them were class y.  x are the logits as given, and e `exp_shifted_for_product` of them with the
+# shift of the coefficients.
+ELEMENTS: dict[type, Any] = {GradientCoefficients: _gradient.py_func}
+element = by_class(ELEMENTS)
 
 
 @inline
-def _gradient(row: Any, i: int, shift: Any, coefficients: Any, vtype: Any) -> Any:
-    """The gradient of a vector of classes from i on, all of them as if they were not the target."""
-    x = load(row.logits, i, vtype)
+def _element(row: Any, i: int, count: Any, shift: Any, coefficients: Any, vtype: Any) -> Any:
+    """What is written for the classes from i on; `shift` is that of the coefficients, or that without its residual."""
+    x = load_part(row.logits, i, count, vtype)
     e = exp_shifted_for_product(apply_transform(x, row.transform), shift, row.scale)
-    g = subtract_dense_target(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i)
-    return chain_rule(g, x, row.transform)
-
-
-@inline
-def _gradient_n(row: Any, i: int, count: int, coefficients: Any, vtype: Any) -> Any:
-    """The gradient of the `count` classes from i on, all of them as if they were not the target."""
-    x = load_n(row.logits, i, count, splat(0.0, vtype))
-    e = exp_shifted_for_product(apply_transform(x, row.transform), coefficients.shift, row.scale)
-    g = subtract_dense_target_n(e * splat(coefficients.p_factor, vtype), coefficients.u_factor, row.dense, i, count)
-    return chain_rule(g, x, row.transform)
+    return element(coefficients, e, x, i, count, row)
 
 
 @inline
@@ -126,11 +135,11 @@ def _store_gradient(row: Any, out: Any, start: int, stop: int, coefficients: Any
     without_residual = drop_residual(coefficients.shift, row.scale)
     i = start
     while i + lanes <= stop and not coefficients.keep_residual:
-        store(out, i, _gradient(row, i, without_residual, coefficients, vtype))
+        store(out, i, _element(row, i, None, without_residual, coefficients, vtype))
         i += lanes
     while i < stop:
         count = min(lanes, stop - i)
-        store_n(out, i, count, _gradient_n(row, i, count, coefficients, vtype))
+        store_n(out, i, count, _element(row, i, count, coefficients.shift, coefficients, vtype))
         i += count
     if start <= row.y < stop:
         store_element(out, row.y, coefficients.at_target, vtype)
@@ -152,7 +161,9 @@ def _stream_gradient(row: Any, output: Any, start: int, stop: int, coefficients:
     i = start
     if head > 0:
         count = min(head, stop - start)
-        g = insert_target(_gradient_n(row, i, count, coefficients, vtype), i, y, coefficients.at_target)
+        g = insert_target(
+            _element(row, i, count, coefficients.shift, coefficients, vtype), i, y, coefficients.at_target
+        )
         i += count
         if carry > 0:
             store_n(staging, carry, count, g)
@@ -165,14 +176,14 @@ def _stream_gradient(row: Any, output: Any, start: int, stop: int, coefficients:
         target_or_stop = y if i <= y else stop  # first all vectors before the one with the target, then all after it
         while i + lanes <= min(target_or_stop, stop) and not coefficients.keep_residual:
             prefetch_ahead(row.logits, i)
-            stream(out, i, _gradient(row, i, without_residual, coefficients, vtype))
+            stream(out, i, _element(row, i, None, without_residual, coefficients, vtype))
             i += lanes
         if i + lanes <= stop and (coefficients.keep_residual or i <= y < i + lanes):
-            g = _gradient(row, i, coefficients.shift, coefficients, vtype)
+            g = _element(row, i, None, coefficients.shift, coefficients, vtype)
             stream(out, i, insert_target(g, i, y, coefficients.at_target))
             i += lanes
     if i < stop:
-        g = _gradient_n(row, i, stop - i, coefficients, vtype)
+        g = _element(row, i, stop - i, coefficients.shift, coefficients, vtype)
         store_n(staging, 0, stop - i, insert_target(g, i, y, coefficients.at_target))
     return stop - i
 
@@ -187,20 +198,3 @@ def write_gradient(row: Any, output: Any, start: int, stop: int, coefficients: A
         return _stream_gradient(row, output, start, stop, coefficients, carry, vtype)
     _store_gradient(row, output.p, start, stop, coefficients, vtype)
     return carry
-
-
-@inline
-def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
-    """Write some more vectors of a pending gradient, if there is one and it is not complete."""
-    if pending is not None:
-        output, classes = pending.output, pending.row.classes
-        start, carry = load_scalar(pending.progress, 0), load_scalar(pending.progress, 1)
-        if start < classes:
-            lanes = lanes_of(vtype)
-            head = 0
-            if start == 0 and output.streaming:  # complete the first vector in memory, so that all others are aligned
-                head = lanes - carry if carry > 0 else max(0, elements_to_alignment(output.p, 0, vtype))
-            stop = min(classes, start + head + vectors * lanes)
-            carry = write_gradient(pending.row, output, start, stop, pending.coefficients, carry, vtype)
-            store_scalar(pending.progress, 0, stop)
-            store_scalar(pending.progress, 1, carry)

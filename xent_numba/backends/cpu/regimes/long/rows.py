@@ -23,19 +23,16 @@ from xent_numba.backends.cpu.regimes.long.epilogue import (
 )
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
-    PendingGradient,
     RowOutput,
     gradient_coefficients,
     store_element,
-    write_pending,
 )
+from xent_numba.backends.cpu.regimes.long.pending import complete_pending, next_pending, no_pending
 from xent_numba.backends.cpu.regimes.long.saved import gradient_from_saved
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
-from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import RowStatistics
 from xent_numba.backends.cpu.row.operands import (
-    RowInput,
     is_ignored,
     row_input,
     row_pointer,
@@ -43,9 +40,9 @@ from xent_numba.backends.cpu.row.operands import (
     vtype_of,
 )
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import advance, load_scalar, stack_buffer, store_scalar, stride
+from xent_numba.backends.cpu.simd.load_store import stride
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones
+from xent_numba.backends.cpu.simd.vector import lanes_of
 
 
 # ------------------------------------------------------------------------------------------------ pending gradients
@@ -60,14 +57,8 @@ def _no_gradient(saved_lse: Any, operands: Any, vtype: Any) -> Any:
 @optional
 def _empty_gradient(grad: Any, operands: Any, vtype: Any) -> Any:
     """A `PendingGradient` that is complete: of no classes."""
-    progress = stack_buffer(minus_ones(vtype), 1)
-    store_scalar(progress, 0, 0)
-    store_scalar(progress, 1, 0)
-    output = RowOutput(row_pointer(grad, 0, 0), stack_buffer(vtype, 2), operands.streaming)
     coefficients = gradient_coefficients(GradientScalars(0.0, 0.0, 0.0, 0.0), operands.scale, vtype)
-    row = row_input(operands, 0, 0)
-    nothing = RowInput(row.logits, 0, -1, row.dense, row.transform, row.scale)
-    return PendingGradient(nothing, output, coefficients, progress)
+    return no_pending(row_pointer(grad, 0, 0), row_input(operands, 0, 0), coefficients, operands.streaming, vtype)
 
 
 @inline
@@ -78,21 +69,7 @@ def _next_gradient(
     if pending is None:
         return None
     coefficients = gradient_coefficients(gradient_scalars(row, terms, factor, z_coefficient, vtype), row.scale, vtype)
-    store_scalar(pending.progress, 0, 0)
-    output = RowOutput(out, pending.output.staging, pending.output.streaming)
-    return PendingGradient(row, output, coefficients, pending.progress)
-
-
-@inline
-def _complete_gradient(pending: Any, row_stride: int, last: bool, vtype: Any) -> None:
-    """Write the rest of a gradient; the carry too, unless another row follows and begins where this one ends."""
-    if pending is not None:
-        classes = pending.row.classes
-        write_pending(pending, classes, vtype)
-        carry = load_scalar(pending.progress, 1)
-        if carry > 0 and (last or row_stride != classes):
-            flush_tail(pending.output.staging, carry, advance(pending.output.p, classes), vtype)
-            store_scalar(pending.progress, 1, 0)
+    return next_pending(pending, row, coefficients, out)
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -114,9 +91,9 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     a, b, _, _ = work_item(operands.logits.shape, i, 1)
     row, out = row_input(operands, a, b), row_pointer(operands.grad, a, b)
     if is_ignored(operands.labels, row.y):
-        _complete_gradient(pending, 0, True, vtype)
+        complete_pending(pending, 0, True, vtype)
         _write_zeros(out, row.classes, vtype)
-        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0, None), 0.0, 0.0, 0.0))  # a loss of 0
+        buffer_row(buffer, k, RowTerms(RowStatistics(0.0, 0.0, 0.0, 0.0, None, None), 0.0, 0.0, 0.0))  # a loss of 0
         return pending
     factor = gradient_factor(operands, i)
     if saved_lse is not None:
@@ -127,7 +104,7 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     row = labelled(row, stats.top)
     terms = row_terms(operands, row, stats, i, vtype)
     buffer_row(buffer, k, terms)
-    _complete_gradient(pending, _row_stride(operands.grad), b == 0, vtype)
+    complete_pending(pending, _row_stride(operands.grad), b == 0, vtype)
     return _next_gradient(pending, row, terms, out, factor, operands.z_coefficient, vtype)
 
 
@@ -162,4 +139,4 @@ def long_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -
         for k in range(count):
             pending = _compute_row(operands, operands.saved_lse, first + k, k, buffer, pending, vtype)
         _store_losses(operands.saved_lse, operands, buffer, first, count, group, partials, vtype)
-    _complete_gradient(pending, 0, True, vtype)
+    complete_pending(pending, 0, True, vtype)

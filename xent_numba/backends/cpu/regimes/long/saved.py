@@ -8,7 +8,7 @@ import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.regimes.long.epilogue import chain_rule_at_target, target_at
-from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars, store_element, subtract_dense_target_n
+from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars, store_element, subtract_dense_target
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, inverse_from_lse, target_exp
 from xent_numba.backends.cpu.row.operands import label_weight_of
 from xent_numba.backends.cpu.row.target import dense_target_n, exclude_target, is_distribution_type
@@ -88,7 +88,7 @@ def _gradient_from_lse(row: Any, output: Any, scalars: Any, vtype: Any) -> Any:
             readmitted += before.e
         others = first_n_or(exclude_target(e, i, left_out.y), count, zero)
         sum_exp_others, error = compensated_add(sum_exp_others, error, promote(others))
-        g = subtract_dense_target_n(e * p_factor, scalars.u_factor, row.dense, i, count)
+        g = subtract_dense_target(e * p_factor, scalars.u_factor, row.dense, i, count)
         g = chain_rule(g, x, row.transform)
         if count == lanes and head >= 0:
             stream(out, i, g)
@@ -130,7 +130,7 @@ def gradient_from_saved(row: Any, output: Any, saved_lse: float, factor: float, 
     lse, zero = one_lane(saved_lse, vtype64), one_lane(0.0, vtype64)
     label_weight = _known_label_weight(operands.confidence, operands.weight, row.y)
     target_sum = _dense_target_sum(row.dense, operands.dense, row.classes, vtype)
-    stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64), None)
+    stats = RowStatistics(one_lane(saved_shift, vtype64), zero, zero, one_lane(target_sum, vtype64), None, None)
     inverse = inverse_from_lse(stats, lse, scale)
     weight = one_lane(label_weight, vtype64)
     p_factor = extract_lane(gradient_factors(stats, weight, zero, inverse, lse, z_coefficient).p_factor, 0) * factor
@@ -139,7 +139,7 @@ def gradient_from_saved(row: Any, output: Any, saved_lse: float, factor: float, 
     if left_out.y >= 0:
         label_weight, target_sum = _split_target(row.dense, label_weight, target_sum, left_out.y, vtype)
         stats = RowStatistics(
-            stats.row_max, one_lane(sum_exp_others, vtype64), zero, one_lane(target_sum, vtype64), None
+            stats.row_max, one_lane(sum_exp_others, vtype64), zero, one_lane(target_sum, vtype64), None, None
         )
         x = splat(left_out.x, vtype)
         x_y = one_lane(np.float64(extract_lane(apply_transform(x, row.transform), 0)), vtype64)

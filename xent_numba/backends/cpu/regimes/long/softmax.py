@@ -48,7 +48,9 @@ def _log_sum(row: Any, stats: Any, exact: bool, vtype: Any) -> Any:
     if others < 0.5 and exact:
         y = class_with(row, 0, row.classes, splat(stats.row_max, vtype))
         if y >= 0:
-            others = statistics(RowInput(row.logits, row.classes, y, None, None, None), None, vtype).sum_exp_others
+            others = statistics(
+                RowInput(row.logits, row.classes, y, None, None, None, None, None), None, vtype
+            ).sum_exp_others
     vtype64 = promote(vtype)
     return extract_lane(log_of_sum(one_lane(others, vtype64), one_lane(total, vtype64)), 0)
 
@@ -105,7 +107,7 @@ def softmax_long_rows(operands: Any, start: int, stop: int) -> None:
     vtype = zero_vector(pointer(operands.logits))
     for i in range(start, stop):
         a, b, _, _ = work_item(operands.logits.shape, i, 1)
-        row = RowInput(row_pointer(operands.logits, a, b), operands.logits.shape[2], -1, None, None, None)
+        row = RowInput(row_pointer(operands.logits, a, b), operands.logits.shape[2], -1, None, None, None, None, None)
         stats = statistics(row, None, vtype)
         _write_softmax(row_pointer(operands.softmax, a, b), row, stats, operands.streaming, vtype)
         _write_log_softmax(row_pointer(operands.log_softmax, a, b), row, stats, operands.streaming, vtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.compile.kernel import kernel
@@ -40,7 +41,6 @@ from xent_numba.backends.cpu.row.operands import (
     store_loss,
     vtype_of,
 )
-from xent_numba.backends.cpu.row.target import is_distribution_type
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import advance, stack_buffer
@@ -79,12 +79,12 @@ def _store_top(top: Any, parts: Any, k: int) -> Any:
 
 
 @specialize
-def _stored_statistics(dense: Any, parts: Any, k: int) -> Any:
-    """The `RowStatistics` of segment k."""
-    if not is_distribution_type(dense):
-        return lambda dense, parts, k: RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3], None)
-    return lambda dense, parts, k: RowStatistics(
-        parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3], Top(np.int64(parts[k, 4]), parts[k, 5])
+def _stored_statistics(top: Any, parts: Any, k: int) -> Any:
+    """The `RowStatistics` of segment k, with its `Top` unless `top` is None."""
+    if isinstance(top, types.NoneType):
+        return lambda top, parts, k: RowStatistics(parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3], None, None)
+    return lambda top, parts, k: RowStatistics(
+        parts[k, 0], parts[k, 1], parts[k, 2], parts[k, 3], Top(np.int64(parts[k, 4]), parts[k, 5]), None
     )
 
 
@@ -102,9 +102,9 @@ def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
     """
     vtype = vtype_of(operands)
     row = _row(operands, i)
-    stats = _stored_statistics(row.dense, parts, 0)
+    stats = _stored_statistics(row.top, parts, 0)
     for k in range(1, parts.shape[0]):
-        stats = merge(stats, _stored_statistics(row.dense, parts, k), row.scale, vtype)
+        stats = merge(stats, _stored_statistics(row.top, parts, k), row.scale, vtype)
     row = labelled(row, stats.top)
     terms = row_terms(operands, row, stats, i, vtype)
     buffer = loss_buffer(promote(vtype))

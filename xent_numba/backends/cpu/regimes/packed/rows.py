@@ -194,7 +194,7 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
     rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
     sum_exp_others = reduce_add_each(sums_exp, vtype64) * rescale
     target_gap, target_sum = _reduce_dense_sums(all_dense_sums, inputs.dense, vtype64)
-    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, None), rescale, target_logits
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, None, None), rescale, target_logits
 
 
 # ------------------------------------------------------------------------------------------------ gradient
