@@ -131,6 +131,16 @@ def test_shards_are_the_rows_of_one_data_set(data: dict[str, np.ndarray], capsys
     check_rows("rows.npz", rows)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_more_files_than_a_process_may_have_open_at_first(data: dict[str, np.ndarray]) -> None:
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 400));"
+    program = limit + "from xent_numba.cli import main; sys.exit(main(sys.argv[1:]))"
+    line = [sys.executable, "-c", program, "evaluate", *["logits.npy", "target.npy"] * 60]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == f"rows            {60 * 14}"
+
+
 def check_rows(path: str, expected: xn.RowStatistics) -> None:
     """Whether an archive holds these fields, to the bit."""
     with np.load(path) as written:
