@@ -149,6 +149,7 @@ NUMPY = (
 
 # ---------------------------------------------------------------- the cpu backend
 ROW_EPILOGUE, LANES_TILE = "backends/cpu/row/epilogue.py", "backends/cpu/regimes/lanes/tile.py"
+LANES_GRADIENT = "backends/cpu/regimes/lanes/gradient.py"
 LONG_ROWS, ITEM_EPILOGUE, GRADIENT = (
     "backends/cpu/regimes/long/rows.py",
     "backends/cpu/regimes/item_epilogue.py",
@@ -176,7 +177,8 @@ CPU = (
         "sign of the target in the gradient",
         (ROW_EPILOGUE, "dense_factor * e_y - label_weight * stats", "dense_factor * e_y + label_weight * stats"),
     ),
-    compiled("sign of a distribution in the gradient", (LANES_TILE, "return g - k * dense", "return g + k * dense")),
+    compiled("sign of a distribution in the gradient",
+             (LANES_GRADIENT, "return g - k * dense", "return g + k * dense")),
     compiled("no subtraction of the maximum", (LANES_TILE, "return maximum(even, odd)", "return splat(0.0, even)")),
     compiled("no log1p", (ROW_EPILOGUE, "select(x_y == stats.row_max, stats.sum_exp_others, others)", "others")),
     compiled("z-loss gradient without 2",

@@ -185,6 +185,15 @@ def test_one_bad_value_spoils_its_row_alone(poison, at, dtype, classes, backend)
     assert np.isfinite(alone[[0, 2]]).all()
 
 
+def test_a_bad_value_before_nothing_but_masked(backend):
+    x, q = np.zeros((2, 600), np.float32), np.zeros((2, 600), np.float32)
+    x[0, 0], x[0, 1:256], q[:, 300] = NAN, -INF, 1.0
+    loss, grad = xn.cross_entropy_and_grad(np.asfortranarray(x), np.asfortranarray(q), reduction="none")
+    assert np.isnan(loss).tolist() == [True, False]
+    assert np.isnan(grad[0]).all()
+    assert np.isfinite(grad[1]).all()
+
+
 def test_a_single_class(dtype, backend):
     for value in (0.0, -3.5, 6e4):
         loss, grad = both(np.full((3, 1), value, dtype), [0, 0, 0])

@@ -1,6 +1,7 @@
-"""The sums that the cpu backend's rows can be asked for beside that of their exponentials, and outputs of any formula.
+"""The sums that rows of the cpu backend can be asked for beside that of their exponentials, and outputs of any formula.
 
-Nothing public stands between: the kernels of this file ask for both sums and write p_j (v_j − ⟨p, v⟩).
+Nothing public stands between: the kernels of this file ask for both sums and write p_j (v_j − ⟨p, v⟩), one by
+the regime `long` and one by `lanes`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,24 @@ import pytest
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel, signature_key
+from xent_numba.backends.cpu.plan import SEGMENT_CLASSES, TILE_CLASSES
+from xent_numba.backends.cpu.regimes.lanes.gradient import TILE_ELEMENTS, tile_gradient
+from xent_numba.backends.cpu.regimes.lanes.load import load_tile, rows_view, store_tile
+from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes, merged_statistics
+from xent_numba.backends.cpu.regimes.lanes.rows import tile_at
+from xent_numba.backends.cpu.regimes.lanes.tile import Tile, TileInput, tile_exponentials, tile_statistics
 from xent_numba.backends.cpu.regimes.long.epilogue import top_sum
 from xent_numba.backends.cpu.regimes.long.gradient import ELEMENTS, RowOutput, scaled_shift, write_gradient
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_tail
+from xent_numba.backends.cpu.regimes.work_items import work_item
+from xent_numba.backends.cpu.row.epilogue import in_float64, sum_with_top
 from xent_numba.backends.cpu.row.measures import Measures
 from xent_numba.backends.cpu.row.operands import RowInput, row_pointer
-from xent_numba.backends.cpu.simd.load_store import advance, load_part, pointer, stack_buffer
-from xent_numba.backends.cpu.simd.vector import splat, zero_vector
+from xent_numba.backends.cpu.simd.cast import demote
+from xent_numba.backends.cpu.simd.load_store import advance, load, load_part, pointer, stack_buffer
+from xent_numba.backends.cpu.simd.reduce import extract_lane
+from xent_numba.backends.cpu.simd.vector import lanes_of, splat, zero_vector
 
 DIGITS = 60
 ULP = {np.float32: 2.0**-23, np.float64: 2.0**-52}
@@ -29,7 +40,7 @@ ULP = {np.float32: 2.0**-23, np.float64: 2.0**-52}
 
 # ------------------------------------------------------------------------------------------------ kernels
 class Centred(NamedTuple):
-    """The coefficients of p_j ((v_j − v_top) − mean), with p_j = factor · e_j."""
+    """The coefficients of p_j (v_j − v_top − mean), with p_j = factor · e_j."""
 
     shift: Any
     keep_residual: bool
@@ -48,90 +59,200 @@ def _centred(coefficients, e, x, i, count, row):
 ELEMENTS[Centred] = _centred
 
 
-@inline
-def _long_row(row, out, streaming, found, i, vtype):
-    stats = statistics(row, None, vtype)
-    total, log_s = top_sum(stats, row.scale, vtype)
-    measured = stats.measured
-    found[i, 0], found[i, 1], found[i, 2] = log_s + measured.gap / total, measured.at_top, measured.stream / total
-    centre = stats.row_max if stats.row_max > -math.inf else 0.0
-    shift, factor, keep_residual = scaled_shift(centre, 1.0 / total, row.scale, vtype)
-    mean = measured.stream / total
-    coefficients = Centred(shift, keep_residual, 0.0, factor, measured.at_top, mean, row.measures.stream)
-    output = RowOutput(out, stack_buffer(vtype, 2), streaming)
-    carry = write_gradient(row, output, 0, row.classes, coefficients, 0, vtype)
-    flush_tail(output.staging, carry, advance(out, row.classes), vtype)
-
-
 @kernel
 def long_rows(logits, vectors, out, found, streaming):
-    """Entropy, v_top and ⟨p, v⟩ − v_top of the rows of (1, N, C) arrays in found (N, 3), and p_j (v_j − ⟨p, v⟩)."""
+    """Entropy, v_top, ⟨p, v⟩ − v_top and the class of the top of (1, N, C) rows in found (N, 4); p_j (v_j − ⟨p, v⟩)."""
     vtype = zero_vector(pointer(logits))
     for i in range(logits.shape[1]):
         measures = Measures(True, row_pointer(vectors, 0, i))
         row = RowInput(row_pointer(logits, 0, i), logits.shape[2], -1, None, None, None, True, measures)
-        _long_row(row, row_pointer(out, 0, i), streaming, found, i, vtype)
+        stats = statistics(row, None, vtype)
+        total, log_s = top_sum(stats, row.scale, vtype)
+        at_top, mean = stats.measured.at_top, stats.measured.stream / total
+        found[i, 0], found[i, 1], found[i, 2] = log_s + stats.measured.gap / total, at_top, mean
+        found[i, 3] = stats.top.y
+        centre = stats.row_max if stats.row_max > -math.inf else 0.0
+        shift, factor, keep_residual = scaled_shift(centre, 1.0 / total, row.scale, vtype)
+        coefficients = Centred(shift, keep_residual, 0.0, factor, at_top, mean, measures.stream)
+        output = RowOutput(row_pointer(out, 0, i), stack_buffer(vtype, 2), streaming)
+        carry = write_gradient(row, output, 0, row.classes, coefficients, 0, vtype)
+        flush_tail(output.staging, carry, advance(output.p, row.classes), vtype)
 
 
-def run(compute, x, v, *rest):
+class CentredLanes(NamedTuple):
+    """The same as `Centred`, for a row in each lane."""
+
+    factor: Any
+    at_top: Any
+    mean: Any
+    v: Any
+
+
+def _centred_lanes(factors, e, x, tile, j, y, inputs):
+    v = load(factors.v, j * lanes_of(e), e) - factors.at_top
+    return e * factors.factor * (v - factors.mean)
+
+
+TILE_ELEMENTS[CentredLanes] = _centred_lanes
+
+
+@inline
+def _load(logits, vectors, item, tile, stream, vtype):
+    load_tile(rows_view(logits, item, tile.first), tile.classes, tile.logits, vtype)
+    load_tile(rows_view(vectors, item, tile.first), tile.classes, stream, vtype)
+
+
+@kernel
+def lane_rows(logits, vectors, out, found):
+    """The same as `long_rows`, for arrays of any strides."""
+    vtype, classes = zero_vector(pointer(logits)), logits.shape[2]
+    lanes = lanes_of(vtype)
+    buffers = Tile(stack_buffer(vtype, TILE_CLASSES), stack_buffer(vtype, TILE_CLASSES), None, 0, 0)
+    stream = stack_buffer(vtype, TILE_CLASSES)
+    inputs = TileInput(None, None, None, None, None, True, Measures(True, stream))
+    for index in range(-(-logits.shape[1] // lanes)):
+        item = work_item(logits.shape, index, lanes)
+        tile = tile_at(buffers, 0, classes)
+        _load(logits, vectors, item, tile, stream, vtype)
+        stats, rescale = tile_statistics(tile, inputs, None, vtype)
+        merged = first_tile(stats)
+        for first in range(TILE_CLASSES, classes, TILE_CLASSES):
+            tile = tile_at(buffers, first, classes)
+            _load(logits, vectors, item, tile, stream, vtype)
+            part, _ = tile_statistics(tile, inputs, None, vtype)
+            merged = merge_lanes(merged, part, None, None)
+        stats = merged_statistics(merged)
+        total, log_s = sum_with_top(in_float64(stats), None, vtype)
+        at_top, mean = stats.measured.at_top, stats.measured.stream / total
+        entropy = log_s + stats.measured.gap / total
+        for r in range(item.rows):
+            i = item.first_row + r
+            found[i, 0], found[i, 1], found[i, 2] = (
+                extract_lane(entropy, r),
+                extract_lane(at_top, r),
+                extract_lane(mean, r),
+            )
+            found[i, 3] = extract_lane(stats.top.y, r)
+        for first in range(0, classes, TILE_CLASSES):
+            tile = tile_at(buffers, first, classes)
+            if classes > TILE_CLASSES:
+                _load(logits, vectors, item, tile, stream, vtype)
+                rescale = tile_exponentials(tile, inputs, stats.row_max)
+            factors = CentredLanes(demote(rescale / total, vtype), demote(at_top, vtype), demote(mean, vtype), stream)
+            tile_gradient(tile, tile.exp, inputs, stats.top.y, factors, vtype)
+            store_tile(tile.exp, rows_view(out, item, first), tile.classes, False, vtype)
+
+
+def run(regime, x, v, streaming=False):
     """The results of a kernel for logits x (N, C) and vectors v (N, C)."""
-    out, found = np.full_like(x, 7), np.zeros((len(x), 3))
-    args = x[None], v[None], out[None], found, *rest
-    compute(signature_key(args), *args)
+    found = np.zeros((len(x), 4))
+    if regime == "long":
+        out = np.full(x.shape, 7, x.dtype)
+        long_rows(signature_key((x[None], v[None])), x[None], v[None], out[None], found, streaming)
+        return found, out
+    order = "F" if regime == "apart" else "C"
+    x, v, out = np.asarray(x, order=order), np.asarray(v, order=order), np.full(x.shape, 7, x.dtype, order=order)
+    lane_rows(signature_key((x[None], v[None])), x[None], v[None], out[None], found)
     return found, out
 
 
 # ------------------------------------------------------------------------------------------------ what they are held to
 def exact(x, v):
-    """Entropy, ⟨p, v⟩ and p_j (v_j − ⟨p, v⟩) of one row."""
+    """Entropy, ⟨p, v⟩ and p_j (v_j − ⟨p, v⟩) of one row of finite logits; and its p."""
     with mpmath.workdps(DIGITS):
-        x, v = [mpmath.mpf(float(a)) for a in x], [mpmath.mpf(float(a)) for a in v]
-        top = max(x)
-        e = [mpmath.exp(a - top) for a in x]
-        total = mpmath.fsum(e)
+        z, u = [mpmath.mpf(float(a)) for a in x], [mpmath.mpf(float(a)) for a in v]
+        top = max(z)
+        e = [mpmath.exp(a - top) for a in z]
+        others = mpmath.fsum(a for j, a in enumerate(e) if j != z.index(top))
+        total = 1 + others
+        entropy = mpmath.log1p(others) + mpmath.fsum(a * (top - b) for a, b in zip(e, z, strict=True)) / total
+        mean = mpmath.fsum(a * b for a, b in zip(e, u, strict=True)) / total
         p = [a / total for a in e]
-        others = mpmath.fsum(a for j, a in enumerate(e) if j != x.index(top))
-        entropy = mpmath.log1p(others) + mpmath.fsum(a * (top - b) for a, b in zip(e, x, strict=True) if a) / total
-        mean = mpmath.fsum(a * b for a, b in zip(p, v, strict=True))
-        return entropy, mean, [a * (b - mean) for a, b in zip(p, v, strict=True)]
+        return entropy, mean, [a * (b - mean) for a, b in zip(p, u, strict=True)], np.array(p, float)
 
 
-def rows(dtype, classes, rng):
+def rows(classes):
     """Rows on which such sums go wrong, by name."""
-    x = rng.normal(size=classes)
+    x = np.random.default_rng(classes).normal(size=classes)
     confident, late = x - 70.0, x - 70.0
     confident[3], late[-2] = 0.0, 0.0
-    steep = np.linspace(-500.0, 500.0, classes)
     holes = x.copy()
     holes[::3], holes[: classes // 2] = -np.inf, -np.inf
-    tied = np.minimum(3.0 * x, 1.0)
-    made = {
+    return {
         "ordinary": x,
         "wide": 30.0 * x,
-        "confident": confident,
-        "confident at the end": late,
-        "ties at the maximum": tied,
+        "an entropy of 1e-28": confident,
+        "the same at the end": late,
+        "ties at the maximum": np.minimum(3.0 * x, 1.0),
         "all equal": np.full(classes, 0.7),
         "−inf": holes,
-        "a new shift in every block": steep,
+        "−inf but for one": np.where(np.arange(classes) == classes - 5, x, -np.inf),
+        "a new shift in every block": np.linspace(-500.0, 500.0, classes),
         "slightly increasing": np.linspace(0.0, 5.0, classes),
-        "decreasing": -steep,
+        "decreasing": np.linspace(500.0, -500.0, classes),
         "far from 0": 1e4 + 2.0 * x,
     }
-    return list(made), np.array(list(made.values())).astype(dtype)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("classes", [300, 1037])
-def test_sums_and_outputs(dtype, classes):
-    rng = np.random.default_rng(classes)
-    names, x = rows(dtype, classes, rng)
-    v = rng.normal(size=x.shape).astype(dtype)
-    found, out = run(long_rows, x, v, False)
-    for i, name in enumerate(names):
-        entropy, mean, centred = exact(x[i], v[i])
-        error = abs(found[i, 0] - entropy) / entropy / ULP[dtype]
-        assert error < 8 + abs(math.log(entropy)), (name, "entropy", float(error))
-        size = float(np.abs(v[i]).max())
-        worst = float(abs(found[i, 1] + found[i, 2] - mean)) / size / ULP[dtype]
-        print(dtype.__name__, classes, name, float(error), worst, max(float(abs(o-c)/(abs(c)+1e-30))/ULP[dtype] for o,c in zip(out[i],centred)))
+def segments():
+    """Rows of three segments, nearly all −inf."""
+    classes, rng = 2 * SEGMENT_CLASSES + 1000, np.random.default_rng(2)
+    x = np.full((4, classes), -np.inf)
+    for row in x:
+        row[rng.choice(classes, 300, replace=False)] = rng.normal(size=300)
+    x[0, classes // 2] = 60.0
+    x[1, SEGMENT_CLASSES : 2 * SEGMENT_CLASSES] = -np.inf
+    x[2] += np.linspace(0.0, 20.0, classes)
+    x[3] += np.linspace(20.0, 0.0, classes)
+    return {f"segments {i}": row for i, row in enumerate(x)}
+
+
+DTYPES = [np.float32, pytest.param(np.float64, marks=pytest.mark.rare)]
+CASES = [("long", 300), ("long", 700), ("lanes", 5), ("lanes", 200), ("apart", 37), ("apart", 700), ("long", None)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("regime", "classes"), CASES)
+def test_sums_and_outputs(regime, classes, dtype):
+    made = segments() if classes is None else rows(classes)
+    x = np.array(list(made.values())).astype(dtype)
+    v = np.random.default_rng(1).normal(size=x.shape).astype(dtype)
+    found, out = run(regime, x, v)
+    for i, name in enumerate(made):
+        kept = x[i] > -np.inf
+        entropy, mean, centred, p = exact(x[i][kept], v[i][kept])
+        if entropy < np.finfo(dtype).tiny:
+            assert 0.0 <= found[i, 0] <= entropy * 1.001, name
+        else:
+            error = abs(found[i, 0] - entropy) / entropy / ULP[dtype]
+            assert error < 8 + abs(math.log(entropy)), (name, "entropy", float(error))
+        assert found[i, 1] == v[i, int(found[i, 3])]
+        size = np.abs(v[i] - found[i, 1]).max()
+        assert abs(found[i, 1] + found[i, 2] - mean) < 4 * size * ULP[dtype], name
+        assert not out[i][~kept].any()
+        errors = np.array([float(a - b) for a, b in zip(out[i][kept], centred, strict=True)])
+        tiny = float(np.finfo(dtype).tiny)  # what is smaller may be 0
+        bound = size * (p * (8 - np.log(np.maximum(p, tiny))) * ULP[dtype] + tiny)
+        assert (np.abs(errors) <= bound).all(), (name, "output", (np.abs(errors) / bound).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("regime", "classes"), [("long", 300), ("lanes", 200), ("apart", 600)])
+def test_where_there_is_no_maximum(regime, classes, dtype):
+    x = np.zeros((6, classes), dtype)
+    x[0] = -np.inf
+    x[1, 7] = np.nan
+    x[2, 7] = np.inf
+    x[3] = np.nan
+    x[4, 0], x[4, 1 : classes // 2] = np.nan, -np.inf
+    found, out = run(regime, x, np.ones_like(x))
+    assert np.isnan(found[:5, 0]).all()
+    assert np.isnan(out[:5]).any(axis=1).all()
+    assert abs(found[5, 0] - math.log(classes)) < 1e-6
+    assert not out[5].any()
+
+
+def test_streams_are_written_past_the_caches_alike():
+    x = np.random.default_rng(3).normal(size=(5, 331)).astype(np.float32)
+    v = np.random.default_rng(4).normal(size=x.shape).astype(np.float32)
+    assert np.array_equal(run("long", x, v)[1], run("long", x, v, streaming=True)[1])

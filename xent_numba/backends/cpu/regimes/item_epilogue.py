@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
-from xent_numba.backends.cpu.regimes.lanes.tile import ScaledFactors, zero_ignored
+from xent_numba.backends.cpu.regimes.lanes.gradient import ScaledFactors, zero_ignored
 from xent_numba.backends.cpu.row.epilogue import (
     RowStatistics,
     gradient_factors,

@@ -152,7 +152,7 @@ def _compute_item(operands: Any, out: Any, item: Any, staging: Any, vtype: Any) 
     classes = operands.logits.shape[2]
     buffers = Tile(stack_buffer(vtype, TILE_CLASSES), stack_buffer(vtype, TILE_CLASSES), None, 0, 0)
     max_index, nan_sum = _first_pass(operands.softmax, operands.logsumexp, operands.logits, item, buffers, vtype)
-    inputs = TileInput(max_index, None, None, None, None)
+    inputs = TileInput(max_index, None, None, None, None, None, None)
     tile = tile_at(buffers, 0, classes)
     cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
     stats, rescale = tile_statistics(tile, inputs, cursor, vtype)

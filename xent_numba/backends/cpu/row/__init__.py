@@ -35,6 +35,6 @@ functions here serve both; those of `target` that differ are named …_lanes in 
 To add an option: give it a field of `Operands`, None or empty where it is off, and fill it in `cpu.arguments`; use it
 in `transform`, `target` or `epilogue`, whichever line of the equation it changes; say in `cpu.fallback` which values
 the reference must compute.  Only an option that needs another sum over the classes changes a regime: add the sum to
-`RowStatistics` and to the passes in `regimes`: long.statistics, packed.row and lanes.tile.  A sum that is not for losses
-is one of `measures`.
+`RowStatistics` and to the passes in `regimes`: long.statistics, packed.row and lanes.tile.  A sum that losses do not
+need is one of `measures`.
 """

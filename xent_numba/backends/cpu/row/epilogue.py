@@ -68,6 +68,13 @@ def with_measured(stats: Any, measured: Any) -> Any:
 
 
 @inline
+def in_float64(stats: Any) -> Any:
+    """The `RowStatistics` of rows with a `Top`, of which the logits are in the arithmetic of the logits, in float64."""
+    row_max, sum_exp_others, target_gap, target_sum, top, measured = stats
+    return RowStatistics(promote(row_max), sum_exp_others, target_gap, target_sum, Top(top.y, promote(top.x)), measured)
+
+
+@inline
 def label_of_top(stats: Any, label_weight: Any) -> Any:
     """The statistics of a distribution with the target at its `Top`, `label_weight`, taken out of the dense target."""
     return RowStatistics(

@@ -92,7 +92,7 @@ def _largest(vtype: Any) -> Any:
 
 
 @inline
-def _add_gap(total: Any, gap: Any, e: Any, x: Any, centre: Any) -> Any:
+def add_gap(total: Any, gap: Any, e: Any, x: Any, centre: Any) -> Any:
     """total + e (centre − x), with 0 for a logit of −inf."""
     if gap is None:
         return total
@@ -101,7 +101,7 @@ def _add_gap(total: Any, gap: Any, e: Any, x: Any, centre: Any) -> Any:
 
 
 @inline
-def _add_stream(total: Any, v: Any, e: Any, at_top: Any) -> Any:
+def add_stream(total: Any, v: Any, e: Any, at_top: Any) -> Any:
     """total + e (v − at_top), for v times f'."""
     if at_top is None:
         return total
@@ -128,14 +128,14 @@ def add_measure_terms(run: Any, row: Any, measures: Any, i: int, e: Any, x: Any,
     e: their exponentials, with 0 for a class that is left out; x: their logits after the transform.
     """
     v = _stream(measures.stream, row, i, x)
-    return _add_gap(run[0], measures.gap, e, x, origin.centre), _add_stream(run[1], v, e, origin.at_top)
+    return add_gap(run[0], measures.gap, e, x, origin.centre), add_stream(run[1], v, e, origin.at_top)
 
 
 @inline
 def add_measure_terms_n(run: Any, row: Any, measures: Any, i: int, count: int, e: Any, x: Any, origin: Any) -> Any:
     """`add_measure_terms` for the `count` classes from i on; the other lanes of e are 0."""
     v = _stream_n(measures.stream, row, i, count, x)
-    return _add_gap(run[0], measures.gap, e, x, origin.centre), _add_stream(run[1], v, e, origin.at_top)
+    return add_gap(run[0], measures.gap, e, x, origin.centre), add_stream(run[1], v, e, origin.at_top)
 
 
 @inline

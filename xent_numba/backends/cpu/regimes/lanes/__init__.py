@@ -2,6 +2,8 @@
 
 rows     the work items of a loss and its gradient
 load     tiles: rows transposed into lanes, and back
-tile     statistics and gradient of a tile
+tile     exponentials and statistics of a tile
+measures sums of `row.measures`, if they are asked for
+gradient the gradient of a tile, or an output of another formula
 merge    statistics of the tiles of a row together
 """

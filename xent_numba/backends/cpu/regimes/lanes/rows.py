@@ -23,20 +23,19 @@ from xent_numba.backends.cpu.regimes.item_epilogue import (
     scaled_factors,
     store_losses,
 )
+from xent_numba.backends.cpu.regimes.lanes.gradient import rescaled, tile_gradient
 from xent_numba.backends.cpu.regimes.lanes.load import load_tile, prefetch_cursor, rows_view
 from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes, merged_statistics
 from xent_numba.backends.cpu.regimes.lanes.tile import (
     Tile,
     TileInput,
-    rescaled,
     tile_exponentials,
-    tile_gradient,
     tile_statistics,
 )
 from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, write_tile
 from xent_numba.backends.cpu.regimes.work_items import work_item
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, label_of_top
-from xent_numba.backends.cpu.row.operands import dense_target_of, vtype_of
+from xent_numba.backends.cpu.row.epilogue import in_float64, label_of_top
+from xent_numba.backends.cpu.row.operands import dense_target_of, vtype_of, wants_top
 from xent_numba.backends.cpu.row.target import dense_target_at
 from xent_numba.backends.cpu.row.transform import apply_transform
 from xent_numba.backends.cpu.simd.cast import promote
@@ -119,10 +118,8 @@ def _labels(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any
     def of_top(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any, dense: Any, vtype: Any) -> Any:
         q = _values_at(operands.distribution, buffers.distribution, item, top.y, vtype)
         u = promote(dense_target_at(dense, q, top.y))
-        x_y = promote(top.x)
-        row_max = promote(stats.row_max)
-        stats = RowStatistics(row_max, stats.sum_exp_others, stats.target_gap, stats.target_sum, Top(top.y, x_y))
-        return _Labels(label_of_top(stats, u), top.y, x_y, u)
+        stats = in_float64(stats)
+        return _Labels(label_of_top(stats, u), top.y, stats.top.x, u)
 
     return of_top
 
@@ -143,7 +140,8 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
     y = labels_of(operands.labels, item, classes, operands.ignored_classes, vtype)
     saved_shift = saved_shift_of(saved, operands.scale, vtype)
     dense = dense_target_of(operands.dense, buffers.distribution, operands.dense_weight)
-    inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
+    top = wants_top(operands.distribution)
+    inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift, top, None)
 
     tile = tile_at(buffers, 0, classes)
     _load(operands, item, tile, vtype)
@@ -166,7 +164,7 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
             if classes > TILE_CLASSES:
                 _load(operands, item, tile, vtype)
                 rescale = tile_exponentials(tile, inputs, stats.row_max)
-            tile_gradient(tile, inputs, labels.y, rescaled(factors, rescale, vtype), vtype)
+            tile_gradient(tile, tile.exp, inputs, labels.y, rescaled(factors, rescale, vtype), vtype)
             staging = write_tile(staging, tile.exp, rows_view(grad, item, first), tile.classes, vtype)
     return item_losses(operands, epilogue, y, item.rows), staging
 

@@ -18,20 +18,20 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
+from xent_numba.backends.cpu.regimes.lanes.measures import add_class, add_run, tile_measured, tile_origin
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of
+from xent_numba.backends.cpu.row.measures import no_measure_sums
 from xent_numba.backends.cpu.row.target import (
     add_dense_sums,
     add_dense_term,
     dense_target_lanes,
     exclude_target_lanes,
-    insert_target_lanes,
-    is_distribution_type,
     no_dense_sums,
 )
-from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
+from xent_numba.backends.cpu.row.transform import apply_transform
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
-from xent_numba.backends.cpu.simd.cast import demote, promote
+from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
     exp_scaled_clamped_difference,
@@ -64,6 +64,8 @@ class TileInput(NamedTuple):
     transform: Any
     scale: Any
     saved_shift: Any  # saved log-sum-exp divided by `scale`, which then takes the place of the maximum
+    top: Any  # None: the sum leaves out class y; else the `Top` of each row, whatever y is
+    measures: Any  # the `Measures` that are wanted beside the sum, the stream in a tile; only with `top`
 
 
 class TileShift(NamedTuple):
@@ -71,14 +73,6 @@ class TileShift(NamedTuple):
 
     centre: Any  # the maximum, or 0 where that is −inf; with a saved log-sum-exp, that divided by `scale`
     nearby: Any  # `Shift`, close to the centre, for which the rounding of x − centre has no effect on the sum
-
-
-class ScaledFactors(NamedTuple):
-    """A gradient made of exponentials: p_factor · exp − u_factor · u, and at_target − u_factor · u at the label."""
-
-    p_factor: Any
-    u_factor: Any
-    at_target: Any
 
 
 # ------------------------------------------------------------------------------------------------ exponentials
@@ -111,6 +105,17 @@ def tile_rescale(shift: Any, saved_shift: Any, scale: Any) -> Any:
     return rescale * splat(unscale(shift.centre), rescale)
 
 
+@inline
+def tile_exponentials(tile: Any, inputs: Any, row_max: Any) -> Any:
+    """Recompute the exponentials of a tile, for rows of several tiles; returns their `tile_rescale`."""
+    lanes = lanes_of(row_max)
+    shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
+    for j in range(tile.classes):
+        x = apply_transform(load(tile.logits, j * lanes, row_max), inputs.transform)
+        store(tile.exp, j * lanes, exp_of_tile(x, shift, inputs.saved_shift, inputs.scale))
+    return tile_rescale(shift, inputs.saved_shift, inputs.scale)
+
+
 # ------------------------------------------------------------------------------------------------ statistics
 @inline
 def tile_argmax(tile: Any, transform: Any, top: Any, vtype: Any) -> Any:
@@ -131,20 +136,18 @@ def no_top(vtype: Any) -> Any:
     return Top(splat(0, iota(vtype)), splat(-math.inf, vtype))
 
 
-@specialize
-def _tile_top(dense: Any, tile: Any, transform: Any, vtype: Any) -> Any:
-    """The `Top` of each lane of a distribution; None for others."""
-    if is_distribution_type(dense):
-        return lambda dense, tile, transform, vtype: tile_argmax(tile, transform, no_top(vtype), vtype)
-    return lambda dense, tile, transform, vtype: None
+@optional
+def _tile_top(top: Any, tile: Any, transform: Any, vtype: Any) -> Any:
+    """The `Top` of each lane; None for None."""
+    return tile_argmax(tile, transform, no_top(vtype), vtype)
 
 
 @specialize
 def _left_out(top: Any, y: Any) -> Any:
-    """The class that each lane leaves out of its sum: that of its `Top`, or the label's."""
+    """The class that each lane leaves out of its sum: that of its `Top`, −1 if that is −inf; or the label's."""
     if isinstance(top, types.NoneType):
         return lambda top, y: y
-    return lambda top, y: top.y
+    return lambda top, y: select(top.x > splat(-math.inf, top.x), top.y, splat(-1, top.y))
 
 
 @inline
@@ -192,20 +195,22 @@ def _add_dense(sums: Any, x: Any, centre: Any, dense: Any, j: int, tile_j: int) 
 
 
 @inline
-def _sum_run(tile: Any, inputs: Any, y: Any, shift: Any, start: int, count: int, cursor: Any) -> Any:
-    """Σ exp over `count` classes of a tile without class y of each lane, and the sums of `_add_dense`."""
+def _sum_run(tile: Any, inputs: Any, y: Any, shift: Any, origin: Any, start: int, count: int, cursor: Any) -> Any:
+    """Σ exp over `count` classes of a tile but y of each lane, and the sums of `_add_dense` and of `add_class`."""
     centre = shift.centre
     lanes, zero = lanes_of(centre), splat(0.0, centre)
-    sum_exp, dense_sums = zero, (zero, zero)
+    sum_exp, dense_sums, measure_sums = zero, (zero, zero), (zero, zero)
     for k in range(count):
         j = start + k
         _prefetch(cursor, j)
         x = apply_transform(load(tile.logits, j * lanes, centre), inputs.transform)
         e = exp_of_tile(x, shift, inputs.saved_shift, inputs.scale)
         _store_exp(tile.exp, j * lanes, e)
-        sum_exp = sum_exp + exclude_target_lanes(e, tile.first + j, y)
+        e = exclude_target_lanes(e, tile.first + j, y)
+        sum_exp = sum_exp + e
         dense_sums = _add_dense(dense_sums, x, centre, inputs.dense, tile.first + j, j)
-    return sum_exp, dense_sums
+        measure_sums = add_class(measure_sums, inputs.measures, tile, inputs.transform, j, e, x, origin)
+    return sum_exp, dense_sums, measure_sums
 
 
 @inline
@@ -214,26 +219,29 @@ def tile_statistics(tile: Any, inputs: Any, cursor: Any, vtype: Any) -> Any:
 
     The exponentials go to `tile.exp`.  What `cursor` says is prefetched meanwhile; it may be None.
     """
-    top = _tile_top(inputs.dense, tile, inputs.transform, vtype)
+    top = _tile_top(inputs.top, tile, inputs.transform, vtype)
     y = _left_out(top, inputs.y)
     row_max = _tile_max(top, tile, inputs.transform, inputs.saved_shift, vtype)
     shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
+    origin = tile_origin(inputs.measures, tile, inputs.transform, shift.centre, top)
     zero = promote(splat(0.0, vtype))
-    sum_exp, error, sums = zero, zero, no_dense_sums(zero)
+    sum_exp, error, sums, measures = zero, zero, no_dense_sums(zero), no_measure_sums(zero)
     start = 0
     while start < tile.classes:
         count = min(_RUN, tile.classes - start)
         if count == _RUN:  # a constant, so that LLVM unrolls the loop
-            run, dense_run = _sum_run(tile, inputs, y, shift, start, _RUN, cursor)
+            run, dense_run, measure_run = _sum_run(tile, inputs, y, shift, origin, start, _RUN, cursor)
         else:
-            run, dense_run = _sum_run(tile, inputs, y, shift, start, count, cursor)
+            run, dense_run, measure_run = _sum_run(tile, inputs, y, shift, origin, start, count, cursor)
         sum_exp, error = compensated_add(sum_exp, error, promote(run))
         sums = add_dense_sums(sums, dense_run, inputs.dense)
+        measures = add_run(measures, inputs.measures, measure_run)
         start += _RUN
     rescale = tile_rescale(shift, inputs.saved_shift, inputs.scale)
     sum_exp_others = _exact_maximum(sum_exp + error, row_max, shift, rescale, y, inputs.saved_shift, inputs.scale)
     target_gap, target_sum = with_error(sums.gap, sums.gap_error), with_error(sums.target, sums.target_error)
-    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, top), rescale
+    measured = tile_measured(inputs.measures, measures, rescale, origin)
+    return RowStatistics(row_max, sum_exp_others, target_gap, target_sum, top, measured), rescale
 
 
 @inline
@@ -247,63 +255,3 @@ def _exact_maximum(sum_exp: Any, row_max: Any, shift: Any, rescale: Any, y: Any,
     others = (sum_exp - promote(exp_shifted_scaled(row_max, shift.nearby, scale))) * rescale
     promoted_max = promote(row_max)
     return select(promoted_max > splat(-math.inf, promoted_max), others + splat(1.0, others), sum_exp * rescale)
-
-
-# ------------------------------------------------------------------------------------------------ gradient
-@inline
-def tile_exponentials(tile: Any, inputs: Any, row_max: Any) -> Any:
-    """Recompute the exponentials of a tile, for rows of several tiles; returns their `tile_rescale`."""
-    lanes = lanes_of(row_max)
-    shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
-    for j in range(tile.classes):
-        x = apply_transform(load(tile.logits, j * lanes, row_max), inputs.transform)
-        store(tile.exp, j * lanes, exp_of_tile(x, shift, inputs.saved_shift, inputs.scale))
-    return tile_rescale(shift, inputs.saved_shift, inputs.scale)
-
-
-@inline
-def zero_ignored(g: Any, y: Any) -> Any:
-    """`g`, with 0 in the lanes of ignored rows, whose label is −1."""
-    if y is None:
-        return g
-    return select(y < splat(0, y), splat(0.0, g), g)
-
-
-@inline
-def _subtract_dense_target(g: Any, k: Any, dense: Any, j: int, tile_j: int) -> Any:
-    """g − k u of class j, which is class tile_j of the tile."""
-    if dense is None:
-        return g
-    return g - k * dense_target_lanes(dense, j, tile_j, g)
-
-
-@inline
-def rescaled(factors: Any, rescale: Any, vtype: Any) -> Any:
-    """The `ScaledFactors` of exponentials that must be multiplied by `rescale`, from those with p_factor in float64."""
-    return ScaledFactors(demote(factors.p_factor * rescale, vtype), factors.u_factor, factors.at_target)
-
-
-@specialize
-def _with_target(g: Any, j: int, tile_j: int, y: Any, factors: Any, dense: Any) -> Any:
-    """The gradient of class j, which is class tile_j of the tile, from that of its exponentials.
-
-    Both parts of the target are subtracted for a label.  For a distribution, at_target is all of the gradient at y.
-    """
-    if not is_distribution_type(dense):
-        return lambda g, j, tile_j, y, factors, dense: _subtract_dense_target(
-            insert_target_lanes(g, j, y, factors.at_target), factors.u_factor, dense, j, tile_j
-        )
-    return lambda g, j, tile_j, y, factors, dense: insert_target_lanes(
-        _subtract_dense_target(g, factors.u_factor, dense, j, tile_j), j, y, factors.at_target
-    )
-
-
-@inline
-def tile_gradient(tile: Any, inputs: Any, y: Any, factors: Any, vtype: Any) -> None:
-    """Turn the exponentials of a tile into the gradient, in place; y is the class that each row left out of its sum."""
-    lanes = lanes_of(vtype)
-    for j in range(tile.classes):
-        g = load(tile.exp, j * lanes, vtype) * factors.p_factor
-        g = _with_target(g, tile.first + j, j, y, factors, inputs.dense)
-        g = chain_rule(g, load(tile.logits, j * lanes, vtype), inputs.transform)
-        store(tile.exp, j * lanes, zero_ignored(g, inputs.y))

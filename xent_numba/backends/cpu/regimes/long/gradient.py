@@ -99,7 +99,6 @@ def subtract_dense_target(g: Any, u_factor: Any, dense: Any, i: Any, count: Any)
     return g - splat(u_factor, g) * dense_target_part(dense, i, count, g)
 
 
-@inline
 def _gradient(coefficients: Any, e: Any, x: Any, i: int, count: Any, row: Any) -> Any:
     """The gradient of `GradientCoefficients`."""
     g = subtract_dense_target(e * splat(coefficients.p_factor, e), coefficients.u_factor, row.dense, i, count)
@@ -109,7 +108,7 @@ def _gradient(coefficients: Any, e: Any, x: Any, i: int, count: Any, row: Any) -
 # element(coefficients, e, x, i, count, row): what is written for the classes from i on, a whole vector where `count` is
 # None, as if none of them were class y.  x are the logits as given, and e `exp_shifted_for_product` of them with the
 # shift of the coefficients.
-ELEMENTS: dict[type, Any] = {GradientCoefficients: _gradient.py_func}
+ELEMENTS: dict[type, Any] = {GradientCoefficients: _gradient}
 element = by_class(ELEMENTS)
 
 

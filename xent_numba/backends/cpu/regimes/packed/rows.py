@@ -35,11 +35,10 @@ from xent_numba.backends.cpu.regimes.item_epilogue import (
     scaled_factors,
     store_losses,
 )
+from xent_numba.backends.cpu.regimes.lanes.gradient import ScaledFactors, rescaled
 from xent_numba.backends.cpu.regimes.lanes.tile import (
-    ScaledFactors,
     TileInput,
     TileShift,
-    rescaled,
     tile_rescale,
     tile_shift,
 )
@@ -254,7 +253,7 @@ def _compute_item(
     y = labels_of(operands.labels, item, operands.logits.shape[2], operands.ignored_classes, vtype)
     dense = dense_target_of(operands.dense, None, operands.dense_weight)
     saved_shift = saved_shift_of(saved, operands.scale, vtype)
-    inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift)
+    inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift, None, None)
     stats, rescale, target_logits = _statistics(operands, grad, inputs, current, following, vtype)
     label_weight = label_weights(operands.confidence, operands.weight, y, promote(vtype))
     epilogue = item_epilogue(operands, stats, target_logits, label_weight, item, vtype)
