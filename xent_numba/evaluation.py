@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Float64s = NDArray[np.float64]
 
 FIELDS = ("log_prob", "entropy", "rank")  # of `row_statistics`: what a tally needs
-BLOCK = 1 << 16  # rows that are summed at a time, whose temporaries stay in the cache
+BLOCK = 1 << 14  # rows that are summed at a time, whose temporaries stay in the cache
 
 
 class Evaluation(NamedTuple):
@@ -209,8 +209,8 @@ def block_sums(fields: RowFields, sample_weight: Float64s | None, top_k: tuple[i
 
 def _sums(values: list[Float64s], rank: NDArray[np.intp], top_k: tuple[int, ...]) -> list[float]:
     """The line of a block without weights.  An ignored row has rank 0, and 0 for its log_prob and entropy."""
-    n_ignored = int(np.count_nonzero(rank == 0))
-    n_rows = float(rank.size - n_ignored)
+    n_rows = int(np.count_nonzero(rank))
+    n_ignored = rank.size - n_rows
     log_prob, entropy = (float(value.sum()) for value in values)
     hits = [float(np.count_nonzero(rank <= k) - n_ignored) for k in top_k]
     return [n_rows, n_rows, 0.0 - log_prob, entropy, *hits]
@@ -219,11 +219,19 @@ def _sums(values: list[Float64s], rank: NDArray[np.intp], top_k: tuple[int, ...]
 def _weighted_sums(
     values: list[Float64s], rank: NDArray[np.intp], weight: Float64s, top_k: tuple[int, ...]
 ) -> list[float]:
-    """The line of a block with weights, where 0 · inf is 0."""
+    """The line of a block with weights."""
     s = np.where(rank > 0, weight, 0.0)
-    log_prob, entropy = (float(np.where((s == 0.0) & np.isinf(value), 0.0, s * value).sum()) for value in values)
+    log_prob, entropy = (_product(s, value) for value in values)
     hits = [float(np.where(rank <= k, s, 0.0).sum()) for k in top_k]
-    return [float(np.count_nonzero(s)), float(s.sum()), 0.0 - log_prob, entropy, *hits]
+    return [int(np.count_nonzero(s)), float(s.sum()), 0.0 - log_prob, entropy, *hits]
+
+
+def _product(s: Float64s, values: Float64s) -> float:
+    """Σ s · value, where 0 · inf is 0."""
+    found = float((s * values).sum())
+    if math.isfinite(found):
+        return found
+    return float(np.where((s == 0.0) & np.isinf(values), 0.0, s * values).sum())
 
 
 def summary(sums: Float64s, top_k: tuple[int, ...]) -> Evaluation:

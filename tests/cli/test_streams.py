@@ -32,6 +32,7 @@ USAGE = "xent-numba: error: unrecognized arguments: --bad (see xent-numba --help
         (LOSS, ">&- 2>&-", 2, "", ""),
         (f"{LOSS} --json", ">/dev/full", 2, "", FULL),
         (f"{LOSS} --reduction none --rows rows.npy", ">&-", 0, "", ""),  # prints nothing
+        ("evaluate logits.npy target.npy", ">/dev/full", 2, "", FULL),
         ("loss --help", ">/dev/full", 2, "", FULL),
         ("--version", ">/dev/full", 2, "", FULL),
         ("info", ">/dev/full", 2, "", FULL),

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
+from tests.support.cli import environment
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,6 +61,18 @@ def test_python_in_the_readme_runs_and_gives_what_its_comments_say() -> None:
             exec(statement, names)
             for name, digits in re.findall(r"^(\w+) = .*# (\d+\.\d+)\.\.\.", statement):
                 assert str(names[name]).startswith(digits)
+
+
+def test_commands_of_the_readme_run_as_typed(tmp_path: Path) -> None:
+    """All but the first blocks, which CI runs, and those that install."""
+    blocks = [block for language, block in BLOCKS[2:] if language == "sh" and "pip install" not in block]
+    assert any("evaluate" in block for block in blocks)
+    for block in blocks:
+        script = block.replace("python ", f'"{sys.executable}" ')
+        done = subprocess.run(
+            ["sh", "-euc", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_errors_in_the_readme_are_raised_in_these_words() -> None:

@@ -8,6 +8,7 @@
 - `test_bits.py`: what must hold to the bit, and the identities that a loss must satisfy.
 - `test_properties.py`: anything thrown at the functions gives what the reference gives, or the documented error.
 - `test_distillation.py`: the distillation losses, against 100 digits and PyTorch.
+- `test_evaluate.py`: the means of an evaluation.
 - `test_outside_suites.py`: the cases of ONNX and SciPy.
 - `test_torch_parity.py`: random combinations of the options against PyTorch, where it is installed.
 - `test_digits.py`: a model of real images ends where scikit-learn's does.

@@ -25,6 +25,7 @@ SPEED_ROUNDS = 7
 NEXT = (
     ("python -m xent_numba info --shape 4096 50257", "how logits of a shape would be computed"),
     ("python -m xent_numba loss logits.npy targets.npy --grad grad.npy", "loss and gradient of arrays in files"),
+    ("python -m xent_numba evaluate logits.npy targets.npy", "perplexity and accuracy of arrays in files"),
     ('python -c "import xent_numba as xn; help(xn.cross_entropy_and_grad)"', "the function and its options"),
 )
 

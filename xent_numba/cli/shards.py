@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Files = dict[str, str | None]  # those of logits, target and sample_weight
+
+
+FILES_EACH = 3  # open at the same time for a shard
+OTHER_FILES = 100  # open in the process besides, at most
 
 
 class Shard(NamedTuple):
@@ -73,6 +78,7 @@ def open_all(
     inputs: list[Files], backend: Backend, options: Options, names: tuple[str, ...], *, shift: bool
 ) -> list[Shard]:
     """Every shard, once all of them are known to be right; `names` are the fields to compute of each row."""
+    _allow_open_files(FILES_EACH * len(inputs))
     opened: list[Shard] = []
     for paths in inputs:
         logits, target, weight = (None if path is None else open_array(path) for path in paths.values())
@@ -87,6 +93,16 @@ def open_all(
         one if one.sample_weight is None else one._replace(sample_weight=without_extremes(one.sample_weight, largest))
         for one in opened
     ]
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the number of files that the process may have open, as far as the system lets it: maps count too."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if 0 <= soft < count + OTHER_FILES:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_same_classes(logits: Array, paths: Files, first: Shard, axis: int) -> None:
