@@ -57,9 +57,15 @@ def rescaled(focal_gamma: Any, factors: Any, rescale: Any, vtype: Any) -> Any:
 @inline
 def times_factors(e: Any, factors: Any) -> Any:
     """The exponentials times p_factor, and times `rescale` where that is not part of it."""
-    if factors.rescale is None:
-        return e * factors.p_factor
-    return e * factors.p_factor * factors.rescale
+    return _rescale(e * factors.p_factor, factors.rescale)
+
+
+@inline
+def _rescale(g: Any, factor: Any) -> Any:
+    """g times a factor, which may be None."""
+    if factor is None:
+        return g
+    return g * factor
 
 
 @specialize
