@@ -74,6 +74,7 @@ def cross_entropy(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
 ) -> Scalar | Array:
@@ -107,6 +108,9 @@ def cross_entropy(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -146,6 +150,13 @@ def cross_entropy(
     The mean divides the sum of the losses by Σ s w_y over the rows that are not ignored (class indices), or by Σ s
     (distribution).  Its z-loss is divided by Σ s in both cases.  It is nan where its divisor is 0.
 
+    A focal factor lets rows count less the better they are predicted [6]_.  With p = softmax(z)_y, the loss of a row is
+
+        loss = s (w_y (1 − p)^γ (−log p) + λ · lse(z)²)
+
+    with all digits of 1 − p where p is nearly 1.  The divisor of the mean is Σ s w_y all the same, without the factors.
+    A target in the shape of the logits is a distribution here, even if its rows are one-hot integers.
+
     A float64 distribution makes the arithmetic float64, whatever the dtype of the logits.  Logits are never changed.
 
     The names, the weighted mean, `ignore_index` and the smoothing [1]_ are those of PyTorch [2]_, `sample_weight` is
@@ -159,6 +170,7 @@ def cross_entropy(
     .. [3] https://scikit-learn.org/stable/modules/generated/sklearn.metrics.log_loss.html
     .. [4] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", section 5, JMLR 24(240), 2023.
     .. [5] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", section 2, arXiv:2408.00118, 2024.
+    .. [6] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", section 3, ICCV 2017.
 
     Examples
     --------
@@ -169,7 +181,9 @@ def cross_entropy(
     >>> print(cross_entropy(logits, [[0, 1, 0], [1, 0, 0]], reduction="none").round(3))
     [1.417 2.62 ]
     """
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits):
         found: Scalar | Array = device_arrays(backend).loss(options, logits, target, weight, sample_weight)[0]
         return found
@@ -211,6 +225,7 @@ def cross_entropy_and_grad(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
     grad_out: Array | None = None,
@@ -245,6 +260,9 @@ def cross_entropy_and_grad(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -280,6 +298,8 @@ def cross_entropy_and_grad(
 
         ∂loss/∂x_j = s f'(x_j) (T p_j − t_j + 2 λ · lse(z) · p_j)
 
+    With a focal factor, w_y in T and t_y has the factor (1 − p)^γ − γ (1 − p)^(γ−1) p log p, with p = p_y.
+
     Examples
     --------
     >>> from xent_numba import cross_entropy_and_grad
@@ -288,7 +308,9 @@ def cross_entropy_and_grad(
     [[ 0.33  -0.379  0.049]
      [-0.464  0.243  0.22 ]]
     """
-    options = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits):
         on_gpu = device_arrays(backend)
         both: tuple[Scalar | Array, Array] = on_gpu.loss(

@@ -56,6 +56,9 @@ class CrossEntropyLoss(Generic[Reduction]):
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -118,11 +121,14 @@ class CrossEntropyLoss(Generic[Reduction]):
         logit_scale: Number = 1.0,
         softcap: Number | None = None,
         z_loss: Number = 0.0,
+        focal_gamma: Number = 0.0,
         backend: str | None = None,
         n_threads: Integer | None = None,
     ) -> None:
         """Validate and keep the options."""
-        checked = make_options(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+        checked = make_options(
+            axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+        )
         if backend is not None:
             select(backend)
         self.reduction = checked.reduction
@@ -135,6 +141,7 @@ class CrossEntropyLoss(Generic[Reduction]):
             "logit_scale": checked.logit_scale,
             "softcap": checked.softcap,
             "z_loss": checked.z_loss,
+            "focal_gamma": checked.focal_gamma,
             "backend": backend,
             "n_threads": checked.n_threads,
         }

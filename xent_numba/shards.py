@@ -66,6 +66,7 @@ def partial_cross_entropy(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
 ) -> PartialCrossEntropy[Any]:
@@ -102,6 +103,9 @@ def partial_cross_entropy(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -133,7 +137,9 @@ def partial_cross_entropy(
     >>> print((left + right).loss().round(3), cross_entropy(logits, target).round(3))
     1.664 1.664
     """
-    options = make_options(axis, ignore_index, label_smoothing, "mean", logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, "mean", logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     chosen = select(backend)
     checked = prepare_shard(options, (logits_shard, target, weight, sample_weight), class_offset, n_classes)
     from xent_numba import sharded  # here, so that importing the package stays quick
@@ -356,7 +362,7 @@ class PartialCrossEntropy(Generic[Real]):
         found = call.options
         options = make_options(
             found.axis, found.ignore_index, found.label_smoothing, reduction, found.logit_scale, found.softcap,
-            found.z_loss, n_threads,
+            found.z_loss, n_threads, found.focal_gamma,
         )  # fmt: skip
         chosen = select(backend)
         checked = prepare_shard(options, (logits_shard, target, None, None), class_offset, call.n_classes)

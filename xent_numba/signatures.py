@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         logit_scale: Number
         softcap: Number | None
         z_loss: Number
+        focal_gamma: Number
         backend: str | None
         n_threads: Integer | None
 

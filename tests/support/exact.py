@@ -13,7 +13,7 @@ DIGITS = 200
 
 def exact_rows(
     x, target, *, weight=None, sample_weight=None, ignore=(-100,), label_smoothing=0.0, logit_scale=1.0, softcap=None,
-    z_coefficient=0.0, columns=None,
+    z_coefficient=0.0, focal_gamma=0.0, columns=None,
 ):  # fmt: skip
     """Losses and gradients (of all columns, or those given) of the rows of x (N, C), as arrays of mpmath numbers."""
     with mpmath.workdps(DIGITS):
@@ -42,9 +42,16 @@ def exact_rows(
             total = mpmath.fsum(e)
             lse = top + mpmath.log(total)
             p = [v / total for v in e]
+            factor = slope_factor = mp(1)
+            if focal_gamma:
+                y = int(target[i])
+                q, gamma = mpmath.fsum(p[:y] + p[y + 1 :]), mp(focal_gamma)
+                factor = q**gamma
+                slope_factor = factor - gamma * q ** (gamma - 1) * p[y] * mpmath.log(p[y]) if q and p[y] else factor
             losses[i] = s[i] * (
-                mpmath.fsum(t[j] * (lse - z[j]) for j in range(c) if t[j] != 0) + z_coefficient * lse**2
+                factor * mpmath.fsum(t[j] * (lse - z[j]) for j in range(c) if t[j] != 0) + z_coefficient * lse**2
             )
+            t = [slope_factor * v for v in t]
             mass = mpmath.fsum(t)
             for j in range(c) if columns is None else columns:
                 grads[i, j] = s[i] * slope[j] * (mass * p[j] - t[j] + 2 * z_coefficient * lse * p[j])

@@ -36,10 +36,11 @@ class Problem(NamedTuple):
     softcap: float | None
     # Factor of lse² in a row: λ = z_loss, or λ·D1/D2 for a mean, with the denominators of loss and z-loss.
     z_coefficient: float
+    focal_gamma: float  # γ; other than 0 only with labels and without label_smoothing
     denominator: float  # the reduced loss is Σ rows / denominator, which is D1 for a mean and else 1; never 0
     grad_scale: float  # 1 / denominator, times a scalar grad_output
     n_threads: int | None
-    is_plain: bool  # the commonest call: class indices, no weight, transform or smoothing, no class ignored
+    is_plain: bool  # the commonest call: class indices, no weight or option but a z-loss, no class ignored
 
 
 class Slab(NamedTuple):

@@ -140,6 +140,13 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--z-loss", type=float, default=0.0, metavar="X", help="add X * logsumexp^2 to the loss of each row"
     )
+    options.add_argument(
+        "--focal-gamma",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="multiply the loss of each row by (1 - p)^X, where p is the probability of its label",
+    )
     how = parser.add_argument_group("computation and output")
     how.add_argument("--backend", metavar="NAME", help="auto, numpy, cpu, njit or cuda (see xent-numba info)")
     how.add_argument("--n-threads", type=int, metavar="N", help="the largest number of threads (default: all)")
@@ -150,7 +157,7 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
 
 def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The scalar options of `cross_entropy`, as keyword arguments of `make_options`."""
-    names = ("reduction", "axis", "label_smoothing", "logit_scale", "softcap", "z_loss", "n_threads")
+    names = ("reduction", "axis", "label_smoothing", "logit_scale", "softcap", "z_loss", "n_threads", "focal_gamma")
     options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     ignored: list[int | None] | None = arguments.ignore_index
     if ignored == [None]:

@@ -161,6 +161,16 @@ def check_ignore_index(options: Options) -> None:
         )
 
 
+def check_focal_gamma(options: Options) -> None:
+    """ValueError where a focal loss is asked for and the target is a distribution, which has no label."""
+    if options.focal_gamma != 0.0:
+        raise ValueError(
+            f"focal_gamma = {options.focal_gamma} needs class indices: in (1 - p)^gamma, p is the probability of one "
+            "class, and this target is a distribution over all of them; if its rows are one-hot, pass "
+            f"target.argmax(axis={options.axis})"
+        )
+
+
 def as_weights(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
     """Class or sample weights as contiguous float64; ValueError unless all are finite and not negative."""
     array = as_factors(value, name, shape, meaning)

@@ -21,6 +21,7 @@ from xent_numba.prepare.inputs import (
     as_logits,
     as_target,
     as_weights,
+    check_focal_gamma,
     check_ignore_index,
     check_out,
     raise_bad_label,
@@ -149,6 +150,7 @@ def _check(options: Options, inputs: Inputs) -> _Checked:
     scale, upstream = as_grad_output(grad_output, options.reduction, rows_shape)
     if is_distribution:
         check_ignore_index(options)
+        check_focal_gamma(options)
         labels, q = (target, None) if target.dtype.kind == "i" else (None, target)
         return _make(_Checked, (x, axis, target, True, labels, (), q, w, s, saved, upstream, scale))
     labels, ignore = as_labels(target, options.ignore, options.ignore_beyond)
@@ -192,8 +194,9 @@ def _slabs(
     x, axis, _, _, labels, ignore, q, w, s, saved, upstream, scale = checked
     d1, d2 = denominators
     shared = (
-        ignore, options.label_smoothing, options.logit_scale, options.softcap, options.z_loss * (d1 / d2), d1,
-        scale / d1, options.n_threads, options.is_plain and labels is not None and w is None and s is None,
+        ignore, options.label_smoothing, options.logit_scale, options.softcap, options.z_loss * (d1 / d2),
+        options.focal_gamma, d1, scale / d1, options.n_threads,
+        options.is_plain and labels is not None and w is None and s is None,
     )  # fmt: skip
     layout = canonical(axis, x, q, grad)
     per_row = [
@@ -252,7 +255,8 @@ def _prepare_fast_path(
         Problem,
         (
             logits[None], labels, None, None, None, options.ignore, options.label_smoothing, options.logit_scale,
-            options.softcap, options.z_loss, denominator, 1.0 / denominator, options.n_threads, options.is_plain,
+            options.softcap, options.z_loss, options.focal_gamma, denominator, 1.0 / denominator, options.n_threads,
+            options.is_plain,
         ),
     )  # fmt: skip
     grad_view = None if grad is None else grad[None]

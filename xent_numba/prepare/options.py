@@ -36,7 +36,8 @@ class Options:
     softcap: float | None  # None also for an infinite cap, which caps nothing
     z_loss: float
     n_threads: int | None
-    is_plain: bool  # no smoothing, logit_scale or softcap, and no class is ignored; a z-loss is allowed
+    focal_gamma: float
+    is_plain: bool  # no smoothing, logit_scale, softcap or focal_gamma, and no class is ignored; a z-loss is allowed
 
 
 def make_options(
@@ -48,15 +49,20 @@ def make_options(
     softcap: object = None,
     z_loss: object = 0.0,
     n_threads: object = None,
+    focal_gamma: object = 0.0,  # the last, for those who have no such option
 ) -> Options:
     """Validated options; TypeError or ValueError names the option, its value and what it may be."""
     if ignore_index.__class__ is not int and ignore_index is not None:
         # A typed cache does not look inside tuples: (1, True) would find what is cached for (1, 1).
         ignore_index = _ignore_index(ignore_index)
     try:
-        return _cached(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+        return _cached(
+            axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+        )
     except TypeError:  # a value that may change, like a 0-d array, or one of the wrong type
-        return _build(axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads)
+        return _build(
+            axis, ignore_index, label_smoothing, reduction, logit_scale, softcap, z_loss, n_threads, focal_gamma
+        )
 
 
 def class_range(class_offset: object, n_classes: object) -> tuple[int, int]:
@@ -78,6 +84,7 @@ def _build(
     softcap: object,
     z_loss: object,
     n_threads: object,
+    focal_gamma: object,
 ) -> Options:
     """`make_options` without the cache."""
     ignored = _ignore_index(ignore_index)
@@ -91,6 +98,14 @@ def _build(
     z = _real("z_loss", z_loss)
     if not 0.0 <= z < math.inf:
         raise ValueError(f"z_loss = {z_loss!r} must be finite and not negative")
+    gamma = _real("focal_gamma", focal_gamma)
+    if not 0.0 <= gamma < math.inf:
+        raise ValueError(f"focal_gamma = {focal_gamma!r} must be finite and not negative")
+    if gamma and epsilon:
+        raise ValueError(
+            f"focal_gamma = {focal_gamma!r} cannot be combined with label_smoothing = {label_smoothing!r}: in "
+            "(1 - p)^gamma, p is the probability of one class, and smoothing spreads the target over all of them"
+        )
     threads = None if n_threads is None else _integer("n_threads", n_threads)
     if threads is not None and threads < 1:
         raise ValueError(f"n_threads = {n_threads!r} must be at least 1, or None for all threads")
@@ -107,7 +122,8 @@ def _build(
         softcap=cap,
         z_loss=z,
         n_threads=threads,
-        is_plain=epsilon == 0.0 and scale == 1.0 and cap is None and all(value < 0 for value in ignore),
+        focal_gamma=gamma,
+        is_plain=scale == 1.0 and cap is None and not epsilon and not gamma and all(value < 0 for value in ignore),
     )
 
 

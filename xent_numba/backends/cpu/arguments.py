@@ -49,7 +49,7 @@ def plain_arguments(problem: Problem, row_losses: Array | None, grad: Array | No
         native(logits), flat(labels), None, None, _EMPTY, _EMPTY, _EMPTY, None,
         _NO_ROWS[loss_dtype(logits.dtype)] if row_losses is None else row_losses.reshape(-1),
         None if grad is None else native(grad), _NO_LABELS, 1.0, None, None, None,
-        problem.z_coefficient, problem.grad_scale, grad is not None and grad.nbytes >= STREAM_BYTES,
+        problem.z_coefficient, None, problem.grad_scale, grad is not None and grad.nbytes >= STREAM_BYTES,
     )  # fmt: skip
 
 
@@ -85,6 +85,7 @@ def kernel_arguments(
         transform,
         scale,
         problem.z_coefficient,
+        problem.focal_gamma or None,
         problem.grad_scale * (problem.logit_scale if problem.softcap is None else 1.0),
         grad is not None and grad.nbytes >= STREAM_BYTES,
     )

@@ -131,7 +131,9 @@ class Cpu(Reference):
             self.cross_entropy(problem, None, grad)  # the same kernels: next to the gradient, the loss costs nothing
             return
         weights = weight_range(problem.weight)
-        if not options_in_range(problem, weights):
+        # The focal factor of a row is known after one pass over it, and the kernels of a saved lse make only one.
+        saved_and_focal = lse is not None and problem.focal_gamma != 0.0
+        if saved_and_focal or not options_in_range(problem, weights):
             REFERENCE.cross_entropy_grad(problem, grad, lse, grad_output)
             return
         # First, as `grad` may overwrite the logits.

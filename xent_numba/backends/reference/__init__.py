@@ -4,6 +4,7 @@ backend      the methods of the protocol: loops over blocks of rows
 blocks       blocks of rows in float64, weights and the transform of the logits
 statistics   maxima, sums of exponentials, logsumexp
 loss         the loss and its gradient
+focal        what a focal factor multiplies the loss and its derivatives with
 shards       the statistics and the gradient of some of the classes
 
 A block has shape (R, C): R rows, C classes.  A quantity with one value for each row has shape (R, 1).  Two rules avoid

@@ -83,9 +83,7 @@ class Reference:
                 target = effective_target(problem, block)
                 stats = block_stats(z, lost)
                 factor = per_row(problem.sample_weight, block)
-                losses = np.where(
-                    target.kept, times(factor, block_losses(z, lost, stats, target, problem.z_coefficient)), 0.0
-                )
+                losses = np.where(target.kept, times(factor, block_losses(z, lost, stats, target, problem)), 0.0)
                 partials.append(float(np.sum(losses)))
                 if rows is not None:
                     rows[block] = losses.reshape(rows[block].shape)

@@ -11,6 +11,7 @@ import numpy as np
 
 from xent_numba.backends.compensated import sum_of
 from xent_numba.backends.reference.blocks import block_rows, is_kept, store, times
+from xent_numba.backends.reference.focal import focal_factors
 from xent_numba.backends.reference.statistics import sum_without
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from xent_numba.backends.protocol import Problem
     from xent_numba.backends.reference.blocks import Block
+    from xent_numba.backends.reference.focal import FocalFactors
     from xent_numba.backends.reference.statistics import Stats
 
     Array = NDArray[Any]
@@ -56,16 +58,28 @@ def effective_target(problem: Problem, block: Block) -> Target:
     return Target(t, y, w[y], kept)
 
 
-def block_losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, z_coefficient: float) -> Float64s:
-    """Σ_j t_j (lse − z_j) + λ lse² as (R, 1), where lse − z = (max − z) + log Σ exp(z − max), two terms ≥ 0."""
+def label_factors(stats: Stats, y: NDArray[np.int64], gamma: float) -> FocalFactors:
+    """The `FocalFactors` of a block with class indices y (R, 1)."""
+    p, q = np.take_along_axis(stats.exps, y, axis=1), sum_without(stats.exps, y)
+    return focal_factors(gamma, p / stats.sums, q / stats.sums)
+
+
+def block_losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, problem: Problem) -> Float64s:
+    """Σ_j t_j (lse − z_j) + λ lse² as (R, 1), where lse − z = (max − z) + log Σ exp(z − max), two terms ≥ 0.
+
+    A focal loss has (1 − p)^γ as a factor of t_y, the only target that is not 0.
+    """
     # A quarter of the difference does not overflow where max and z are finite.
     below = (0.25 * stats.top - 0.25 * z) + (0.25 * stats.lost_at_top - 0.25 * lost)
     if target.t is None:
-        losses = 4.0 * times(target.w, np.take_along_axis(below, target.y, axis=1) + 0.25 * stats.log_sums)
+        weight = target.w
+        if problem.focal_gamma:
+            weight = weight * label_factors(stats, target.y, problem.focal_gamma).loss
+        losses = 4.0 * times(weight, np.take_along_axis(below, target.y, axis=1) + 0.25 * stats.log_sums)
     else:
         losses = 4.0 * sum_of(times(target.t, below + 0.25 * stats.log_sums))
-    if z_coefficient:
-        losses = losses + z_coefficient * stats.lse**2
+    if problem.z_coefficient:
+        losses = losses + problem.z_coefficient * stats.lse**2
     return losses
 
 
@@ -76,8 +90,11 @@ def store_gradient(grad: Array, block: Block, stats: Stats, target: Target, prob
     """
     p = stats.exps / stats.sums
     if target.t is None:
-        g = target.w * p
-        at_target = 0.0 - target.w * (sum_without(stats.exps, target.y) / stats.sums)
+        weight = target.w
+        if problem.focal_gamma:
+            weight = weight * label_factors(stats, target.y, problem.focal_gamma).gradient
+        g = weight * p
+        at_target = 0.0 - weight * (sum_without(stats.exps, target.y) / stats.sums)
         np.put_along_axis(g, target.y, at_target, axis=1)
     else:
         total = sum_of(target.t)

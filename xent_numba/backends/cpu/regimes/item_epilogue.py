@@ -17,6 +17,7 @@ from xent_numba.backends.cpu.row.epilogue import (
     row_loss,
     target_exp,
 )
+from xent_numba.backends.cpu.row.focal import focal_factors_of, focal_weight
 from xent_numba.backends.cpu.row.operands import apply_weight
 from xent_numba.backends.cpu.row.transform import scale_or_one
 from xent_numba.backends.cpu.simd.cast import demote, promote, truncate_integers
@@ -88,6 +89,7 @@ class ItemEpilogue(NamedTuple):
     target_exp: Any  # exp(scale · (target_logit − row_max))
     sum_exp: Any
     log_sum: Any  # log of `sum_exp`
+    focal: Any  # `FocalFactors` of the label_weight
     sample_weight: Any
 
 
@@ -99,7 +101,8 @@ def item_epilogue(operands: Any, stats: Any, target_logit: Any, label_weight: An
     sum_exp = stats.sum_exp_others + e_y
     log_s = log_sum(stats, target_logit, sum_exp)
     sample_weight = row_values(operands.sample_weight, item, promote(vtype))
-    return ItemEpilogue(stats, target_logit, label_weight, e_y, sum_exp, log_s, sample_weight)
+    focal = focal_factors_of(operands.focal_gamma, stats, target_logit, e_y, sum_exp, operands.scale)
+    return ItemEpilogue(stats, target_logit, label_weight, e_y, sum_exp, log_s, focal, sample_weight)
 
 
 @inline
@@ -115,7 +118,7 @@ def item_losses(operands: Any, epilogue: Any, y: Any, rows: int) -> Any:
     """The losses times their sample weights, 0 in lanes that have no row or an ignored one."""
     loss = row_loss(
         epilogue.stats,
-        epilogue.label_weight,
+        focal_weight(epilogue.label_weight, epilogue.focal.loss),
         epilogue.target_logit,
         epilogue.log_sum,
         operands.scale,
@@ -157,7 +160,7 @@ def scaled_factors(operands: Any, saved: Any, epilogue: Any, item: Any, vtype: A
     inverse = _inverse_sum(saved, epilogue, operands.scale)
     factors = gradient_factors(
         epilogue.stats,
-        epilogue.label_weight,
+        focal_weight(epilogue.label_weight, epilogue.focal.gradient),
         epilogue.target_exp,
         inverse,
         _lse(saved, epilogue, operands.scale),

@@ -125,11 +125,17 @@ def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
 
 
 @inline
+def negative_log_p(stats: Any, x_y: Any, log_s: Any, scale: Any) -> Any:
+    """−log p_y = lse − z_y, where log_s is log S."""
+    return _scaled_gap(stats.row_max, x_y, scale) + log_s
+
+
+@inline
 def row_loss(stats: Any, label_weight: Any, x_y: Any, log_s: Any, scale: Any, z_coefficient: float) -> Any:
     """T lse − Σ t_j z_j + z_coefficient · lse², where log_s is log S."""
     loss = stats.target_sum * log_s + apply_scale(stats.target_gap, scale)
     zero = splat(0.0, log_s)
-    label_loss = label_weight * (_scaled_gap(stats.row_max, x_y, scale) + log_s)
+    label_loss = label_weight * negative_log_p(stats, x_y, log_s, scale)
     # a weight of 0 gives 0 for an infinite loss too, but NaN for NaN
     loss = loss + select(label_weight == zero, zero * log_s, label_loss)
     lse = apply_scale(stats.row_max, scale) + log_s

@@ -43,6 +43,7 @@ class Operands(NamedTuple):
     transform: Any  # `Sign`, `Softcap` or None
     scale: Any  # |logit_scale|, or None where it is 1 or part of the softcap
     z_coefficient: float  # the coefficient of lse²
+    focal_gamma: Any  # γ, or None where it is 0
     grad_scale: float  # what multiplies every gradient, including logit_scale where there is no softcap
     streaming: bool  # whether the gradient is written past the caches
 

@@ -266,17 +266,33 @@ def log1p(q: Any) -> Any:
     """log(1 + q) of float64 lanes for finite q ≥ 0; the error is about 1 ulp."""
     one = splat(1.0, q)
     u = one + q
+    return _log(u, q - (u - one))
+
+
+@inline
+def log_of_parts(q: Any, p: Any) -> Any:
+    """log q of float64 lanes for normal q, where p = 1 − q is just as accurate: log1p(−p) for p < 1/2; NaN for NaN."""
+    one = splat(1.0, q)
+    is_small = p < splat(0.5, p)
+    u = select(is_small, one - p, q)
+    return _log(u, select(is_small, (one - u) - p, q - q))
+
+
+@inline
+def _log(u: Any, error: Any) -> Any:
+    """log(u + error) for normal u and the error of its rounding; NaN where that is NaN."""
+    one = splat(1.0, u)
     bits = bitcast_to_int(u)
     sqrt_half = splat(_SQRT_HALF_BITS, bits)
     moved = bits + splat(_ONE_BITS - _SQRT_HALF_BITS, bits)
-    k = convert_to_float(shift_right(moved, 52) - splat(1023, bits), q)
-    f = bitcast_to_float((moved & splat(0x000FFFFFFFFFFFFF, bits)) + sqrt_half, q) - one
-    s = divide(f, splat(2.0, q) + f)
+    k = convert_to_float(shift_right(moved, 52) - splat(1023, bits), u)
+    f = bitcast_to_float((moved & splat(0x000FFFFFFFFFFFFF, bits)) + sqrt_half, u) - one
+    s = divide(f, splat(2.0, u) + f)
     z = s * s
-    half_square = splat(0.5, q) * f * f
-    correction = _log_correction(q - (u - one), u)
-    low = fma(k, splat(_LN2_LOW, q), s * (half_square + z * _log_polynomial(z))) + correction
-    return fma(k, splat(_LN2_HIGH, q), f - (half_square - low))
+    half_square = splat(0.5, u) * f * f
+    correction = _log_correction(error, u)
+    low = fma(k, splat(_LN2_LOW, u), s * (half_square + z * _log_polynomial(z))) + correction
+    return fma(k, splat(_LN2_HIGH, u), f - (half_square - low))
 
 
 # ------------------------------------------------------------------------------------------------ tanh

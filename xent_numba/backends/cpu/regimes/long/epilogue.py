@@ -25,6 +25,7 @@ from xent_numba.backends.cpu.row.epilogue import (
     sum_with_top,
     target_exp,
 )
+from xent_numba.backends.cpu.row.focal import focal_factors_of, focal_weight
 from xent_numba.backends.cpu.row.operands import RowInput, apply_weight, label_weight_of, value_or_one
 from xent_numba.backends.cpu.row.target import dense_target_n, smoothing_at
 from xent_numba.backends.cpu.row.transform import chain_rule, load_logit
@@ -163,21 +164,26 @@ def buffered_losses(buffer: Any, operands: Any, vtype: Any) -> Any:
         None,
     )
     x_y, label_weight = load(buffer.x_y, 0, vtype64), load(buffer.label_weight, 0, vtype64)
-    total = stats.sum_exp_others + target_exp(stats, x_y, operands.scale, vtype)
+    e_y = target_exp(stats, x_y, operands.scale, vtype)
+    total = stats.sum_exp_others + e_y
     log_s = log_sum(stats, x_y, total)
+    focal = focal_factors_of(operands.focal_gamma, stats, x_y, e_y, total, operands.scale)
+    label_weight = focal_weight(label_weight, focal.loss)
     loss = row_loss(stats, label_weight, x_y, log_s, operands.scale, operands.z_coefficient)
     return apply_weight(loss, load(buffer.sample_weight, 0, vtype64))
 
 
 # ------------------------------------------------------------------------------------------------ gradients
 @inline
-def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: Any) -> Any:
+def _row_gradient_factors(terms: Any, operands: Any, vtype: Any) -> Any:
     """The `GradientFactors` of one row, in one lane.  Its log-sum-exp is computed only where a z-loss needs it."""
-    vtype64 = promote(vtype)
+    vtype64, scale, z_coefficient = promote(vtype), operands.scale, operands.z_coefficient
     stats = in_one_lane(terms.stats, vtype)
     label_weight, x_y = one_lane(terms.label_weight, vtype64), one_lane(terms.x_y, vtype64)
     e_y = target_exp(stats, x_y, scale, vtype)
     total = stats.sum_exp_others + e_y
+    focal = focal_factors_of(operands.focal_gamma, stats, x_y, e_y, total, scale)
+    label_weight = focal_weight(label_weight, focal.gradient)
     lse = total
     if z_coefficient != 0.0:
         lse = apply_scale(stats.row_max, scale) + log_sum(stats, x_y, total)
@@ -185,9 +191,9 @@ def _row_gradient_factors(terms: Any, scale: Any, z_coefficient: float, vtype: A
 
 
 @inline
-def gradient_scalars(row: Any, terms: Any, factor: float, z_coefficient: float, vtype: Any) -> Any:
+def gradient_scalars(row: Any, terms: Any, factor: float, operands: Any, vtype: Any) -> Any:
     """The `GradientScalars` of a row; `factor` multiplies its whole gradient."""
-    factors = _row_gradient_factors(terms, row.scale, z_coefficient, vtype)
+    factors = _row_gradient_factors(terms, operands, vtype)
     row_max = terms.stats.row_max
     return GradientScalars(
         row_max if row_max > -math.inf else 0.0,

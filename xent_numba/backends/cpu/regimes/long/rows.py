@@ -62,13 +62,11 @@ def _empty_gradient(grad: Any, operands: Any, vtype: Any) -> Any:
 
 
 @inline
-def _next_gradient(
-    pending: Any, row: Any, terms: Any, out: Any, factor: float, z_coefficient: float, vtype: Any
-) -> Any:
+def _next_gradient(pending: Any, row: Any, terms: Any, out: Any, factor: float, operands: Any, vtype: Any) -> Any:
     """The `PendingGradient` of a row, once that of the row before is complete."""
     if pending is None:
         return None
-    coefficients = gradient_coefficients(gradient_scalars(row, terms, factor, z_coefficient, vtype), row.scale, vtype)
+    coefficients = gradient_coefficients(gradient_scalars(row, terms, factor, operands, vtype), row.scale, vtype)
     return next_pending(pending, row, coefficients, out)
 
 
@@ -105,7 +103,7 @@ def _compute_row(operands: Any, saved_lse: Any, i: int, k: int, buffer: Any, pen
     terms = row_terms(operands, row, stats, i, vtype)
     buffer_row(buffer, k, terms)
     complete_pending(pending, _row_stride(operands.grad), b == 0, vtype)
-    return _next_gradient(pending, row, terms, out, factor, operands.z_coefficient, vtype)
+    return _next_gradient(pending, row, terms, out, factor, operands, vtype)
 
 
 @optional

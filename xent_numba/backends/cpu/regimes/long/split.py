@@ -111,7 +111,7 @@ def _outcome(operands: Any, i: int, parts: Any, scalars: Any) -> Any:
     buffer_row(buffer, 0, terms)
     loss = extract_lane(buffered_losses(buffer, operands, vtype), 0)
     store_loss(operands.row_losses, i, loss)
-    found = gradient_scalars(row, terms, gradient_factor(operands, i), operands.z_coefficient, vtype)
+    found = gradient_scalars(row, terms, gradient_factor(operands, i), operands, vtype)
     scalars[0], scalars[1], scalars[2], scalars[3] = found.centre, found.p_factor, found.u_factor, found.at_target
     scalars[4] = row.y
     return loss
