@@ -20,6 +20,7 @@ import numpy as np
 from xent_numba.backends.compensated import scaled_difference, two_sum
 from xent_numba.backends.protocol import ShardCoefficients
 from xent_numba.backends.reference.blocks import times
+from xent_numba.backends.reference.focal import focal_factors
 from xent_numba.reduction import exact_sum
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ class Weights(NamedTuple):
     targets: float  # a power of 2 for all targets, and so for the denominator of a mean
     denominator: float  # what divides the sum of the rows
     z_coefficient: float
+    focal_gamma: float
 
 
 class Row(NamedTuple):
-    """The targets of N rows, and the logarithms of their sums: (N,) each."""
+    """The targets of N rows, and the logarithms of their sums: (N,) each, or (1,)."""
 
     rest: Float64s  # nan where the maximum is not finite
     log_sum: Float64s
@@ -111,7 +113,7 @@ def weights_of(sums: Sums, sample: Float64s, labels: tuple[bool, bool], options:
     weighted, has_label = labels
     confidence = 1.0 - options.label_smoothing if has_label else 0.0
     if options.reduction != "mean":
-        return Weights(confidence, sample, 1.0, 1.0, options.z_loss)
+        return Weights(confidence, sample, 1.0, 1.0, options.z_loss, options.focal_gamma)
     w = sums.w_y if weighted else np.ones(sample.shape)
     targets = 1.0
     with np.errstate(all="ignore"):
@@ -123,7 +125,7 @@ def weights_of(sums: Sums, sample: Float64s, labels: tuple[bool, bool], options:
             sample = np.minimum(np.ldexp(sample, -s_exponent[i]), _LARGEST)
             w = np.minimum(w * targets, _LARGEST)
         d1, d2 = exact_sum(sample * w), exact_sum(sample)
-    return Weights(confidence, sample, targets, d1, options.z_loss * (d1 / d2) if d2 else 0.0)
+    return Weights(confidence, sample, targets, d1, options.z_loss * (d1 / d2) if d2 else 0.0, options.focal_gamma)
 
 
 # ------------------------------------------------------------------------------------------------ losses
@@ -134,8 +136,24 @@ def logsumexp(sums: Sums, scale: float) -> Float64s:
         return np.where(np.isfinite(sums.maximum), lse, sums.maximum)
 
 
-def _rows(sums: Sums, weights: Weights, scale: float) -> Row:
-    """The `Row` of merged sums."""
+def _exp_and_others(x: Float64s, centre: Float64s, rest: Float64s, scale: float) -> tuple[Float64s, Float64s]:
+    """e = exp(s (x − m)) of one class, and S − e without cancellation: x is no larger than m."""
+    d, lost = scaled_difference(x, centre, scale)
+    return np.exp(d) * (1.0 + lost), rest - np.expm1(d)
+
+
+def _label_weight(sums: Sums, weights: Weights, rest: Float64s, scale: float, *, gradient: bool) -> Float64s:
+    """The part of the target that only the label's class has, with the focal factor of the loss or of its gradient."""
+    weight = (weights.confidence * weights.targets) * sums.w_y
+    if not weights.focal_gamma:
+        return weight
+    e, others = _exp_and_others(sums.x_y, sums.maximum, rest, scale)
+    factors = focal_factors(weights.focal_gamma, e / (1.0 + rest), others / (1.0 + rest))
+    return times(weight, factors.gradient if gradient else factors.loss)
+
+
+def _rows(sums: Sums, weights: Weights, scale: float, *, gradient: bool) -> Row:
+    """The `Row` of merged sums, for the loss or for its gradient."""
     finite = np.isfinite(sums.maximum)
     rest = np.where(finite, sums.rest + sums.rest_error, np.nan)
     log_sum = np.log1p(rest)
@@ -143,7 +161,7 @@ def _rows(sums: Sums, weights: Weights, scale: float) -> Row:
         rest,
         log_sum,
         scale * sums.maximum + log_sum,
-        (weights.confidence * weights.targets) * sums.w_y,
+        _label_weight(sums, weights, rest, scale, gradient=gradient),
         weights.targets * (sums.target_sum + sums.target_error),
     )
 
@@ -151,7 +169,7 @@ def _rows(sums: Sums, weights: Weights, scale: float) -> Row:
 def row_losses(sums: Sums, weights: Weights, scale: float) -> Float64s:
     """s_i (T lse − Σ t_j z_j + λ lse²) of every row."""
     with np.errstate(all="ignore"):
-        row = _rows(sums, weights, scale)
+        row = _rows(sums, weights, scale, gradient=False)
         below = times(row.label_weight, 0.25 * sums.maximum - 0.25 * sums.x_y)
         quarter = below + weights.targets * (sums.gap + sums.gap_error)
         losses = (row.label_weight + row.target_sum) * row.log_sum + 4.0 * (scale * quarter)
@@ -173,14 +191,12 @@ class Own(NamedTuple):
 def coefficients(sums: Sums, weights: Weights, own: Own, factor: Float64s, scale: float) -> ShardCoefficients:
     """The `ShardCoefficients` of rows, (N,) each; `factor` multiplies the whole gradient of a row."""
     with np.errstate(all="ignore"):
-        row = _rows(sums, weights, scale)
+        row = _rows(sums, weights, scale, gradient=True)
         centre = np.where(np.isfinite(sums.maximum), sums.maximum, np.where(sums.maximum == -np.inf, 0.0, np.nan))
         total = 1.0 + row.rest
         z = 2.0 * weights.z_coefficient * row.lse if weights.z_coefficient else np.zeros(1)
         p_factor = (row.label_weight + row.target_sum + z) / total
-        d, lost = scaled_difference(own.x, centre, scale)
-        e = np.exp(d) * (1.0 + lost)
-        others = row.rest - np.expm1(d)  # S − e without cancellation, as d ≤ 0
+        e, others = _exp_and_others(own.x, centre, row.rest, scale)
         u = weights.targets * own.u
         at_own = ((row.target_sum - u + z) * e - (u + row.label_weight) * others) / total
         return ShardCoefficients(

@@ -127,7 +127,7 @@ def add(a: State, b: State) -> State:
 def _check_same(a: Call, b: Call) -> None:
     """ValueError where two parts do not belong to one loss."""
     _check_values(a, b)
-    for name in ("ignore_index", "label_smoothing", "logit_scale", "softcap", "z_loss"):
+    for name in ("ignore_index", "label_smoothing", "logit_scale", "softcap", "z_loss", "focal_gamma"):
         _check_one(name, getattr(a.options, name), getattr(b.options, name))
     if a.has_weight != b.has_weight:
         raise ValueError(

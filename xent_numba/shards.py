@@ -67,6 +67,7 @@ def partial_cross_entropy(
     logit_scale: Number = 1.0,
     softcap: Number | None = None,
     z_loss: Number = 0.0,
+    focal_gamma: Number = 0.0,
     backend: str | None = None,
     n_threads: Integer | None = None,
 ) -> PartialCrossEntropy[Any]:
@@ -103,6 +104,9 @@ def partial_cross_entropy(
         Bound c > 0 of the scaled logits, which become c · tanh(logits / c).
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
+    focal_gamma : float, default 0.0
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -134,7 +138,9 @@ def partial_cross_entropy(
     >>> print((left + right).loss().round(3), cross_entropy(logits, target).round(3))
     1.664 1.664
     """
-    options = make_options(axis, ignore_index, label_smoothing, "mean", logit_scale, softcap, z_loss, n_threads)
+    options = make_options(
+        axis, ignore_index, label_smoothing, "mean", logit_scale, softcap, z_loss, n_threads, focal_gamma
+    )
     if on_device(logits_shard):
         device_arrays(backend).refuse_shards("partial_cross_entropy")
     chosen = select(backend)
@@ -359,7 +365,7 @@ class PartialCrossEntropy(Generic[Real]):
         found = call.options
         options = make_options(
             found.axis, found.ignore_index, found.label_smoothing, reduction, found.logit_scale, found.softcap,
-            found.z_loss, n_threads,
+            found.z_loss, n_threads, found.focal_gamma,
         )  # fmt: skip
         if on_device(logits_shard):
             device_arrays(backend).refuse_shards("PartialCrossEntropy.grad")

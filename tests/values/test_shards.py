@@ -25,6 +25,7 @@ LAYOUTS = [
     ((3, 300), 1),
 ]
 N_CASES = 120
+COSTLY = ["numpy", pytest.param("cpu", marks=pytest.mark.rare)]  # of tests that would compile many kernels
 
 
 def cut(array, axis, start, stop):
@@ -63,6 +64,8 @@ def random_options(rng, shape, axis):
         options["softcap"] = float(rng.choice([5.0, 50.0]))
     if rng.random() < 0.3:
         options["z_loss"] = 0.01
+    if kind > 1 and "label_smoothing" not in options and rng.random() < 0.4:
+        options["focal_gamma"] = float(rng.choice([0.5, 2.0]))
     return x, y, options
 
 
@@ -104,6 +107,7 @@ def random_cuts(rng, classes):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", COSTLY, indirect=True)
 def test_any_shards_of_any_options_equal_the_whole(dtype, backend, rng):
     tolerance = 2e-5 if dtype is np.float32 else 1e-12
     for case in range(N_CASES):
@@ -160,6 +164,7 @@ def test_a_one_hot_distribution_keeps_the_digits_of_its_class(dtype, backend, rn
     "options", [{"logit_scale": 0.37}, {"logit_scale": -3.0}, {"softcap": 30.0, "logit_scale": 2.0}]
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", COSTLY, indirect=True)
 def test_transforms(options, dtype, backend, rng):
     """The law for the logits before the transform; in float64, z of a softcap has been rounded by itself besides."""
     worst = 0.0

@@ -9,7 +9,16 @@ import numpy as np
 
 from xent_numba.backends.protocol import Shard
 from xent_numba.prepare.aligned import BLOCK, is_aligned
-from xent_numba.prepare.inputs import PER_ROW, as_array, as_labels, as_logits, as_target, as_weights, check_ignore_index
+from xent_numba.prepare.inputs import (
+    PER_ROW,
+    as_array,
+    as_labels,
+    as_logits,
+    as_target,
+    as_weights,
+    check_focal_gamma,
+    check_ignore_index,
+)
 from xent_numba.prepare.layout import canonical, row_blocks, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
 from xent_numba.prepare.one_hot import one_hot_classes
@@ -78,6 +87,7 @@ def prepare_shard(
         kept, labels = _local_labels(target, options, first, size)
     else:
         check_ignore_index(options)
+        check_focal_gamma(options)
         labels = target.reshape(-1) if kind == ONE_HOT else None
     return CheckedShard(
         options, (first, first + size), count, x, axis, kind, target if kind == LABELS else None, kept, labels,

@@ -15,6 +15,7 @@ from xent_numba.backends.cpu.row.target import DenseCoefficients
 from xent_numba.backends.cpu.runtime import threads
 from xent_numba.backends.protocol import ShardCoefficients, ShardStatistics
 from xent_numba.backends.reference import BACKEND as REFERENCE
+from xent_numba.backends.reference.shards import scale_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,8 +46,17 @@ def run_statistics(shard: Shard, found: ShardStatistics) -> None:
     """Fill `found`."""
     fields, chosen = _operands(shard), _plan(shard, None)
     kept = _ALL if shard.kept is None else shard.kept.reshape(-1)
-    outputs = tuple(column.reshape(-1) for column in found)
-    _run(_STATISTICS[chosen.regime], fields, (outputs, kept), chosen, shard)
+    maximum, rest, top, gap, target_sum = (column.reshape(-1) for column in found)
+    top_x = np.full(maximum.shape, -np.inf)
+    _run(_STATISTICS[chosen.regime], fields, ((maximum, rest, top, top_x, gap, target_sum), kept), chosen, shard)
+    with np.errstate(all="ignore"):
+        # Where the sum leaves out a class just below the maximum, the rest is large enough for a difference.
+        below = np.flatnonzero((top_x < maximum) & (maximum < np.inf))
+        if below.size:
+            scale = scale_of(shard.logit_scale, shard.softcap)
+            rest[below] += np.expm1(scale * (top_x[below] - maximum[below]))
+            top[below] = -1
+        maximum[np.isnan(rest) & (maximum < np.inf)] = np.nan
     rows = np.nonzero(found.maximum == np.inf)
     if rows[0].size:  # the kernels pass over a NaN beside +inf, which a logsumexp may not
         _by_reference(shard, rows, found)

@@ -6,7 +6,6 @@ The gradient is that of a loss, with the factors that `ShardCoefficients` hold f
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from xent_numba.backends.cpu.regimes.lanes.load import load_tile, prefetch_curso
 from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes, merged_statistics
 from xent_numba.backends.cpu.regimes.lanes.rows import tile_at
 from xent_numba.backends.cpu.regimes.lanes.tile import Tile, TileInput, tile_exponentials, tile_statistics
-from xent_numba.backends.cpu.regimes.long.epilogue import top_sum
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     RowOutput,
@@ -56,11 +54,12 @@ class ShardOperands(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where the statistics are written: the fields of `protocol.ShardStatistics`, (N,) each."""
+    """Where the `RowStatistics` are written, (N,) each."""
 
-    maximum: Any
-    rest: Any
-    top: Any
+    row_max: Any
+    sum_exp_others: Any
+    top: Any  # the class of the `Top`
+    top_x: Any  # its logit
     gap: Any
     target_sum: Any
 
@@ -73,16 +72,6 @@ class Factors(NamedTuple):
     u_factor: Any
     own: Any
     at_own: Any
-
-
-@inline
-def _store(found: Any, i: int, stats: Any, rest: float, at_maximum: bool) -> None:
-    """Store the statistics of row i, scalars, with `rest` relative to a class at the maximum."""
-    found.maximum[i] = math.nan if rest != rest and stats.row_max < math.inf else stats.row_max
-    found.rest[i] = rest
-    found.top[i] = stats.top.y if at_maximum else -1
-    found.gap[i] = 0.25 * stats.target_gap
-    found.target_sum[i] = stats.target_sum
 
 
 # ------------------------------------------------------------------------------------------------ long rows
@@ -103,11 +92,9 @@ def _long_statistics(fields: Any, found_fields: Any, kept: Any, group: int, work
         if kept.size == 0 or kept[i]:
             where = work_item(operands.logits.shape, i, 1)
             stats = statistics(_row(operands, where.a, where.b, np.int64(-1)), None, vtype)
-            at_maximum = stats.top.x == stats.row_max and stats.row_max > -math.inf
-            rest = stats.sum_exp_others
-            if not at_maximum and stats.row_max > -math.inf:  # then the rest is large enough for a difference
-                rest = top_sum(stats, operands.scale, vtype)[0] - 1.0
-            _store(found, i, stats, rest, at_maximum)
+            found.row_max[i], found.sum_exp_others[i] = stats.row_max, stats.sum_exp_others
+            found.top[i], found.top_x[i] = stats.top.y, stats.top.x
+            found.gap[i], found.target_sum[i] = 0.25 * stats.target_gap, stats.target_sum
 
 
 @inline
@@ -198,26 +185,16 @@ def _lane_statistics(fields: Any, found_fields: Any, kept: Any, group: int, work
             merged = merge_lanes(merged, tile_statistics(tile, inputs, None, vtype)[0], None, operands.scale)
         stats = in_float64(merged_statistics(merged))
         for r in range(item.rows):
-            one = _LaneStatistics(
-                extract_lane(stats.row_max, r), extract_lane(stats.target_gap, r), extract_lane(stats.target_sum, r),
-                _LaneTop(np.int64(extract_lane(stats.top.y, r))),
-            )  # fmt: skip
-            _store(found, item.first_row + r, one, extract_lane(stats.sum_exp_others, r), True)
-
-
-class _LaneTop(NamedTuple):
-    """The class of a `Top`, a scalar."""
-
-    y: Any
-
-
-class _LaneStatistics(NamedTuple):
-    """What `_store` reads of `RowStatistics`: scalars."""
-
-    row_max: float
-    target_gap: float
-    target_sum: float
-    top: Any
+            i = item.first_row + r
+            found.row_max[i], found.sum_exp_others[i] = (
+                extract_lane(stats.row_max, r),
+                extract_lane(stats.sum_exp_others, r),
+            )
+            found.top[i], found.top_x[i] = extract_lane(stats.top.y, r), extract_lane(stats.top.x, r)
+            found.gap[i], found.target_sum[i] = (
+                0.25 * extract_lane(stats.target_gap, r),
+                extract_lane(stats.target_sum, r),
+            )
 
 
 @inline
