@@ -20,6 +20,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     shift_of,
 )
 from xent_numba.backends.cpu.simd.math import apply_scale, clamp_exp_arg, exp, unscale
+from xent_numba.backends.cpu.simd.reduce import all_true
 from xent_numba.backends.cpu.simd.vector import fma, polynomial, select, splat, zero_float64_vector, zero_vector
 
 FAR = 0.5  # from this KL on, the sums of the second pass are exact enough
@@ -93,11 +94,14 @@ def shifts_of(t_max: Any, s_max: Any, scale: Any) -> Any:
 
 @inline
 def add_terms(run: Any, t: Any, s: Any, shifts: Any, scale: Any) -> Any:
-    """The three sums of a `Sums`, scaled, in the arithmetic of the logits, with the terms of one more vector."""
+    """The three sums of a `Sums`, scaled, in the arithmetic of the logits, with the terms of one more vector.
+
+    Also returns its exponentials.
+    """
     e_t = exp_shifted_scaled(t, shifts.t, scale)
     e_s = exp_shifted_scaled(s, shifts.s, scale)
     term = product_or_zero(e_t * splat(_DOWN * unscale(t), t), apart(t, s, shifts.origin, shifts.origin_error))
-    return run[0] + e_t, run[1] + e_s, run[2] + term
+    return (run[0] + e_t, run[1] + e_s, run[2] + term), e_t, e_s
 
 
 @inline
@@ -159,8 +163,9 @@ def outcome_of(sums: Any, scale: Any) -> Any:
 
 _remainder32 = polynomial(
     (
-        -2.8062802582276946e-6, 2.535851224463976e-5, -1.983810196868689e-4, 1.3885396911807102e-3,
-        -8.333339675917061e-3, 4.166673659523746e-2, -1.6666666646842134e-1, 0.5,
+        -1.6522619212490385e-10, 2.4024590104335354e-9, -2.5241562507148836e-8, 2.7252125299064776e-7,
+        -2.7531933802457027e-6, 2.4814820330669545e-5, -0.00019842395254820763, 0.0013888637909569708,
+        -0.008333314750556732, 0.041666683267678895, -0.16666667478518897, 0.49999999835776484,
     )
 )  # fmt: skip
 _remainder64 = polynomial(
@@ -175,10 +180,17 @@ _remainder64 = polynomial(
 
 @specialize
 def exp_remainder(d: Any) -> Any:
-    """(exp(−d) − 1 + d) / d² for |d| ≤ 1; its coefficients have the least largest error."""
+    """(exp(−d) − 1 + d) / d² for d² < `series_bound`; the relative error is 6e-9 in float32 and 1e-18 in float64."""
     if d.dtype == types.float32:
         return lambda d: _remainder32(d)
     return lambda d: _remainder64(d)
+
+
+@specialize
+def series_bound(vtype: Any) -> Any:
+    """The d² up to which `exp_remainder` is exact: few classes of rows that are not far apart are beyond."""
+    bound = 9.0 if vtype.dtype == types.float32 else 1.0
+    return lambda vtype: bound
 
 
 # (atanh(z) − z) / z³ as a series in z², for |z| ≤ 1/4
@@ -236,7 +248,7 @@ def near_factors(sums: Any, found: Any, shifts: Any, factors: Any, factor: Any, 
     p_factor, q_factor = p_and_q_factors(sums, factors, factor)
     return NearFactors(
         Shifts(shifts.t, shifts.s, high, low),
-        demote(select(is_near, one, zero - one), vtype),
+        demote(select(is_near, splat(series_bound(vtype), one), zero - one), vtype),
         demote(s_to_t, vtype),
         demote(p_factor, vtype),
         demote(q_factor, vtype),
@@ -246,21 +258,18 @@ def near_factors(sums: Any, found: Any, shifts: Any, factors: Any, factor: Any, 
 
 
 @inline
-def near_terms(t: Any, s: Any, near: Any, scale: Any) -> Any:
+def near_terms(t: Any, s: Any, e_t: Any, near: Any, scale: Any) -> Any:
     """The terms of Σ e_t (exp(−δ) − 1 + δ) and of Σ e_t δ, and the gradient, of a vector of classes."""
-    e_t = exp_shifted_scaled(t, near.shifts.t, scale)
-    e_s = exp_shifted_scaled(s, near.shifts.s, scale)
     d = apply_scale(apart(t, s, near.shifts.origin, near.shifts.origin_error), scale)
     is_small = d * d < near.bound
     u = d * exp_remainder(d)
-    moment = product_or_zero(e_t, d)
-    h = select(is_small, moment * u, (e_s * near.s_to_t - e_t) + moment)
     p = e_t * near.p_factor
     by_ratio = p * fma(fma(d, u, splat(0.0, d) - d), near.ratio, near.ratio_less_1)
+    if all_true(is_small):
+        moment = e_t * d
+        return moment * u, moment, by_ratio
+    # Where the teacher excludes a class, δ is not finite, and e_t is 0.
+    e_s = exp_shifted_scaled(s, near.shifts.s, scale)
+    moment = product_or_zero(e_t, d)
+    h = select(is_small, moment * u, (e_s * near.s_to_t - e_t) + moment)
     return h, moment, select(is_small, by_ratio, e_s * near.q_factor - p)
-
-
-@inline
-def far_gradient(t: Any, s: Any, shifts: Any, p_factor: Any, q_factor: Any, scale: Any) -> Any:
-    """The gradient of a vector of classes from both exponentials."""
-    return exp_shifted_scaled(s, shifts.s, scale) * q_factor - exp_shifted_scaled(t, shifts.t, scale) * p_factor
