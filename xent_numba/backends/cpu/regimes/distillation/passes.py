@@ -1,4 +1,4 @@
-"""Three loops over the classes of a part of the rows: a segment of one row, or a tile of many.
+"""The loops over the classes of a part of the rows: a segment of one row, or a tile of many.
 
 `pair` points to the logits of both.  There are `stop` of them, in vectors that follow one another: in a tile a vector
 holds one class of each row, and `stop` is a multiple of the lanes.  Sums run over four vectors in the arithmetic of the
@@ -11,7 +11,7 @@ import math
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
-from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, near_terms
+from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, careful_term, near_terms
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import exp_shifted_scaled
@@ -110,7 +110,7 @@ def find_maxima(pair: Any, stop: int, vtype: Any) -> Any:
 
 
 @inline
-def sum_terms(pair: Any, kept: Any, stop: int, shifts: Any, scale: Any, ahead: Any, vtype: Any) -> Any:
+def sum_terms(pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale: Any, ahead: Any, vtype: Any) -> Any:
     """The `Totals` of `add_terms`, per lane.  The exponentials of the last `KEPT` classes stay in `kept`."""
     lanes, zero = lanes_of(vtype), splat(0.0, vtype)
     totals = no_totals(vtype)
@@ -120,18 +120,31 @@ def sum_terms(pair: Any, kept: Any, stop: int, shifts: Any, scale: Any, ahead: A
         for k in range(_RUN):
             j = i + k * lanes
             _prefetch(ahead, j, vtype)
-            run, e_t, e_s = add_terms(run, load(pair.t, j, vtype), load(pair.s, j, vtype), shifts, scale)
+            t, s = load(pair.t, j, vtype), load(pair.s, j, vtype)
+            run, e_t, e_s = add_terms(run, t, s, centres.t, centres.s, shifts, scale)
             store(kept.t, where + k * lanes, e_t)
             store(kept.s, where + k * lanes, e_s)
         totals = _add_run(totals, run)
         i += _RUN * lanes
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
-        run, e_t, e_s = add_terms((zero, zero, zero), t, s, shifts, scale)
+        run, e_t, e_s = add_terms((zero, zero, zero), t, s, centres.t, centres.s, shifts, scale)
         store(kept.t, i & (KEPT - 1), e_t)
         store(kept.s, i & (KEPT - 1), e_s)
         totals = _add_run(totals, run)
         i += lanes
+    return totals
+
+
+@inline
+def careful_sum(totals: Any, pair: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> Any:
+    """The `Totals` with a sum of `careful_term` added to the first, per lane."""
+    zero = splat(0.0, vtype)
+    i = 0
+    while i < stop:
+        t, s = _load_rest(pair, i, stop, vtype)
+        totals = _add_run(totals, (careful_term(t, s, shifts, scale), zero, zero))
+        i += lanes_of(vtype)
     return totals
 
 

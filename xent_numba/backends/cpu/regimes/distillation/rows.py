@@ -15,6 +15,7 @@ from xent_numba.backends.cpu.regimes.distillation.passes import (
     KEPT,
     Ahead,
     Pair,
+    careful_sum,
     exponentials,
     far_pass,
     find_maxima,
@@ -28,15 +29,18 @@ from xent_numba.backends.cpu.regimes.distillation.terms import (
     FAR,
     NearFactors,
     Shifts,
+    Sums,
     compute_type,
     merge_sums,
     near_factors,
     near_kl,
+    needs_care,
     outcome_of,
     p_and_q_factors,
     rescales,
     shifts_of,
     sums_of,
+    with_careful_sum,
 )
 from xent_numba.backends.cpu.regimes.item_epilogue import row_values, store_losses
 from xent_numba.backends.cpu.regimes.lanes.load import PrefetchCursor, load_tile, prefetch_cursor, rows_view
@@ -50,6 +54,7 @@ from xent_numba.backends.cpu.regimes.staging import (
     write_tile,
 )
 from xent_numba.backends.cpu.regimes.work_items import work_item
+from xent_numba.backends.cpu.row.epilogue import centre_of
 from xent_numba.backends.cpu.row.operands import apply_weight, row_pointer, store_loss, value_or_one
 from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
@@ -98,7 +103,8 @@ def _segment_sums(pair: Any, kept: Any, count: int, scale: Any, ahead: Any, vtyp
     t_lanes, s_lanes = find_maxima(pair, count, vtype)
     t_max, s_max = one_lane(reduce_max(t_lanes), vtype), one_lane(reduce_max(s_lanes), vtype)
     shifts = shifts_of(t_max, s_max, scale)
-    a, b, c = totals_of(sum_terms(pair, kept, count, _spread(shifts, vtype), scale, ahead, vtype))
+    centres = Pair(_all_lanes(centre_of(t_max), vtype), _all_lanes(centre_of(s_max), vtype))
+    a, b, c = totals_of(sum_terms(pair, kept, count, centres, _spread(shifts, vtype), scale, ahead, vtype))
     totals = _one_sum(a, vtype), _one_sum(b, vtype), _one_sum(c, vtype)
     return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
 
@@ -204,6 +210,10 @@ def _long_row(operands: Any, grad: Any, i: int, kept: Any, buffer: Any, carry: A
     t_max, s_max = demote(sums.t_max, vtype), demote(sums.s_max, vtype)
     shifts = shifts_of(t_max, s_max, scale)
     factors = rescales(shifts, t_max, s_max, scale)
+    if any_true(needs_care(found)):
+        total, _, _ = totals_of(careful_sum(no_totals(vtype), pair, classes, _spread(shifts, vtype), scale, vtype))
+        sums = with_careful_sum(sums, _one_sum(total, vtype), factors, vtype)
+        found = outcome_of(sums, scale)
     weight = value_or_one(operands.sample_weight, i)
     factor = one_lane(weight * operands.grad_factor, promote(vtype))
     kl = found.kl
@@ -268,7 +278,8 @@ def _tile_sums(tiles: Any, kept: Any, stop: int, scale: Any, ahead: Any, vtype: 
     """The `Sums` of the classes of a tile."""
     t_max, s_max = find_maxima(tiles, stop, vtype)
     shifts = shifts_of(t_max, s_max, scale)
-    totals = totals_of(sum_terms(tiles, kept, stop, shifts, scale, ahead, vtype))
+    centres = Pair(centre_of(t_max), centre_of(s_max))
+    totals = totals_of(sum_terms(tiles, kept, stop, centres, shifts, scale, ahead, vtype))
     return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
 
 
@@ -304,6 +315,17 @@ def _compute_item(operands: Any, grad: Any, item: Any, staging: Any, vtype: Any)
     t_max, s_max = demote(sums.t_max, vtype), demote(sums.s_max, vtype)
     shifts = shifts_of(t_max, s_max, scale)
     factors = rescales(shifts, t_max, s_max, scale)
+    care = needs_care(found)
+    if any_true(care):
+        totals = no_totals(vtype)
+        for first in range(0, classes, TILE_CLASSES):
+            if classes > TILE_CLASSES:
+                stop = _load(operands, item, tiles, first, vtype)
+            totals = careful_sum(totals, tiles, stop, shifts, scale, vtype)
+        total, _, _ = totals_of(totals)
+        careful = with_careful_sum(sums, total, factors, vtype)
+        sums = Sums(sums.t_max, sums.s_max, sums.t_sum, sums.s_sum, select(care, careful.apart, sums.apart))
+        found = outcome_of(sums, scale)
     weight = row_values(operands.sample_weight, item, sums.t_sum)
     near = near_factors(sums, found, shifts, factors, weight * splat(operands.grad_factor, weight), scale, vtype)
     zero = splat(0.0, sums.t_sum)

@@ -24,6 +24,7 @@ from xent_numba.backends.cpu.simd.reduce import all_true
 from xent_numba.backends.cpu.simd.vector import fma, polynomial, select, splat, zero_float64_vector, zero_vector
 
 FAR = 0.5  # from this KL on, the sums of the second pass are exact enough
+EQUAL = 1e-4  # up to this KL, ⟨p, t − s⟩ must be known without rounding t − s
 _DOWN = 2.0**-8  # what Σ e_t (t − s − o) is multiplied by, so that no product of a finite loss overflows
 
 
@@ -93,30 +94,39 @@ def shifts_of(t_max: Any, s_max: Any, scale: Any) -> Any:
 
 
 @inline
-def add_terms(run: Any, t: Any, s: Any, shifts: Any, scale: Any) -> Any:
+def add_terms(run: Any, t: Any, s: Any, t_centre: Any, s_centre: Any, shifts: Any, scale: Any) -> Any:
     """The three sums of a `Sums`, scaled, in the arithmetic of the logits, with the terms of one more vector.
 
     Also returns its exponentials.
     """
     e_t = exp_shifted_scaled(t, shifts.t, scale)
     e_s = exp_shifted_scaled(s, shifts.s, scale)
-    term = product_or_zero(e_t * splat(_DOWN * unscale(t), t), apart(t, s, shifts.origin, shifts.origin_error))
-    return (run[0] + e_t, run[1] + e_s, run[2] + term), e_t, e_s
+    return (run[0] + e_t, run[1] + e_s, fma(e_t, (t - t_centre) - (s - s_centre), run[2])), e_t, e_s
+
+
+@inline
+def careful_term(t: Any, s: Any, shifts: Any, scale: Any) -> Any:
+    """The term of Σ e_t (t − s − o) of one vector, scaled, as if the difference were not rounded.
+
+    It is 0 where e_t is, and does not overflow where the loss is finite.
+    """
+    e_t = exp_shifted_scaled(t, shifts.t, scale)
+    return product_or_zero(e_t * splat(_DOWN * unscale(t), t), apart(t, s, shifts.origin, shifts.origin_error))
 
 
 @inline
 def rescales(shifts: Any, t_max: Any, s_max: Any, scale: Any) -> Any:
-    """The factors, in float64, that turn the three sums of `add_terms` into those of `Sums`; maxima as logits."""
+    """The factors, in float64, that turn scaled exponentials of t and of s into those of `Sums`; maxima as logits."""
     t_factor = rescale_to_max(shifts.t, centre_of(t_max), scale)
     s_factor = rescale_to_max(shifts.s, centre_of(s_max), scale)
-    down, up = splat(unscale(t_max), t_factor), splat(1.0 / _DOWN, t_factor)
-    return t_factor * down, s_factor * down, t_factor * up
+    down = splat(unscale(t_max), t_factor)
+    return t_factor * down, s_factor * down
 
 
 @inline
 def sums_of(t_max: Any, s_max: Any, totals: Any, factors: Any) -> Any:
     """The `Sums` from maxima in float64, the sums of `add_terms` and their `rescales`."""
-    return Sums(t_max, s_max, totals[0] * factors[0], totals[1] * factors[1], totals[2] * factors[2])
+    return Sums(t_max, s_max, totals[0] * factors[0], totals[1] * factors[1], totals[2] * factors[0])
 
 
 @inline
@@ -139,6 +149,13 @@ def _moved(sums: Any, t_max: Any, s_max: Any, scale: Any) -> Any:
     return t_sum, s_sum, moved + product_or_zero(t_sum, (t_old - t_new) - (s_old - s_new))
 
 
+@inline
+def with_careful_sum(sums: Any, total: Any, factors: Any, vtype: Any) -> Any:
+    """The `Sums` with a sum of `careful_term` as the third one."""
+    apart_sum = total * (factors[0] * splat(1.0 / (_DOWN * unscale(vtype)), total))
+    return Sums(sums.t_max, sums.s_max, sums.t_sum, sums.s_sum, apart_sum)
+
+
 # ------------------------------------------------------------------------------------------------ outcome
 class Outcome(NamedTuple):
     """What the `Sums` of whole rows mean."""
@@ -151,14 +168,22 @@ class Outcome(NamedTuple):
 def outcome_of(sums: Any, scale: Any) -> Any:
     """The `Outcome` of whole rows.
 
-    A NaN, or +inf, makes a sum of exponentials NaN, and a row of −inf makes one 0.  Otherwise the sum of differences is
-    NaN only where a difference is infinite, as where the student excludes a class.
+    A NaN, or +inf, makes a sum of exponentials NaN, and a row of −inf makes one 0.  Otherwise a careful sum is NaN only
+    where a difference is infinite, as where the student excludes a class.
     """
     one = splat(1.0, sums.t_sum)
     log_t, log_s = log_of_sum(sums.t_sum - one, sums.t_sum), log_of_sum(sums.s_sum - one, sums.s_sum)
     mean = sums.apart / sums.t_sum
     mean = select(mean == mean, mean, splat(float("inf"), mean))
     return Outcome(apply_scale(mean, scale) + (log_s - log_t), mean)
+
+
+@inline
+def needs_care(found: Any) -> Any:
+    """Where the `Outcome` must be that of careful sums: rows that are nearly equal, and those with infinite terms."""
+    kl = found.kl
+    is_infinite = splat(1e300, kl) < kl
+    return select(is_infinite, is_infinite, kl < splat(EQUAL, kl))
 
 
 _remainder32 = polynomial(
