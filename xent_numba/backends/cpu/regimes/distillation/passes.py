@@ -37,41 +37,31 @@ class Ahead(NamedTuple):
     s: Any
 
 
-class Totals(NamedTuple):
-    """Three sums in float64, and their rounding errors."""
+class Total(NamedTuple):
+    """A sum in float64, and its rounding error."""
 
-    a: Any
-    b: Any
-    c: Any
-    a_error: Any
-    b_error: Any
-    c_error: Any
+    sum: Any
+    error: Any
 
 
 @inline
-def no_totals(vtype: Any) -> Any:
-    """The `Totals` of no classes."""
+def no_total(vtype: Any) -> Any:
+    """The `Total` of no classes."""
     zero = promote(splat(0.0, vtype))
-    return Totals(zero, zero, zero, zero, zero, zero)
+    return Total(zero, zero)
 
 
 @inline
-def _add_run(totals: Any, run: Any) -> Any:
-    """The `Totals` with three sums over a few vectors added."""
-    a, a_error = compensated_add(totals.a, totals.a_error, promote(run[0]))
-    b, b_error = compensated_add(totals.b, totals.b_error, promote(run[1]))
-    c, c_error = compensated_add(totals.c, totals.c_error, promote(run[2]))
-    return Totals(a, b, c, a_error, b_error, c_error)
+def _add(total: Any, run: Any) -> Any:
+    """The `Total` with a sum over a few vectors added."""
+    found, error = compensated_add(total.sum, total.error, promote(run))
+    return Total(found, error)
 
 
 @inline
-def totals_of(totals: Any) -> Any:
-    """The three sums of `Totals`, with their errors added."""
-    return (
-        with_error(totals.a, totals.a_error),
-        with_error(totals.b, totals.b_error),
-        with_error(totals.c, totals.c_error),
-    )
+def total_of(total: Any) -> Any:
+    """The sum of a `Total`, with its error added."""
+    return with_error(total.sum, total.error)
 
 
 @inline
@@ -110,10 +100,16 @@ def find_maxima(pair: Any, stop: int, vtype: Any) -> Any:
 
 
 @inline
+def _add_three(totals: Any, run: Any) -> Any:
+    """Three `Total` with three sums over a few vectors added."""
+    return _add(totals[0], run[0]), _add(totals[1], run[1]), _add(totals[2], run[2])
+
+
+@inline
 def sum_terms(pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale: Any, ahead: Any, vtype: Any) -> Any:
-    """The `Totals` of `add_terms`, per lane.  The exponentials of the last `KEPT` classes stay in `kept`."""
+    """The three sums of `add_terms`, per lane.  The exponentials of the last `KEPT` classes stay in `kept`."""
     lanes, zero = lanes_of(vtype), splat(0.0, vtype)
-    totals = no_totals(vtype)
+    totals = no_total(vtype), no_total(vtype), no_total(vtype)
     i = 0
     while i + _RUN * lanes <= stop:
         run, where = (zero, zero, zero), i & (KEPT - 1)
@@ -124,49 +120,40 @@ def sum_terms(pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale:
             run, e_t, e_s = add_terms(run, t, s, centres.t, centres.s, shifts, scale)
             store(kept.t, where + k * lanes, e_t)
             store(kept.s, where + k * lanes, e_s)
-        totals = _add_run(totals, run)
+        totals = _add_three(totals, run)
         i += _RUN * lanes
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
         run, e_t, e_s = add_terms((zero, zero, zero), t, s, centres.t, centres.s, shifts, scale)
         store(kept.t, i & (KEPT - 1), e_t)
         store(kept.s, i & (KEPT - 1), e_s)
-        totals = _add_run(totals, run)
+        totals = _add_three(totals, run)
         i += lanes
-    return totals
+    return total_of(totals[0]), total_of(totals[1]), total_of(totals[2])
 
 
 @inline
-def careful_sum(totals: Any, pair: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> Any:
-    """The `Totals` with a sum of `careful_term` added to the first, per lane."""
-    zero = splat(0.0, vtype)
+def careful_sum(total: Any, pair: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> Any:
+    """The `Total` with those of `careful_term` added, per lane."""
     i = 0
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
-        totals = _add_run(totals, (careful_term(t, s, shifts, scale), zero, zero))
+        total = _add(total, careful_term(t, s, shifts, scale))
         i += lanes_of(vtype)
-    return totals
+    return total
 
 
+# ------------------------------------------------------------------------------------------------ third pass
 @inline
-def exponentials(pair: Any, kept: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> None:
-    """The exponentials of `sum_terms` again, where those of more than `KEPT` classes were not kept."""
+def exponentials(p: Any, kept: Any, stop: int, shift: Any, scale: Any, vtype: Any) -> None:
+    """The exponentials of logits from p on, again, where those of more than `KEPT` classes were not kept."""
+    lanes, minus_inf = lanes_of(vtype), splat(-math.inf, vtype)
     i = 0
-    while i < stop:
-        t, s = _load_rest(pair, i, stop, vtype)
-        store(kept.t, i, exp_shifted_scaled(t, shifts.t, scale))
-        store(kept.s, i, exp_shifted_scaled(s, shifts.s, scale))
-        i += lanes_of(vtype)
-
-
-@inline
-def teacher_exponentials(pair: Any, kept: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> None:
-    """The same for the teacher alone."""
-    i = 0
-    while i < stop:
-        t, _ = _load_rest(pair, i, stop, vtype)
-        store(kept.t, i, exp_shifted_scaled(t, shifts.t, scale))
-        i += lanes_of(vtype)
+    while i + lanes <= stop:
+        store(kept, i, exp_shifted_scaled(load(p, i, vtype), shift, scale))
+        i += lanes
+    if i < stop:
+        store(kept, i, exp_shifted_scaled(load_n(p, i, stop - i, minus_inf), shift, scale))
 
 
 @optional
@@ -177,31 +164,29 @@ def _store(out: Any, i: int, g: Any) -> Any:
 
 
 @inline
-def near_pass(totals: Any, pair: Any, kept: Any, out: Any, stop: int, near: Any, scale: Any, vtype: Any) -> Any:
-    """The `Totals` with the sums of `near_terms` added, per lane; the gradient goes to `out`, if that is not None.
+def near_pass(total: Any, pair: Any, kept: Any, out: Any, stop: int, near: Any, scale: Any, vtype: Any) -> Any:
+    """The `Total` with the sums of `near_terms` added, per lane; the gradient goes to `out`, if that is not None.
 
     `kept` has the exponentials of the teacher.  The memory of `out` extends to the end of its last vector.
     """
     lanes, zero = lanes_of(vtype), splat(0.0, vtype)
     i = 0
     while i + _RUN * lanes <= stop:
-        run = zero, zero, zero
+        run = zero
         for k in range(_RUN):
             j = i + k * lanes
-            h, moment, g = near_terms(
-                load(pair.t, j, vtype), load(pair.s, j, vtype), load(kept.t, j, vtype), near, scale
-            )
+            t, s = load(pair.t, j, vtype), load(pair.s, j, vtype)
+            run, g = near_terms(run, t, s, load(kept.t, j, vtype), near, scale)
             _store(out, j, g)
-            run = run[0] + h, run[1] + moment, zero
-        totals = _add_run(totals, run)
+        total = _add(total, run)
         i += _RUN * lanes
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
-        h, moment, g = near_terms(t, s, load(kept.t, i, vtype), near, scale)
+        run, g = near_terms(zero, t, s, load(kept.t, i, vtype), near, scale)
         _store(out, i, g)
-        totals = _add_run(totals, (h, moment, zero))
+        total = _add(total, run)
         i += lanes
-    return totals
+    return total
 
 
 @inline

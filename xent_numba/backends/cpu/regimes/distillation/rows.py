@@ -20,10 +20,9 @@ from xent_numba.backends.cpu.regimes.distillation.passes import (
     far_pass,
     find_maxima,
     near_pass,
-    no_totals,
+    no_total,
     sum_terms,
-    teacher_exponentials,
-    totals_of,
+    total_of,
 )
 from xent_numba.backends.cpu.regimes.distillation.terms import (
     FAR,
@@ -33,7 +32,6 @@ from xent_numba.backends.cpu.regimes.distillation.terms import (
     compute_type,
     merge_sums,
     near_factors,
-    near_kl,
     needs_care,
     outcome_of,
     p_and_q_factors,
@@ -59,6 +57,7 @@ from xent_numba.backends.cpu.row.operands import apply_weight, row_pointer, stor
 from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
 from xent_numba.backends.cpu.simd.load_store import advance, first_n_or, pointer, stack_buffer, stride
+from xent_numba.backends.cpu.simd.math import log1p
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, select, splat
 
@@ -104,7 +103,7 @@ def _segment_sums(pair: Any, kept: Any, count: int, scale: Any, ahead: Any, vtyp
     t_max, s_max = one_lane(reduce_max(t_lanes), vtype), one_lane(reduce_max(s_lanes), vtype)
     shifts = shifts_of(t_max, s_max, scale)
     centres = Pair(_all_lanes(centre_of(t_max), vtype), _all_lanes(centre_of(s_max), vtype))
-    a, b, c = totals_of(sum_terms(pair, kept, count, centres, _spread(shifts, vtype), scale, ahead, vtype))
+    a, b, c = sum_terms(pair, kept, count, centres, _spread(shifts, vtype), scale, ahead, vtype)
     totals = _one_sum(a, vtype), _one_sum(b, vtype), _one_sum(c, vtype)
     return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
 
@@ -141,7 +140,8 @@ def _spread_near(near: Any, vtype: Any) -> Any:
         _all_lanes(near.p_factor, vtype),
         _all_lanes(near.q_factor, vtype),
         _all_lanes(near.ratio, vtype),
-        _all_lanes(near.ratio_less_1, vtype),
+        _all_lanes(near.minus_ratio, vtype),
+        _all_lanes(near.excess, vtype),
     )
 
 
@@ -166,19 +166,19 @@ def _write_block(out: Any, output: Any, carry: int, i: int, count: int, vtype: A
 
 @inline
 def _near_row(pair: Any, kept: Any, output: Any, carry: Any, classes: int, near: Any, scale: Any, vtype: Any) -> Any:
-    """The sums of the third pass over a row, per lane, and the carry after it."""
-    totals = no_totals(vtype)
+    """The sum of the third pass over a row, per lane, and the carry after it."""
+    total = no_total(vtype)
     block = _BLOCK_VECTORS * lanes_of(vtype)
     for i in range(0, classes, block):
         count = min(block, classes - i)
         part, e = Pair(advance(pair.t, i), advance(pair.s, i)), Pair(kept.t, kept.s)
         if classes > KEPT:
-            teacher_exponentials(part, kept, count, near.shifts, scale, vtype)
+            exponentials(part.t, kept.t, count, near.shifts.t, scale, vtype)
         else:
             e = Pair(advance(kept.t, i), advance(kept.s, i))
-        totals = near_pass(totals, part, e, _block_memory(output.staging, carry), count, near, scale, vtype)
+        total = near_pass(total, part, e, _block_memory(output.staging, carry), count, near, scale, vtype)
         carry = _write_block(output.p, output, carry, i, count, vtype)
-    return totals, carry
+    return total_of(total), carry
 
 
 @inline
@@ -189,7 +189,8 @@ def _far_row(pair: Any, kept: Any, output: Any, carry: Any, classes: int, far: A
         count = min(block, classes - i)
         e = Pair(kept.t, kept.s)
         if classes > KEPT:
-            exponentials(Pair(advance(pair.t, i), advance(pair.s, i)), kept, count, far[0], scale, vtype)
+            exponentials(advance(pair.t, i), kept.t, count, far[0].t, scale, vtype)
+            exponentials(advance(pair.s, i), kept.s, count, far[0].s, scale, vtype)
         else:
             e = Pair(advance(kept.t, i), advance(kept.s, i))
         far_pass(e, _block_memory(output.staging, carry), count, far[1], far[2], vtype)
@@ -211,7 +212,7 @@ def _long_row(operands: Any, grad: Any, i: int, kept: Any, buffer: Any, carry: A
     shifts = shifts_of(t_max, s_max, scale)
     factors = rescales(shifts, t_max, s_max, scale)
     if any_true(needs_care(found)):
-        total, _, _ = totals_of(careful_sum(no_totals(vtype), pair, classes, _spread(shifts, vtype), scale, vtype))
+        total = total_of(careful_sum(no_total(vtype), pair, classes, _spread(shifts, vtype), scale, vtype))
         sums = with_careful_sum(sums, _one_sum(total, vtype), factors, vtype)
         found = outcome_of(sums, scale)
     weight = value_or_one(operands.sample_weight, i)
@@ -219,10 +220,8 @@ def _long_row(operands: Any, grad: Any, i: int, kept: Any, buffer: Any, carry: A
     kl = found.kl
     if extract_lane(kl, 0) < FAR:
         near = _spread_near(near_factors(sums, found, shifts, factors, factor, scale, vtype), vtype)
-        totals, carry = _near_row(pair, kept, output, carry, classes, near, scale, vtype)
-        h, moment, _ = totals_of(totals)
-        inverse = factors[0] / sums.t_sum
-        kl = near_kl(_one_sum(h, vtype) * inverse, _one_sum(moment, vtype) * inverse)
+        total, carry = _near_row(pair, kept, output, carry, classes, near, scale, vtype)
+        kl = log1p(_one_sum(total, vtype) * (factors[0] / sums.t_sum))
     elif grad is not None:
         p_factor, q_factor = p_and_q_factors(sums, factors, factor)
         p_factor, q_factor = demote(p_factor, vtype), demote(q_factor, vtype)
@@ -279,7 +278,7 @@ def _tile_sums(tiles: Any, kept: Any, stop: int, scale: Any, ahead: Any, vtype: 
     t_max, s_max = find_maxima(tiles, stop, vtype)
     shifts = shifts_of(t_max, s_max, scale)
     centres = Pair(centre_of(t_max), centre_of(s_max))
-    totals = totals_of(sum_terms(tiles, kept, stop, centres, shifts, scale, ahead, vtype))
+    totals = sum_terms(tiles, kept, stop, centres, shifts, scale, ahead, vtype)
     return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
 
 
@@ -317,34 +316,33 @@ def _compute_item(operands: Any, grad: Any, item: Any, staging: Any, vtype: Any)
     factors = rescales(shifts, t_max, s_max, scale)
     care = needs_care(found)
     if any_true(care):
-        totals = no_totals(vtype)
+        total = no_total(vtype)
         for first in range(0, classes, TILE_CLASSES):
             if classes > TILE_CLASSES:
                 stop = _load(operands, item, tiles, first, vtype)
-            totals = careful_sum(totals, tiles, stop, shifts, scale, vtype)
-        total, _, _ = totals_of(totals)
-        careful = with_careful_sum(sums, total, factors, vtype)
+            total = careful_sum(total, tiles, stop, shifts, scale, vtype)
+        careful = with_careful_sum(sums, total_of(total), factors, vtype)
         sums = Sums(sums.t_max, sums.s_max, sums.t_sum, sums.s_sum, select(care, careful.apart, sums.apart))
         found = outcome_of(sums, scale)
     weight = row_values(operands.sample_weight, item, sums.t_sum)
     near = near_factors(sums, found, shifts, factors, weight * splat(operands.grad_factor, weight), scale, vtype)
     zero = splat(0.0, sums.t_sum)
     is_near = first_n_or(found.kl, item.rows, zero + splat(FAR, zero)) < splat(FAR, zero)
-    totals, any_near = no_totals(vtype), any_true(is_near)
+    total, any_near = no_total(vtype), any_true(is_near)
     if any_near or grad is not None:
         for first in range(0, classes, TILE_CLASSES):
             if classes > TILE_CLASSES:
                 stop = _load(operands, item, tiles, first, vtype)
-                exponentials(tiles, kept, stop, shifts, scale, vtype)
+                exponentials(tiles.t, kept.t, stop, shifts.t, scale, vtype)
+                exponentials(tiles.s, kept.s, stop, shifts.s, scale, vtype)
             tile = _tile_of(grad, tiles.s)
             if any_near:
-                totals = near_pass(totals, tiles, kept, tile, stop, near, scale, vtype)
+                total = near_pass(total, tiles, kept, tile, stop, near, scale, vtype)
             elif grad is not None:
                 far_pass(kept, tile, stop, near.p_factor, near.q_factor, vtype)
             staging = _write(grad, tile, item, first, (staging, vtype))
-    h, moment, _ = totals_of(totals)
-    inverse = factors[0] / sums.t_sum
-    kl = select(is_near, near_kl(h * inverse, moment * inverse), found.kl)
+    h = total_of(total) * (factors[0] / sums.t_sum)
+    kl = select(is_near, log1p(select(is_near, h, zero)), found.kl)
     losses = apply_weight(kl * splat(operands.loss_factor, kl), weight)
     return first_n_or(losses, item.rows, zero), staging
 

@@ -218,22 +218,6 @@ def series_bound(vtype: Any) -> Any:
     return lambda vtype: bound
 
 
-# (atanh(z) − z) / z³ as a series in z², for |z| ≤ 1/4
-_artanh_series = polynomial(tuple(1.0 / (2 * k + 3) for k in range(13, -1, -1)))
-
-
-@inline
-def near_kl(h: Any, moment: Any) -> Any:
-    """H − (y − log1p y), y = H − μ, but at least 0; with log1p y = 2 artanh z, z = y / (2 + y)."""
-    y = h - moment
-    one = splat(1.0, y)
-    inverse = one / (y + one + one)
-    z = y * inverse
-    remainder = (one - (z + z) * _artanh_series(z * z) * inverse) * inverse
-    kl = h - y * y * remainder
-    return select(kl < splat(0.0, kl), splat(0.0, kl), kl)
-
-
 # ------------------------------------------------------------------------------------------------ third pass
 class NearFactors(NamedTuple):
     """What the third pass needs to know of the rows that are not far apart, in each lane."""
@@ -243,8 +227,9 @@ class NearFactors(NamedTuple):
     s_to_t: Any  # e_s times this is e_t exp(−δ), in the scale of e_t
     p_factor: Any  # e_t times this is factor · p
     q_factor: Any  # e_s times this is factor · q
-    ratio: Any  # q / p = ratio · exp(−δ)
-    ratio_less_1: Any
+    ratio: Any  # q / p = exp(−δ) · ratio / p_factor
+    minus_ratio: Any
+    excess: Any  # ratio − p_factor
 
 
 @inline
@@ -277,24 +262,23 @@ def near_factors(sums: Any, found: Any, shifts: Any, factors: Any, factor: Any, 
         demote(s_to_t, vtype),
         demote(p_factor, vtype),
         demote(q_factor, vtype),
-        demote(one + less_1, vtype),
-        demote(less_1, vtype),
+        demote((one + less_1) * p_factor, vtype),
+        demote((zero - one - less_1) * p_factor, vtype),
+        demote(less_1 * p_factor, vtype),
     )
 
 
 @inline
-def near_terms(t: Any, s: Any, e_t: Any, near: Any, scale: Any) -> Any:
-    """The terms of Σ e_t (exp(−δ) − 1 + δ) and of Σ e_t δ, and the gradient, of a vector of classes."""
+def near_terms(run: Any, t: Any, s: Any, e_t: Any, near: Any, scale: Any) -> Any:
+    """Σ e_t (exp(−δ) − 1 + δ) in the arithmetic of the logits with the terms of one more vector, and its gradient."""
     d = apply_scale(apart(t, s, near.shifts.origin, near.shifts.origin_error), scale)
     is_small = d * d < near.bound
     u = d * exp_remainder(d)
-    p = e_t * near.p_factor
-    by_ratio = p * fma(fma(d, u, splat(0.0, d) - d), near.ratio, near.ratio_less_1)
+    by_ratio = e_t * fma(d, fma(u, near.ratio, near.minus_ratio), near.excess)
     if all_true(is_small):
-        moment = e_t * d
-        return moment * u, moment, by_ratio
+        return fma(e_t * d, u, run), by_ratio
     # Where the teacher excludes a class, δ is not finite, and e_t is 0.
     e_s = exp_shifted_scaled(s, near.shifts.s, scale)
     moment = product_or_zero(e_t, d)
     h = select(is_small, moment * u, (e_s * near.s_to_t - e_t) + moment)
-    return h, moment, select(is_small, by_ratio, e_s * near.q_factor - p)
+    return run + h, select(is_small, by_ratio, e_s * near.q_factor - e_t * near.p_factor)
