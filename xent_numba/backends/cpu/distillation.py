@@ -51,9 +51,9 @@ def _reference_gradient(problem: DistillationProblem) -> ReferenceGradient | Non
     least, most = (FLOAT64 if computes_in_float64(problem.student, problem.teacher) else FLOAT32).gradient
     factor, s = _grad_factor(problem), problem.sample_weight
     with np.errstate(all="ignore"):
-        if s is None or s.min() * factor > least:
-            if least <= factor * (1.0 if s is None else s.max()) <= most:
-                return None
+        smallest, largest = (1.0, 1.0) if s is None else (float(s.min()), float(s.max()))
+        if least <= factor * smallest and factor * largest <= most:
+            return None
         factors = np.full((1, 1), factor) if s is None else s * factor
         out_of_range = (factors < least) | (factors > most)
     if s is not None:

@@ -11,7 +11,7 @@
     cache_control  prefetch_l1, prefetch_l2, prefetch_ahead; stream (a non-temporal store), elements_to_alignment
     cast           values      promote, demote, demote_to_float32, truncate_integers, convert_to_float
                    bits        bitcast_to_int, bitcast_to_float
-    reduce         one vector  reduce_add, reduce_max, any_true, extract_lane
+    reduce         one vector  reduce_add, reduce_max, any_true, all_true, extract_lane
                    many        reduce_add_each, reduce_max_each
     transpose      load_transposed, store_transposed, load_four_columns, store_four_columns
     math           exp         exp, exp_scaled and unscale, exp_adjusted, exp_scaled_adjusted, clamp_exp_arg

@@ -54,6 +54,17 @@ def first_true_of_four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
 
 
 @intrinsic
+def all_true(typingctx: Any, mask: Any) -> Any:
+    """Whether the mask is set in every lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.icmp_unsigned("==", bits, ir.Constant(bits.type, -1))
+
+    return types.boolean(mask), codegen
+
+
+@intrinsic
 def extract_lane(typingctx: Any, a: Any, k: Any) -> Any:
     """The scalar in lane k."""
 

@@ -9,17 +9,18 @@ With o = max t − max s, the first two passes find S_t = Σ e_t, S_s = Σ e_s a
 
     KL = (⟨p, t − s⟩ − o) / τ + log S_s − log S_t
 
-is exact enough where it is not small.  Elsewhere the third pass sums, with δ_j = (t_j − s_j − c)/τ and c = ⟨p, t − s⟩
-as known by then,
+is exact enough where it is not small.  Elsewhere the third pass sums, with δ_j = (t_j − s_j − c)/τ, c = ⟨p, t − s⟩,
 
-    μ = Σ p δ,   H = Σ p (exp(−δ) − 1 + δ),   KL = μ + log1p(H − μ) = H − (y − log1p y),   y = H − μ
+    H = Σ p (exp(−δ) − 1 + δ),   KL = log1p(H)
 
-in which every term of H is ≥ 0 and μ is nearly 0, so that nothing cancels: a KL of 1e-30 has all its digits.  Equal
-rows, and rows that differ by a constant, have δ = 0 exactly.  For this t − s is never rounded: it is a pair of numbers.
+in which every term is ≥ 0 and nothing cancels: a KL of 1e-30 has all its digits.  An error ε of c, in units of τ, has a
+relative effect of ε.  Rows that are equal, or differ by a constant, have δ = 0 exactly.  For this t − s is not rounded
+in δ, but is a pair of numbers, and not in c where the KL may be tiny (`needs_care`).
+
 The third pass also writes the gradient, factor · (q − p).  Both arrays are read from memory once, or twice where a row
 does not fit in a cache; nothing of their size is stored.
 
-Two things are computed by both regimes with the same functions: in `long` the lanes of a vector are neighbouring
+Both regimes use the same functions: in `long` the lanes of a vector are neighbouring
 classes of one row, whose sums are then added across the lanes; in `lanes` they are the rows, whose classes follow one
 another in a tile.  The values of a row are a vector of one lane in `long`.
 """

@@ -1,4 +1,4 @@
-"""Three loops over the classes of a part of the rows: a segment of one row, or a tile of many.
+"""The loops over the classes of a part of the rows: a segment of one row, or a tile of many.
 
 `pair` points to the logits of both.  There are `stop` of them, in vectors that follow one another: in a tile a vector
 holds one class of each row, and `stop` is a multiple of the lanes.  Sums run over four vectors in the arithmetic of the
@@ -11,13 +11,15 @@ import math
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
-from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, far_gradient, near_terms
-from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
+from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, careful_term, near_terms
+from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
+from xent_numba.backends.cpu.simd.exp_shifted import exp_shifted_scaled
 from xent_numba.backends.cpu.simd.load_store import load, load_n, store
 from xent_numba.backends.cpu.simd.math import compensated_add, with_error
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, splat
 
+KEPT = 1 << 12  # classes, or elements of a tile, whose exponentials are kept between passes, in L1 or L2
 _RUN = 4  # vectors whose terms are added in the arithmetic of the logits
 
 
@@ -28,41 +30,38 @@ class Pair(NamedTuple):
     s: Any
 
 
-class Totals(NamedTuple):
-    """Three sums in float64, and their rounding errors."""
+class Ahead(NamedTuple):
+    """What to prefetch while a pair is summed: a `PrefetchCursor` for each of the two."""
 
-    a: Any
-    b: Any
-    c: Any
-    a_error: Any
-    b_error: Any
-    c_error: Any
+    t: Any
+    s: Any
+
+
+class Total(NamedTuple):
+    """A sum in float64, and its rounding error."""
+
+    sum: Any
+    error: Any
 
 
 @inline
-def no_totals(vtype: Any) -> Any:
-    """The `Totals` of no classes."""
+def no_total(vtype: Any) -> Any:
+    """The `Total` of no classes."""
     zero = promote(splat(0.0, vtype))
-    return Totals(zero, zero, zero, zero, zero, zero)
+    return Total(zero, zero)
 
 
 @inline
-def _add_run(totals: Any, run: Any) -> Any:
-    """The `Totals` with three sums over a few vectors added."""
-    a, a_error = compensated_add(totals.a, totals.a_error, promote(run[0]))
-    b, b_error = compensated_add(totals.b, totals.b_error, promote(run[1]))
-    c, c_error = compensated_add(totals.c, totals.c_error, promote(run[2]))
-    return Totals(a, b, c, a_error, b_error, c_error)
+def _add(total: Any, run: Any) -> Any:
+    """The `Total` with a sum over a few vectors added."""
+    found, error = compensated_add(total.sum, total.error, promote(run))
+    return Total(found, error)
 
 
 @inline
-def totals_of(totals: Any) -> Any:
-    """The three sums of `Totals`, with their errors added."""
-    return (
-        with_error(totals.a, totals.a_error),
-        with_error(totals.b, totals.b_error),
-        with_error(totals.c, totals.c_error),
-    )
+def total_of(total: Any) -> Any:
+    """The sum of a `Total`, with its error added."""
+    return with_error(total.sum, total.error)
 
 
 @inline
@@ -73,23 +72,23 @@ def _load_rest(pair: Any, i: int, stop: int, vtype: Any) -> Any:
     return load_n(pair.t, i, count, minus_inf), load_n(pair.s, i, count, minus_inf)
 
 
-@optional
-def _prefetch(ahead: Any, pair: Any, i: int) -> Any:
-    """Prefetch what is read later, unless `ahead` is None."""
-    prefetch_ahead(pair.t, i)
-    prefetch_ahead(pair.s, i)
-    return True
+@inline
+def _prefetch(ahead: Any, i: int, vtype: Any) -> None:
+    """Prefetch what is read later, while the vector at i is computed."""
+    k = i // lanes_of(vtype)
+    prefetch_l2(ahead.t.p, k * ahead.t.step + L2_PREFETCH_DISTANCE)
+    prefetch_l2(ahead.s.p, k * ahead.s.step + L2_PREFETCH_DISTANCE)
+    prefetch_l1(ahead.t.p, k * ahead.t.step)
+    prefetch_l1(ahead.s.p, k * ahead.s.step)
 
 
 @inline
-def find_maxima(pair: Any, stop: int, ahead: Any, vtype: Any) -> Any:
+def find_maxima(pair: Any, stop: int, vtype: Any) -> Any:
     """The maxima of t and of s, per lane; NaN is passed over."""
     lanes, minus_inf = lanes_of(vtype), splat(-math.inf, vtype)
     t0, t1, s0, s1 = minus_inf, minus_inf, minus_inf, minus_inf
     i = 0
     while i + 2 * lanes <= stop:
-        _prefetch(ahead, pair, i)
-        _prefetch(ahead, pair, i + lanes)
         t0, t1 = maximum(load(pair.t, i, vtype), t0), maximum(load(pair.t, i + lanes, vtype), t1)
         s0, s1 = maximum(load(pair.s, i, vtype), s0), maximum(load(pair.s, i + lanes, vtype), s1)
         i += 2 * lanes
@@ -101,23 +100,60 @@ def find_maxima(pair: Any, stop: int, ahead: Any, vtype: Any) -> Any:
 
 
 @inline
-def sum_terms(pair: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> Any:
-    """The `Totals` of `add_terms`, per lane."""
+def _add_three(totals: Any, run: Any) -> Any:
+    """Three `Total` with three sums over a few vectors added."""
+    return _add(totals[0], run[0]), _add(totals[1], run[1]), _add(totals[2], run[2])
+
+
+@inline
+def sum_terms(pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale: Any, ahead: Any, vtype: Any) -> Any:
+    """The three sums of `add_terms`, per lane.  The exponentials of the last `KEPT` classes stay in `kept`."""
     lanes, zero = lanes_of(vtype), splat(0.0, vtype)
-    totals = no_totals(vtype)
+    totals = no_total(vtype), no_total(vtype), no_total(vtype)
     i = 0
     while i + _RUN * lanes <= stop:
-        run = zero, zero, zero
+        run, where = (zero, zero, zero), i & (KEPT - 1)
         for k in range(_RUN):
             j = i + k * lanes
-            run = add_terms(run, load(pair.t, j, vtype), load(pair.s, j, vtype), shifts, scale)
-        totals = _add_run(totals, run)
+            _prefetch(ahead, j, vtype)
+            t, s = load(pair.t, j, vtype), load(pair.s, j, vtype)
+            run, e_t, e_s = add_terms(run, t, s, centres.t, centres.s, shifts, scale)
+            store(kept.t, where + k * lanes, e_t)
+            store(kept.s, where + k * lanes, e_s)
+        totals = _add_three(totals, run)
         i += _RUN * lanes
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
-        totals = _add_run(totals, add_terms((zero, zero, zero), t, s, shifts, scale))
+        run, e_t, e_s = add_terms((zero, zero, zero), t, s, centres.t, centres.s, shifts, scale)
+        store(kept.t, i & (KEPT - 1), e_t)
+        store(kept.s, i & (KEPT - 1), e_s)
+        totals = _add_three(totals, run)
         i += lanes
-    return totals
+    return total_of(totals[0]), total_of(totals[1]), total_of(totals[2])
+
+
+@inline
+def careful_sum(total: Any, pair: Any, stop: int, shifts: Any, scale: Any, vtype: Any) -> Any:
+    """The `Total` with those of `careful_term` added, per lane."""
+    i = 0
+    while i < stop:
+        t, s = _load_rest(pair, i, stop, vtype)
+        total = _add(total, careful_term(t, s, shifts, scale))
+        i += lanes_of(vtype)
+    return total
+
+
+# ------------------------------------------------------------------------------------------------ third pass
+@inline
+def exponentials(p: Any, kept: Any, stop: int, shift: Any, scale: Any, vtype: Any) -> None:
+    """The exponentials of logits from p on, again, where those of more than `KEPT` classes were not kept."""
+    lanes, minus_inf = lanes_of(vtype), splat(-math.inf, vtype)
+    i = 0
+    while i + lanes <= stop:
+        store(kept, i, exp_shifted_scaled(load(p, i, vtype), shift, scale))
+        i += lanes
+    if i < stop:
+        store(kept, i, exp_shifted_scaled(load_n(p, i, stop - i, minus_inf), shift, scale))
 
 
 @optional
@@ -128,43 +164,33 @@ def _store(out: Any, i: int, g: Any) -> Any:
 
 
 @inline
-def near_pass(totals: Any, pair: Any, out: Any, stop: int, near: Any, scale: Any, vtype: Any) -> Any:
-    """The `Totals` with the sums of `near_terms` added, per lane; the gradient goes to `out`, if that is not None.
+def near_pass(total: Any, pair: Any, kept: Any, out: Any, stop: int, near: Any, scale: Any, vtype: Any) -> Any:
+    """The `Total` with the sums of `near_terms` added, per lane; the gradient goes to `out`, if that is not None.
 
-    The memory of `out` extends to the end of its last vector.
+    `kept` has the exponentials of the teacher.  The memory of `out` extends to the end of its last vector.
     """
     lanes, zero = lanes_of(vtype), splat(0.0, vtype)
     i = 0
     while i + _RUN * lanes <= stop:
-        run = zero, zero, zero
+        run = zero
         for k in range(_RUN):
             j = i + k * lanes
-            h, moment, g = near_terms(load(pair.t, j, vtype), load(pair.s, j, vtype), near, scale)
+            t, s = load(pair.t, j, vtype), load(pair.s, j, vtype)
+            run, g = near_terms(run, t, s, load(kept.t, j, vtype), near, scale)
             _store(out, j, g)
-            run = run[0] + h, run[1] + moment, zero
-        totals = _add_run(totals, run)
+        total = _add(total, run)
         i += _RUN * lanes
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
-        h, moment, g = near_terms(t, s, near, scale)
+        run, g = near_terms(zero, t, s, load(kept.t, i, vtype), near, scale)
         _store(out, i, g)
-        totals = _add_run(totals, (h, moment, zero))
+        total = _add(total, run)
         i += lanes
-    return totals
+    return total
 
 
 @inline
-def far_pass(
-    pair: Any, out: Any, stop: int, shifts: Any, p_factor: Any, q_factor: Any, scale: Any, vtype: Any
-) -> None:
-    """The gradient of rows far apart goes to `out`, whose memory extends to the end of its last vector."""
-    lanes = lanes_of(vtype)
-    i = 0
-    while i + lanes <= stop:
-        store(
-            out, i, far_gradient(load(pair.t, i, vtype), load(pair.s, i, vtype), shifts, p_factor, q_factor, scale)
-        )
-        i += lanes
-    if i < stop:
-        t, s = _load_rest(pair, i, stop, vtype)
-        store(out, i, far_gradient(t, s, shifts, p_factor, q_factor, scale))
+def far_pass(kept: Any, out: Any, stop: int, p_factor: Any, q_factor: Any, vtype: Any) -> None:
+    """The gradient of rows far apart, from their exponentials; `out` extends to the end of its last vector."""
+    for i in range(0, stop, lanes_of(vtype)):
+        store(out, i, load(kept.s, i, vtype) * q_factor - load(kept.t, i, vtype) * p_factor)

@@ -12,39 +12,56 @@ import numpy as np
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES, TILE_CLASSES
 from xent_numba.backends.cpu.regimes.distillation.passes import (
+    KEPT,
+    Ahead,
     Pair,
+    careful_sum,
+    exponentials,
     far_pass,
     find_maxima,
     near_pass,
-    no_totals,
+    no_total,
     sum_terms,
-    totals_of,
+    total_of,
 )
 from xent_numba.backends.cpu.regimes.distillation.terms import (
     FAR,
     NearFactors,
     Shifts,
+    Sums,
     compute_type,
     merge_sums,
     near_factors,
-    near_kl,
+    needs_care,
     outcome_of,
     p_and_q_factors,
     rescales,
     shifts_of,
     sums_of,
+    with_careful_sum,
 )
 from xent_numba.backends.cpu.regimes.item_epilogue import row_values, store_losses
-from xent_numba.backends.cpu.regimes.lanes.load import load_tile, rows_view
-from xent_numba.backends.cpu.regimes.staging import flush_carry, flush_full_lines, flush_tail, staging_of, write_row, write_tile
+from xent_numba.backends.cpu.regimes.lanes.load import PrefetchCursor, load_tile, prefetch_cursor, rows_view
+from xent_numba.backends.cpu.regimes.long.gradient import RowOutput
+from xent_numba.backends.cpu.regimes.staging import (
+    flush_carry,
+    flush_full_lines,
+    flush_tail,
+    staging_of,
+    write_row,
+    write_tile,
+)
 from xent_numba.backends.cpu.regimes.work_items import work_item
+from xent_numba.backends.cpu.row.epilogue import centre_of
 from xent_numba.backends.cpu.row.operands import apply_weight, row_pointer, store_loss, value_or_one
 from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.exp_shifted import Shift
 from xent_numba.backends.cpu.simd.load_store import advance, first_n_or, pointer, stack_buffer, stride
+from xent_numba.backends.cpu.simd.math import log1p
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, select, splat
 
+KEPT_VECTORS = KEPT // 8  # of either length
 _BLOCK_VECTORS = 16  # of a long row, whose gradient is written together
 _BUFFER_VECTORS = _BLOCK_VECTORS + 2  # with the carry before a block, and what whole vectors write beyond its end
 
@@ -80,23 +97,36 @@ def _one_sum(total: Any, vtype: Any) -> Any:
 
 
 @inline
-def _segment_sums(pair: Any, count: int, scale: Any, vtype: Any) -> Any:
+def _segment_sums(pair: Any, kept: Any, count: int, scale: Any, ahead: Any, vtype: Any) -> Any:
     """The `Sums` of `count` neighbouring classes of a row, in one lane."""
-    t_lanes, s_lanes = find_maxima(pair, count, True, vtype)
+    t_lanes, s_lanes = find_maxima(pair, count, vtype)
     t_max, s_max = one_lane(reduce_max(t_lanes), vtype), one_lane(reduce_max(s_lanes), vtype)
     shifts = shifts_of(t_max, s_max, scale)
-    a, b, c = totals_of(sum_terms(pair, count, _spread(shifts, vtype), scale, vtype))
+    centres = Pair(_all_lanes(centre_of(t_max), vtype), _all_lanes(centre_of(s_max), vtype))
+    a, b, c = sum_terms(pair, kept, count, centres, _spread(shifts, vtype), scale, ahead, vtype)
     totals = _one_sum(a, vtype), _one_sum(b, vtype), _one_sum(c, vtype)
     return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
 
 
 @inline
-def _row_sums(pair: Any, classes: int, scale: Any, vtype: Any) -> Any:
-    """The `Sums` of a whole row, in one lane: merged from its segments in order."""
-    sums = _segment_sums(pair, min(classes, SEGMENT_CLASSES), scale, vtype)
+def _ahead(pair: Any, distance: Any, vtype: Any) -> Any:
+    """What to prefetch while a pair is summed, of which both are continued so many elements further on."""
+    step = lanes_of(vtype)
+    return Ahead(PrefetchCursor(advance(pair.t, distance.t), step), PrefetchCursor(advance(pair.s, distance.s), step))
+
+
+@inline
+def _row_sums(pair: Any, kept: Any, distance: Any, classes: int, scale: Any, vtype: Any) -> Any:
+    """The `Sums` of a whole row, in one lane: merged from its segments in order.
+
+    `distance` is that of the next row.
+    """
+    count = min(classes, SEGMENT_CLASSES)
+    sums = _segment_sums(pair, kept, count, scale, _ahead(pair, distance, vtype), vtype)
     for start in range(SEGMENT_CLASSES, classes, SEGMENT_CLASSES):
         part = Pair(advance(pair.t, start), advance(pair.s, start))
-        sums = merge_sums(sums, _segment_sums(part, min(classes - start, SEGMENT_CLASSES), scale, vtype), scale)
+        count = min(classes - start, SEGMENT_CLASSES)
+        sums = merge_sums(sums, _segment_sums(part, kept, count, scale, _ahead(part, distance, vtype), vtype), scale)
     return sums
 
 
@@ -110,7 +140,8 @@ def _spread_near(near: Any, vtype: Any) -> Any:
         _all_lanes(near.p_factor, vtype),
         _all_lanes(near.q_factor, vtype),
         _all_lanes(near.ratio, vtype),
-        _all_lanes(near.ratio_less_1, vtype),
+        _all_lanes(near.minus_ratio, vtype),
+        _all_lanes(near.excess, vtype),
     )
 
 
@@ -121,68 +152,81 @@ def _block_memory(buffer: Any, carry: int) -> Any:
 
 
 @inline
-def _write_block(out: Any, buffer: Any, carry: int, i: int, count: int, streaming: bool, vtype: Any) -> Any:
-    """Write `count` elements of the gradient from class i on, which follow the carry in the buffer; the new carry."""
+def _write_block(out: Any, output: Any, carry: int, i: int, count: int, vtype: Any) -> Any:
+    """Write `count` elements of the gradient from class i on, which follow the carry in the buffer; the new carry.
+
+    `out` is that of the `RowOutput`, None without a gradient.
+    """
     if out is not None:
-        if streaming:
-            return flush_full_lines(buffer, carry, count, advance(out, i), vtype)
-        write_row(buffer, advance(out, i), count, False, vtype)
+        if output.streaming:
+            return flush_full_lines(output.staging, carry, count, advance(out, i), vtype)
+        write_row(output.staging, advance(out, i), count, False, vtype)
     return np.int64(0)
 
 
 @inline
-def _near_row(pair: Any, out: Any, buffer: Any, carry: Any, classes: int, near: Any, operands: Any, vtype: Any) -> Any:
-    """The sums of the third pass over a row, per lane, and the carry after it."""
-    totals = no_totals(vtype)
+def _near_row(pair: Any, kept: Any, output: Any, carry: Any, classes: int, near: Any, scale: Any, vtype: Any) -> Any:
+    """The sum of the third pass over a row, per lane, and the carry after it."""
+    total = no_total(vtype)
     block = _BLOCK_VECTORS * lanes_of(vtype)
     for i in range(0, classes, block):
         count = min(block, classes - i)
-        part = Pair(advance(pair.t, i), advance(pair.s, i))
-        totals = near_pass(totals, part, _block_memory(buffer, carry), count, near, operands.scale, vtype)
-        carry = _write_block(out, buffer, carry, i, count, operands.streaming, vtype)
-    return totals, carry
+        part, e = Pair(advance(pair.t, i), advance(pair.s, i)), Pair(kept.t, kept.s)
+        if classes > KEPT:
+            exponentials(part.t, kept.t, count, near.shifts.t, scale, vtype)
+        else:
+            e = Pair(advance(kept.t, i), advance(kept.s, i))
+        total = near_pass(total, part, e, _block_memory(output.staging, carry), count, near, scale, vtype)
+        carry = _write_block(output.p, output, carry, i, count, vtype)
+    return total_of(total), carry
 
 
 @inline
-def _far_row(
-    pair: Any, out: Any, buffer: Any, carry: Any, classes: int, shifts: Any, pq: Any, operands: Any, vtype: Any
-) -> Any:
-    """Write the gradient of a row far apart, if there is one to write; returns the carry after it."""
-    if out is not None:
-        block = _BLOCK_VECTORS * lanes_of(vtype)
-        for i in range(0, classes, block):
-            count = min(block, classes - i)
-            part = Pair(advance(pair.t, i), advance(pair.s, i))
-            far_pass(part, _block_memory(buffer, carry), count, shifts, pq[0], pq[1], operands.scale, vtype)
-            carry = _write_block(out, buffer, carry, i, count, operands.streaming, vtype)
+def _far_row(pair: Any, kept: Any, output: Any, carry: Any, classes: int, far: Any, scale: Any, vtype: Any) -> Any:
+    """Write the gradient of a row far apart; returns the carry after it.  `far` has its shifts and two factors."""
+    block = _BLOCK_VECTORS * lanes_of(vtype)
+    for i in range(0, classes, block):
+        count = min(block, classes - i)
+        e = Pair(kept.t, kept.s)
+        if classes > KEPT:
+            exponentials(advance(pair.t, i), kept.t, count, far[0].t, scale, vtype)
+            exponentials(advance(pair.s, i), kept.s, count, far[0].s, scale, vtype)
+        else:
+            e = Pair(advance(kept.t, i), advance(kept.s, i))
+        far_pass(e, _block_memory(output.staging, carry), count, far[1], far[2], vtype)
+        carry = _write_block(output.p, output, carry, i, count, vtype)
     return carry
 
 
 @inline
-def _long_row(operands: Any, grad: Any, i: int, buffer: Any, carry: Any, vtype: Any) -> Any:
+def _long_row(operands: Any, grad: Any, i: int, kept: Any, buffer: Any, carry: Any, vtype: Any) -> Any:
     """The loss of row i, whose gradient is written, and the carry after it; `grad` is that of the operands."""
     a, b, _, _ = work_item(operands.student.shape, i, 1)
     classes, scale = operands.student.shape[2], operands.scale
     pair = Pair(row_pointer(operands.teacher, a, b), row_pointer(operands.student, a, b))
-    out = row_pointer(grad, a, b)
-    sums = _row_sums(pair, classes, scale, vtype)
+    output = RowOutput(row_pointer(grad, a, b), buffer, operands.streaming)
+    distance = Pair(stride(operands.teacher, 1), stride(operands.student, 1))
+    sums = _row_sums(pair, kept, distance, classes, scale, vtype)
     found = outcome_of(sums, scale)
     t_max, s_max = demote(sums.t_max, vtype), demote(sums.s_max, vtype)
     shifts = shifts_of(t_max, s_max, scale)
     factors = rescales(shifts, t_max, s_max, scale)
+    if any_true(needs_care(found)):
+        total = total_of(careful_sum(no_total(vtype), pair, classes, _spread(shifts, vtype), scale, vtype))
+        sums = with_careful_sum(sums, _one_sum(total, vtype), factors, vtype)
+        found = outcome_of(sums, scale)
     weight = value_or_one(operands.sample_weight, i)
     factor = one_lane(weight * operands.grad_factor, promote(vtype))
     kl = found.kl
     if extract_lane(kl, 0) < FAR:
         near = _spread_near(near_factors(sums, found, shifts, factors, factor, scale, vtype), vtype)
-        totals, carry = _near_row(pair, out, buffer, carry, classes, near, operands, vtype)
-        h, moment, _ = totals_of(totals)
-        inverse = factors[0] / sums.t_sum
-        kl = near_kl(_one_sum(h, vtype) * inverse, _one_sum(moment, vtype) * inverse)
-    else:
+        total, carry = _near_row(pair, kept, output, carry, classes, near, scale, vtype)
+        kl = log1p(_one_sum(total, vtype) * (factors[0] / sums.t_sum))
+    elif grad is not None:
         p_factor, q_factor = p_and_q_factors(sums, factors, factor)
-        pq = _all_lanes(demote(p_factor, vtype), vtype), _all_lanes(demote(q_factor, vtype), vtype)
-        carry = _far_row(pair, out, buffer, carry, classes, _spread(shifts, vtype), pq, operands, vtype)
+        p_factor, q_factor = demote(p_factor, vtype), demote(q_factor, vtype)
+        far = _spread(shifts, vtype), _all_lanes(p_factor, vtype), _all_lanes(q_factor, vtype)
+        carry = _far_row(pair, kept, output, carry, classes, far, scale, vtype)
     loss = apply_weight(kl * splat(operands.loss_factor, kl), splat(weight, kl))
     return extract_lane(loss, 0), carry
 
@@ -209,8 +253,9 @@ def long_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -
     """Compute the rows start … stop, and add their losses in order to partials[row // group]."""
     vtype = compute_type(pointer(operands.teacher), pointer(operands.student))
     buffer, carry = _long_buffer(operands.grad, vtype), np.int64(0)
+    kept = Pair(stack_buffer(vtype, KEPT_VECTORS), stack_buffer(vtype, KEPT_VECTORS))
     for i in range(start, stop):
-        loss, carry = _long_row(operands, operands.grad, i, buffer, carry, vtype)
+        loss, carry = _long_row(operands, operands.grad, i, kept, buffer, carry, vtype)
         a, b, _, _ = work_item(operands.student.shape, i, 1)
         carry = _flush_row(operands.grad, a, b, buffer, carry, i + 1 == stop, vtype)
         store_loss(operands.row_losses, i, loss)
@@ -228,11 +273,12 @@ def _load(operands: Any, item: Any, tiles: Any, first: int, vtype: Any) -> Any:
 
 
 @inline
-def _tile_sums(tiles: Any, stop: int, scale: Any, vtype: Any) -> Any:
+def _tile_sums(tiles: Any, kept: Any, stop: int, scale: Any, ahead: Any, vtype: Any) -> Any:
     """The `Sums` of the classes of a tile."""
-    t_max, s_max = find_maxima(tiles, stop, None, vtype)
+    t_max, s_max = find_maxima(tiles, stop, vtype)
     shifts = shifts_of(t_max, s_max, scale)
-    totals = totals_of(sum_terms(tiles, stop, shifts, scale, vtype))
+    centres = Pair(centre_of(t_max), centre_of(s_max))
+    totals = sum_terms(tiles, kept, stop, centres, shifts, scale, ahead, vtype)
     return sums_of(promote(t_max), promote(s_max), totals, rescales(shifts, t_max, s_max, scale))
 
 
@@ -254,35 +300,49 @@ def _compute_item(operands: Any, grad: Any, item: Any, staging: Any, vtype: Any)
     """The losses of a work item, whose gradient is written, and the staging buffer after it."""
     classes, scale = operands.student.shape[2], operands.scale
     tiles = Pair(stack_buffer(vtype, TILE_CLASSES), stack_buffer(vtype, TILE_CLASSES))
+    kept = Pair(stack_buffer(vtype, TILE_CLASSES), stack_buffer(vtype, TILE_CLASSES))
     stop = _load(operands, item, tiles, 0, vtype)
-    sums = _tile_sums(tiles, stop, scale, vtype)
+    ahead = Ahead(
+        prefetch_cursor(rows_view(operands.teacher, item, 0), min(classes, TILE_CLASSES), vtype),
+        prefetch_cursor(rows_view(operands.student, item, 0), min(classes, TILE_CLASSES), vtype),
+    )
+    sums = _tile_sums(tiles, kept, stop, scale, ahead, vtype)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
         stop = _load(operands, item, tiles, first, vtype)
-        sums = merge_sums(sums, _tile_sums(tiles, stop, scale, vtype), scale)
+        sums = merge_sums(sums, _tile_sums(tiles, kept, stop, scale, ahead, vtype), scale)
     found = outcome_of(sums, scale)
     t_max, s_max = demote(sums.t_max, vtype), demote(sums.s_max, vtype)
     shifts = shifts_of(t_max, s_max, scale)
     factors = rescales(shifts, t_max, s_max, scale)
+    care = needs_care(found)
+    if any_true(care):
+        total = no_total(vtype)
+        for first in range(0, classes, TILE_CLASSES):
+            if classes > TILE_CLASSES:
+                stop = _load(operands, item, tiles, first, vtype)
+            total = careful_sum(total, tiles, stop, shifts, scale, vtype)
+        careful = with_careful_sum(sums, total_of(total), factors, vtype)
+        sums = Sums(sums.t_max, sums.s_max, sums.t_sum, sums.s_sum, select(care, careful.apart, sums.apart))
+        found = outcome_of(sums, scale)
     weight = row_values(operands.sample_weight, item, sums.t_sum)
-    near = near_factors(
-        sums, found, shifts, factors, weight * splat(operands.grad_factor, weight), scale, vtype
-    )
+    near = near_factors(sums, found, shifts, factors, weight * splat(operands.grad_factor, weight), scale, vtype)
     zero = splat(0.0, sums.t_sum)
     is_near = first_n_or(found.kl, item.rows, zero + splat(FAR, zero)) < splat(FAR, zero)
-    totals, any_near = no_totals(vtype), any_true(is_near)
+    total, any_near = no_total(vtype), any_true(is_near)
     if any_near or grad is not None:
         for first in range(0, classes, TILE_CLASSES):
             if classes > TILE_CLASSES:
                 stop = _load(operands, item, tiles, first, vtype)
+                exponentials(tiles.t, kept.t, stop, shifts.t, scale, vtype)
+                exponentials(tiles.s, kept.s, stop, shifts.s, scale, vtype)
             tile = _tile_of(grad, tiles.s)
             if any_near:
-                totals = near_pass(totals, tiles, tile, stop, near, scale, vtype)
+                total = near_pass(total, tiles, kept, tile, stop, near, scale, vtype)
             elif grad is not None:
-                far_pass(tiles, tile, stop, shifts, near.p_factor, near.q_factor, scale, vtype)
+                far_pass(kept, tile, stop, near.p_factor, near.q_factor, vtype)
             staging = _write(grad, tile, item, first, (staging, vtype))
-    h, moment, _ = totals_of(totals)
-    inverse = factors[0] / sums.t_sum
-    kl = select(is_near, near_kl(h * inverse, moment * inverse), found.kl)
+    h = total_of(total) * (factors[0] / sums.t_sum)
+    kl = select(is_near, log1p(select(is_near, h, zero)), found.kl)
     losses = apply_weight(kl * splat(operands.loss_factor, kl), weight)
     return first_n_or(losses, item.rows, zero), staging
 
