@@ -1,9 +1,11 @@
-"""Row statistics, curvature and distillation in Numba's simulator against the reference backend.
+"""Row statistics, curvature, distillation and shards in Numba's simulator against the reference backend.
 
 Runs in the process that test_cuda_sim.py starts; the bounds are those of that file.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -159,6 +161,8 @@ CURVED = {
         "z_loss": 1e-2,
     },
     "distribution": {"distribution": True, "weight": True, "z_loss": 1e-2, "softcap": 9.0},
+    "focal": {"focal_gamma": 1.5},
+    "focal and more": {"focal_gamma": 0.5, "weight": True, "sample_weight": True, "z_loss": 1e-2, "softcap": 9.0},
 }  # fmt: skip
 
 
@@ -277,6 +281,44 @@ def test_distillation_on_the_device(rng):
         arrays.distillation(options, inputs[0], teacher)
     with pytest.raises(ValueError, match=r"sample_weight\[0, 0\] = -1.0"):
         arrays.distillation(options, *inputs[:2], OnDevice(np.full((2, 3), -1.0)))
+
+
+SHARDED = {
+    "plain": {},
+    "ignored": {"ignore_index": 2, "logit_scale": -0.5},
+    "everything": {"weight": True, "sample_weight": True, "label_smoothing": 0.1, "softcap": 8.0, "z_loss": 1e-2},
+    "distribution": {"distribution": True, "weight": True, "label_smoothing": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_shards(classes, name, rng):
+    options, kind = dict(SHARDED[name]), np.float32 if name == "plain" else np.float64
+    x = rng.normal(scale=4.0, size=(4, classes)).astype(kind)
+    y = rng.integers(0, classes, 4)
+    x[1, y[1]] = 30
+    y[2] = 2
+    x[3, : classes // 2] = -np.inf if name in ("plain", "ignored") else -40
+    if options.pop("distribution", False):
+        y = rng.dirichlet(np.ones(classes), 4)
+    weight = {"weight": rng.uniform(0.5, 2.0, classes)} if options.pop("weight", False) else {}
+    if options.pop("sample_weight", False):
+        options["sample_weight"] = rng.uniform(0.5, 2.0, 4)
+    cuts = [0, classes // 2, classes - 1, classes]
+    parts, shards = [], []
+    for first, stop in pairwise(cuts):
+        shard = x[:, first:stop], y if y.ndim == 1 else y[:, first:stop]
+        own = {"weight": weight["weight"][first:stop]} if weight else {}
+        parts.append(
+            xn.partial_cross_entropy(*shard, class_offset=first, n_classes=classes, backend="cuda", **own, **options)
+        )
+        shards.append(shard)
+    whole = parts[2] + parts[0] + parts[1]
+    loss, grad = xn.cross_entropy_and_grad(x.astype(float), y, reduction="none", backend="numpy", **weight, **options)
+    close(whole.loss(reduction="none"), loss, kind is np.float64, 4.0 if weight else 0.0)
+    for (first, stop), shard in zip(pairwise(cuts), shards, strict=True):
+        found = whole.grad(*shard, class_offset=first, reduction="none", backend="cuda")
+        close(found, grad[:, first:stop], kind is np.float64, np.abs(grad).max() if weight else 0.0)
 
 
 def test_shards_on_the_device_are_refused():
