@@ -5,7 +5,7 @@ Runs in the process that test_cuda_sim.py starts; the bounds are those of that f
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -50,12 +50,20 @@ def simulated(monkeypatch):
     memory._kept.clear()
 
 
-@pytest.fixture(params=REGIMES)
+@pytest.fixture
 def classes(request, monkeypatch):
     """The number of classes, with the regime forced that computes them."""
     count, forced = REGIMES[request.param]
     monkeypatch.setattr(launch, "plan", lambda *arguments: forced)
     return count
+
+
+def sampled(**choices):
+    """Cases of every regime with all of the choices: a few in which each choice is made, the others rare."""
+    lists = [list(REGIMES), *(list(values) for values in choices.values())]
+    often = [tuple(values[i % len(values)] for values in lists) for i in range(max(map(len, lists)))]
+    cases = (pytest.param(*case, marks=() if case in often else pytest.mark.rare) for case in product(*lists))
+    return pytest.mark.parametrize(("classes", *choices), list(cases), indirect=["classes"])
 
 
 def close(got, exact, wide, floor=0.0):
@@ -74,7 +82,7 @@ def close(got, exact, wide, floor=0.0):
     assert np.max(np.abs(got[use] - exact[use]) / limit, initial=0.0) <= 1.0
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@sampled(dtype=DTYPES)
 def test_row_statistics(classes, dtype, rng):
     kind = DTYPES[dtype]
     x = rng.normal(scale=4.0, size=(6, classes)).astype(kind)
@@ -114,7 +122,7 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"logit_scale": 0.0}, {"logit_scale": -2.0, "softcap": 3.0}])
+@sampled(options=[{}, {"logit_scale": 0.0}, {"logit_scale": -2.0, "softcap": 3.0}])
 def test_edges_of_row_statistics(classes, options, rng):
     x = np.full((len(EDGES), classes), -np.inf, np.float32)
     for row, values in enumerate(EDGES.values()):
@@ -166,8 +174,7 @@ CURVED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CURVED)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@sampled(name=CURVED, dtype=["float32", "float64"])
 def test_curvature(classes, name, dtype, rng):
     options, kind = dict(CURVED[name]), DTYPES[dtype]
     x = rng.normal(scale=3.0, size=(4, classes)).astype(kind)
@@ -229,8 +236,10 @@ def test_curvature_on_the_device(rng):
         arrays.hvp(options, OnDevice(x), OnDevice(y), OnDevice(v[:1]))
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 4.0, "temperature_squared": True}, {"temperature": 0.25}])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@sampled(
+    dtype=["float32", "float64", "bfloat16"],
+    options=[{}, {"temperature": 4.0, "temperature_squared": True}, {"temperature": 0.25}],
+)
 def test_distillation(classes, dtype, options, rng):
     kind, wide = DTYPES[dtype], dtype == "float64"
     teacher = rng.normal(scale=3.0, size=(7, classes)).astype(np.float64 if wide else np.float32)
@@ -291,7 +300,7 @@ SHARDED = {
 }
 
 
-@pytest.mark.parametrize("name", SHARDED)
+@sampled(name=SHARDED)
 def test_shards(classes, name, rng):
     options, kind = dict(SHARDED[name]), np.float32 if name == "plain" else np.float64
     x = rng.normal(scale=4.0, size=(4, classes)).astype(kind)
@@ -326,5 +335,5 @@ def test_shards_on_the_device_are_refused():
     with pytest.raises(NotImplementedError, match="does not support partial_cross_entropy of arrays on a GPU yet"):
         xn.partial_cross_entropy(x, y, n_classes=3)
     part = xn.partial_cross_entropy(x.array, y.array, n_classes=3)
-    with pytest.raises(NotImplementedError, match="does not support PartialCrossEntropy.grad of arrays on a GPU yet"):
+    with pytest.raises(NotImplementedError, match=r"does not support PartialCrossEntropy\.grad of arrays on a GPU yet"):
         part.grad(x, y)
