@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu import selftest
+from xent_numba.backends.cpu import row_statistics, selftest
 from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
@@ -32,7 +32,7 @@ from xent_numba.reduction import exact_sum
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Problem
+    from xent_numba.backends.protocol import Problem, RowFields
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -141,6 +141,16 @@ class Cpu(Reference):
         _run(problem, kernel_arguments(problem, None, grad, lse, grad_output), grad, may_split=lse is None)
         if by_reference is not None:
             grad[by_reference.rows] = by_reference.grad
+
+    def row_statistics(self, problem: Problem, fields: RowFields) -> None:
+        """What each row can tell; the log-probability alone is a loss with another sign."""
+        if not row_statistics.is_supported(problem, fields):
+            REFERENCE.row_statistics(problem, fields)
+        elif fields.log_prob is not None and all(field is None for field in fields[1:]):
+            self.cross_entropy(problem, fields.log_prob, None)
+            np.subtract(0.0, fields.log_prob, out=fields.log_prob)
+        else:
+            row_statistics.run(problem, fields)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""

@@ -26,6 +26,7 @@ operands     the arguments of a kernel, and what they mean for one row
 transform    f, of logit_scale and softcap, and its derivative
 target       u_j, the dense part of the target: label smoothing and distributions
 measures     sums of a row that the losses do not need: for entropies and for products with p
+order        the order of the classes of a row, for argmax and rank
 epilogue     what one pass over a row finds out; the loss and the factors of the gradient that follow from it
 
 A value is a vector: of neighbouring classes of one row in some regimes, of one class of many rows in others.  The

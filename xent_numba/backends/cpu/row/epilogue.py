@@ -116,7 +116,7 @@ def sum_with_top(stats: Any, scale: Any, vtype: Any) -> Any:
 
 
 @inline
-def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
+def scaled_gap(a: Any, b: Any, scale: Any) -> Any:
     """s · (a − b), which is finite where s · a and s · b are."""
     d = apply_scale(a - b, scale)
     if scale is None:
@@ -127,7 +127,7 @@ def _scaled_gap(a: Any, b: Any, scale: Any) -> Any:
 @inline
 def negative_log_p(stats: Any, x_y: Any, log_s: Any, scale: Any) -> Any:
     """−log p_y = lse − z_y, where log_s is log S."""
-    return _scaled_gap(stats.row_max, x_y, scale) + log_s
+    return scaled_gap(stats.row_max, x_y, scale) + log_s
 
 
 @inline

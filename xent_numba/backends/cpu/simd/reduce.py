@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from xent_numba.backends.cpu.compile.numba_private import ir
 from xent_numba.backends.cpu.plan import CACHE_LINE
 from xent_numba.backends.cpu.simd.storage import buffer_vector
-from xent_numba.backends.cpu.simd.vector import larger
+from xent_numba.backends.cpu.simd.vector import larger, llvm_call
 
 
 # ------------------------------------------------------------------------------------------------ of one vector
@@ -23,6 +23,34 @@ def any_true(typingctx: Any, mask: Any) -> Any:
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(mask), codegen
+
+
+@intrinsic
+def first_true(typingctx: Any, mask: Any) -> Any:
+    """The first lane in which the mask is set, or the number of lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        bits = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        count = llvm_call(builder, f"llvm.cttz.i{mask.lanes}", bits.type, [bits, ir.Constant(ir.IntType(1), 0)])
+        return builder.zext(count, ir.IntType(64))
+
+    return types.int64(mask), codegen
+
+
+@intrinsic
+def first_true_of_four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The first lane in which a mask is set, of the lanes of four masks one after another, or the number of lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = ir.IntType(4 * a.lanes)
+        bits = word(0)
+        for k, mask in enumerate(args):
+            part = builder.zext(builder.bitcast(mask, ir.IntType(a.lanes)), word)
+            bits = builder.or_(bits, builder.shl(part, word(k * a.lanes)))
+        count = llvm_call(builder, f"llvm.cttz.i{word.width}", word, [bits, ir.Constant(ir.IntType(1), 0)])
+        return count if word.width == 64 else builder.zext(count, ir.IntType(64))
+
+    return types.int64(a, b, c, d), codegen
 
 
 @intrinsic

@@ -140,6 +140,7 @@ _arithmetic(operator.sub, "fsub", "sub")
 _arithmetic(operator.mul, "fmul", "mul")
 _arithmetic(operator.truediv, "fdiv", "sdiv")
 _arithmetic(operator.and_, "", "and_")
+_arithmetic(operator.or_, "", "or_")
 _comparison(operator.gt, ">")
 _comparison(operator.lt, "<")
 _comparison(operator.eq, "==")
@@ -258,6 +259,16 @@ def select(typingctx: Any, mask: Any, yes: Any, no: Any) -> Any:
         return builder.select(*args)
 
     return yes(mask, yes, no), codegen
+
+
+@intrinsic
+def is_nan(typingctx: Any, a: Any) -> Any:
+    """The mask of the lanes that are NaN."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.fcmp_unordered("uno", args[0], args[0])
+
+    return Vector(types.boolean, a.lanes)(a), codegen
 
 
 @intrinsic

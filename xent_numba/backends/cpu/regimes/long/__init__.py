@@ -2,6 +2,7 @@
 
 rows         one row after the other: the loss, and the gradient that is written while the next row is read
 statistics   the statistics of a row in one pass
+order        argmax and rank, found block by block meanwhile
 block        the sums of some classes of it
 measures     the sums of `row.measures`, if they are asked for
 rescale      sums relative to another shift

@@ -26,12 +26,13 @@ from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES
 from xent_numba.backends.cpu.regimes.long import measures as measuring
 from xent_numba.backends.cpu.regimes.long.block import dense_sums_of_block, max_of_block, sum_of_block
+from xent_numba.backends.cpu.regimes.long.order import RowOrder, order_block
 from xent_numba.backends.cpu.regimes.long.pending import write_pending
 from xent_numba.backends.cpu.regimes.long.rescale import own_term, rescale, rescale_one
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of, with_measured
 from xent_numba.backends.cpu.row.measures import no_measure_sums, origin_at
 from xent_numba.backends.cpu.row.target import DenseSums, exclude_target, no_dense_sums
-from xent_numba.backends.cpu.row.transform import load_logits_n, scale_or_one
+from xent_numba.backends.cpu.row.transform import is_instance_type, load_logits, load_logits_n, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     drop_residual,
@@ -42,7 +43,14 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
 )
 from xent_numba.backends.cpu.simd.load_store import first_n_or
 from xent_numba.backends.cpu.simd.math import compensated_add, has_guard_digits, unscale, with_error
-from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
+from xent_numba.backends.cpu.simd.reduce import (
+    any_true,
+    extract_lane,
+    first_true,
+    first_true_of_four,
+    reduce_add,
+    reduce_max,
+)
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, opaque, select, splat
 
 BLOCK_VECTORS = 16
@@ -95,14 +103,22 @@ def _add_block(sums: Any, block: Any, dense: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ class left out
 @inline
 def class_with(row: Any, start: int, stop: int, value: Any) -> Any:
-    """The first of the classes start … stop whose logit is the first lane of `value`, or −1."""
+    """The first of the classes start … stop whose logit is `value`, the same in all lanes; or −1."""
     lanes = lanes_of(value)
-    for i in range(start, stop, lanes):
-        x = load_logits_n(row.logits, i, min(lanes, stop - i), row.transform, splat(math.nan, value))
-        if any_true(x == value):
-            for k in range(lanes):
-                if extract_lane(x, k) == extract_lane(value, 0):
-                    return np.int64(i + k)
+    i = start
+    while i + 4 * lanes <= stop:
+        found0 = load_logits(row.logits, i, row.transform, value) == value
+        found1 = load_logits(row.logits, i + lanes, row.transform, value) == value
+        found2 = load_logits(row.logits, i + 2 * lanes, row.transform, value) == value
+        found3 = load_logits(row.logits, i + 3 * lanes, row.transform, value) == value
+        if any_true((found0 | found1) | (found2 | found3)):
+            return np.int64(i + first_true_of_four(found0, found1, found2, found3))
+        i += 4 * lanes
+    while i < stop:
+        found = load_logits_n(row.logits, i, min(lanes, stop - i), row.transform, splat(math.nan, value)) == value
+        if any_true(found):
+            return np.int64(i + first_true(found))
+        i += lanes
     return np.int64(-1)
 
 
@@ -142,11 +158,20 @@ def _top_at(top: Any, y: int, centre: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------ segments and rows
+@specialize
+def _after_block(pending: Any, i: int, vectors: int, tail: int, block_max: Any) -> Any:
+    """Write some of what is pending; or let a `RowOrder` take note of the block from class i on, in the L1 cache."""
+    if is_instance_type(pending, RowOrder):
+        return lambda pending, i, vectors, tail, block_max: order_block(pending, i, vectors, tail, block_max)
+    return lambda pending, i, vectors, tail, block_max: write_pending(pending, BLOCK_VECTORS, block_max)
+
+
 @inline
 def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
     """The `RowStatistics` of the classes start … stop of a `RowInput`, as float64 scalars.
 
-    `pending` is the gradient of the row before, some of which is written after each block; or None.
+    `pending` is the gradient of the row before, some of which is written after each block; or a `RowOrder` of this
+    row; or None.
     """
     lanes, scale = lanes_of(vtype), row.scale
     zero, minus_inf = splat(0.0, vtype), splat(-math.inf, vtype)
@@ -196,7 +221,7 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
                 moved = (old_shift, old_origin), (new_shift, origin)
                 measures = measuring.move(measures, row.measures, sum_exp + sum_error, *moved, scale)
             continue
-        write_pending(pending, BLOCK_VECTORS, vtype)
+        _after_block(pending, i, vectors, tail, block_max)
         sums = _add_block(sums, dense_sums_of_block(row, row.dense, i, vectors, tail, centre), row.dense)
         measures = measuring.add_block(measures, row.measures, block_measures)
         sum_exp, sum_error = compensated_add(sum_exp, sum_error, block_sum)
@@ -249,7 +274,7 @@ def merge(a: Any, b: Any, scale: Any, vtype: Any) -> Any:
 def statistics(row: Any, pending: Any, vtype: Any) -> Any:
     """The `RowStatistics` of a whole row, a `RowInput`.
 
-    `pending` is the gradient of the row before, which is written meanwhile; or None.
+    `pending` is the gradient of the row before, which is written meanwhile; or a `RowOrder` of this row; or None.
     """
     top = _top_at(row.top, np.int64(-1), vtype)
     stats = RowStatistics(-math.inf, 0.0, 0.0, 0.0, top, measuring.nothing_measured(row.measures))
