@@ -36,6 +36,11 @@ def native(array: Array) -> Array:
     return array.view(np.uint16 if char == "e" else np.int16)  # bfloat16 has no fixed character
 
 
+def side_by_side(*arrays: Array | None) -> bool:
+    """Whether the classes of each row lie side by side in all of these (A, B, C) arrays."""
+    return all(array is None or array.strides[2] == array.itemsize for array in arrays)
+
+
 def flat(array: Array | None) -> Array:
     """A per-row array (A, B) as a contiguous (A·B,) array, copied only if need be; an array (0,) for None."""
     return _EMPTY if array is None else array.ravel()
@@ -59,13 +64,15 @@ def kernel_arguments(
     grad: Array | None,
     saved_lse: Array | None = None,
     grad_output: Float64s | None = None,
+    vector: Array | None = None,
 ) -> Arguments:
     """The signature key of a call, and the fields of its `Operands`.
 
-    The fields are a plain tuple: passing a named tuple to compiled code takes four times as long.
+    The fields are a plain tuple: passing a named tuple to compiled code takes four times as long.  A float64 `vector`,
+    which is no field, makes the arithmetic float64.
     """
     classes = problem.logits.shape[2]
-    confidence, dense, dense_weight = _target(problem, classes)
+    confidence, dense, dense_weight = _target(problem, classes, vector)
     transform, scale = transform_of(problem)
     ignored_classes = [y for y in problem.ignore if 0 <= y < classes]
     fields = (
@@ -102,13 +109,15 @@ def transform_of(problem: Problem) -> tuple[Sign | Softcap | None, float | None]
     return Sign(-1.0 if scale < 0.0 else 1.0), abs(scale)
 
 
-def _target(problem: Problem, classes: int) -> tuple[float | None, DenseCoefficients | None, Array | None]:
+def _target(
+    problem: Problem, classes: int, vector: Array | None
+) -> tuple[float | None, DenseCoefficients | None, Array | None]:
     """The fields `confidence`, `dense` and `dense_weight`: the effective target as `row.target` describes it."""
     epsilon, w = problem.label_smoothing, problem.weight
     beta = epsilon / classes
     if problem.labels is not None and (epsilon == 0.0 or classes == 1):  # one class: (1 − ε) w + ε w, exactly
         return 1.0, None, None
-    float64 = computes_in_float64(problem.logits, problem.distribution, problem.softcap)
+    float64 = computes_in_float64(problem.logits, problem.distribution, problem.softcap, vector)
     weight = None if w is None else w.astype(np.float64 if float64 else np.float32)
     if problem.labels is None:
         return None, DenseCoefficients(1.0 - epsilon, beta, 0.0), weight

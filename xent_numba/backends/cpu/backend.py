@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu import row_statistics, selftest
+from xent_numba.backends.cpu import curvature, row_statistics, selftest
 from xent_numba.backends.cpu.arguments import Arguments, flat, kernel_arguments, native, plain_arguments
 from xent_numba.backends.cpu.compile import cache
 from xent_numba.backends.cpu.compile.kernel import signature_key
@@ -151,6 +151,14 @@ class Cpu(Reference):
             np.subtract(0.0, fields.log_prob, out=fields.log_prob)
         else:
             row_statistics.run(problem, fields)
+
+    def cross_entropy_hvp(self, problem: Problem, vector: Array, product: Array, gauss_newton: bool) -> None:
+        """Hessian-vector product."""
+        curvature.hessian_vector_product(problem, vector, product, gauss_newton)
+
+    def cross_entropy_grad_and_hessian_diag(self, problem: Problem, grad: Array, diag: Array) -> None:
+        """Gradient, and diagonal of the Hessian."""
+        curvature.grad_and_hessian_diag(problem, grad, diag)
 
     def softmax(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """exp(x) / Σ exp(x)."""

@@ -43,10 +43,15 @@ class ReferenceGradient(NamedTuple):
     grad: Array  # (R, C)
 
 
-def computes_in_float64(logits: Array, distribution: Array | None = None, softcap: float | None = None) -> bool:
-    """Whether the kernels compute in float64: for float64 logits, a float64 distribution, or a softcap."""
+def computes_in_float64(
+    logits: Array, distribution: Array | None = None, softcap: float | None = None, vector: Array | None = None
+) -> bool:
+    """Whether the kernels compute in float64: for float64 logits, distribution or vector, or for a softcap."""
     return (
-        logits.dtype.char == "d" or softcap is not None or (distribution is not None and distribution.dtype.char == "d")
+        logits.dtype.char == "d"
+        or softcap is not None
+        or (distribution is not None and distribution.dtype.char == "d")
+        or (vector is not None and vector.dtype.char == "d")
     )
 
 
@@ -86,10 +91,10 @@ def reference_gradient(
     grad_output: Array | None = None,
 ) -> ReferenceGradient | None:
     """The gradient of the rows that are out of range, by the reference; None where there are none, nearly always."""
-    rows = _rows_out_of_range(problem, weights, saved_lse, grad_output)
+    rows = rows_out_of_range(problem, weights, saved_lse, grad_output)
     if rows is None:
         return None
-    part = _select(problem, rows)
+    part = select_rows(problem, rows)
     grad = np.empty_like(part.logits)
     REFERENCE.cross_entropy_grad(part, grad, _rows_of(saved_lse, rows), _rows_of(grad_output, rows))
     return ReferenceGradient(rows, grad[0])
@@ -100,7 +105,7 @@ def _limits(problem: Problem) -> Limits:
     return FLOAT64 if computes_in_float64(problem.logits, problem.distribution, problem.softcap) else FLOAT32
 
 
-def _rows_out_of_range(
+def rows_out_of_range(
     problem: Problem, weights: tuple[float, float], saved_lse: Array | None, grad_output: Array | None
 ) -> tuple[Array, ...] | None:
     """The indices of the rows whose gradient has a factor, or whose saved lse is, out of range; None for none."""
@@ -130,7 +135,7 @@ def _rows_out_of_range(
     return np.nonzero(np.broadcast_to(rows, problem.logits.shape[:2]))
 
 
-def _select(problem: Problem, rows: tuple[Array, ...]) -> Problem:
+def select_rows(problem: Problem, rows: tuple[Array, ...]) -> Problem:
     """A problem of some of the rows, as one of logits (1, R, C)."""
     q = problem.distribution
     return problem._replace(

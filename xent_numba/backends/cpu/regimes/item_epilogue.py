@@ -46,7 +46,7 @@ def labels_of(labels: Any, item: Any, classes: int, ignored_classes: Any, vtype:
 
 
 @inline
-def _row_values(array: Any, item: Any, vtype64: Any) -> Any:
+def row_values(array: Any, item: Any, vtype64: Any) -> Any:
     """The values of the rows in an array of one per row, in float64; 1 where the array is empty."""
     if array.size == 0:
         return splat(1.0, vtype64)
@@ -70,7 +70,7 @@ def label_weights(confidence: Any, weight: Any, y: Any, vtype64: Any) -> Any:
 @optional
 def saved_values(saved_lse: Any, item: Any, vtype: Any) -> Any:
     """The saved log-sum-exp of each row, in float64; None where none are given."""
-    return _row_values(saved_lse, item, promote(vtype))
+    return row_values(saved_lse, item, promote(vtype))
 
 
 @optional
@@ -100,7 +100,7 @@ def item_epilogue(operands: Any, stats: Any, target_logit: Any, label_weight: An
     e_y = target_exp(stats, target_logit, operands.scale, vtype)
     sum_exp = stats.sum_exp_others + e_y
     log_s = log_sum(stats, target_logit, sum_exp)
-    sample_weight = _row_values(operands.sample_weight, item, promote(vtype))
+    sample_weight = row_values(operands.sample_weight, item, promote(vtype))
     focal = focal_factors_of(operands.focal_gamma, stats, target_logit, e_y, sum_exp, operands.scale)
     return ItemEpilogue(stats, target_logit, label_weight, e_y, sum_exp, log_s, focal, sample_weight)
 
@@ -166,6 +166,6 @@ def scaled_factors(operands: Any, saved: Any, epilogue: Any, item: Any, vtype: A
         _lse(saved, epilogue, operands.scale),
         operands.z_coefficient,
     )
-    grad_output = _row_values(operands.grad_output, item, inverse)
+    grad_output = row_values(operands.grad_output, item, inverse)
     scale = epilogue.sample_weight * grad_output * splat(operands.grad_scale, grad_output)
     return ScaledFactors(factors.p_factor * scale, demote(scale, vtype), demote(factors.at_target * scale, vtype))

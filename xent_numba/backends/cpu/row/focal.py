@@ -64,3 +64,27 @@ def focal_weight(label_weight: Any, factor: Any) -> Any:
     if factor is None:
         return label_weight
     return label_weight * factor
+
+
+@specialize
+def focal_curvature_of(gamma: Any, stats: Any, x_y: Any, e_y: Any, total: Any, scale: Any) -> Any:
+    """ψ = p dφ/dp of rows with labels, as `focal_factors_of` has φ; 0 where γ is None.
+
+    ψ = γ q^(γ−1) (p L − 2 p − (γ − 1) p r), which is 0 where q is: what it multiplies is then no larger than q².
+    """
+    if isinstance(gamma, types.NoneType):
+        return lambda gamma, stats, x_y, e_y, total, scale: splat(0.0, total)
+
+    def of_gamma(gamma: Any, stats: Any, x_y: Any, e_y: Any, total: Any, scale: Any) -> Any:
+        zero, one = splat(0.0, total), splat(1.0, total)
+        inverse = divide(one, total)
+        p, q = e_y * inverse, stats.sum_exp_others * inverse
+        nll = negative_log_p(stats, x_y, log_sum(stats, x_y, total), scale)
+        vanishes = q < splat(_LEAST, q)
+        p_nll = select(p == zero, zero, p * nll)
+        r = p_nll / select(vanishes, one, q)
+        power = exp(splat(gamma - 1.0, q) * log_of_parts(select(vanishes, one, q), p))
+        psi = splat(gamma, q) * power * (p_nll - p - p - splat(gamma - 1.0, q) * p * r)
+        return select(vanishes, zero, psi)
+
+    return of_gamma

@@ -29,7 +29,7 @@ def zero_ignored(g: Any, y: Any) -> Any:
 
 
 @inline
-def _subtract_dense_target(g: Any, k: Any, dense: Any, j: int, tile_j: int) -> Any:
+def subtract_dense_target_lanes(g: Any, k: Any, dense: Any, j: int, tile_j: int) -> Any:
     """g − k u of class j, which is class tile_j of the tile."""
     if dense is None:
         return g
@@ -49,11 +49,11 @@ def _with_target(g: Any, j: int, tile_j: int, y: Any, factors: Any, dense: Any) 
     Both parts of the target are subtracted for a label.  For a distribution, at_target is all of the gradient at y.
     """
     if not is_distribution_type(dense):
-        return lambda g, j, tile_j, y, factors, dense: _subtract_dense_target(
+        return lambda g, j, tile_j, y, factors, dense: subtract_dense_target_lanes(
             insert_target_lanes(g, j, y, factors.at_target), factors.u_factor, dense, j, tile_j
         )
     return lambda g, j, tile_j, y, factors, dense: insert_target_lanes(
-        _subtract_dense_target(g, factors.u_factor, dense, j, tile_j), j, y, factors.at_target
+        subtract_dense_target_lanes(g, factors.u_factor, dense, j, tile_j), j, y, factors.at_target
     )
 
 

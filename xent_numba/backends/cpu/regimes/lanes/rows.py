@@ -46,7 +46,7 @@ from xent_numba.backends.cpu.simd.vector import iota, lanes_of, select, splat
 
 # ------------------------------------------------------------------------------------------------ tiles
 @optional
-def _tile_buffer(array: Any, vtype: Any) -> Any:
+def tile_buffer(array: Any, vtype: Any) -> Any:
     """Memory for a tile of an array; None where the array is None."""
     return stack_buffer(vtype, TILE_CLASSES)
 
@@ -65,7 +65,7 @@ def _load_distribution(distribution: Any, item: Any, tile: Any, vtype: Any) -> N
 
 
 @inline
-def _load(operands: Any, item: Any, tile: Any, vtype: Any) -> None:
+def load_item_tile(operands: Any, item: Any, tile: Any, vtype: Any) -> None:
     """Load the classes of a tile: logits, and the distribution if there is one."""
     load_tile(rows_view(operands.logits, item, tile.first), tile.classes, tile.logits, vtype)
     _load_distribution(operands.distribution, item, tile, vtype)
@@ -134,7 +134,7 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
     """
     classes = operands.logits.shape[2]
     buffers = Tile(
-        stack_buffer(vtype, TILE_CLASSES), _tile_buffer(grad, vtype), _tile_buffer(operands.distribution, vtype), 0, 0
+        stack_buffer(vtype, TILE_CLASSES), tile_buffer(grad, vtype), tile_buffer(operands.distribution, vtype), 0, 0
     )
     saved = saved_values(saved_lse, item, vtype)
     y = labels_of(operands.labels, item, classes, operands.ignored_classes, vtype)
@@ -144,13 +144,13 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
     inputs = TileInput(y, dense, operands.transform, operands.scale, saved_shift, top, None)
 
     tile = tile_at(buffers, 0, classes)
-    _load(operands, item, tile, vtype)
+    load_item_tile(operands, item, tile, vtype)
     cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
     stats, rescale = tile_statistics(tile, inputs, cursor, vtype)
     merged = first_tile(stats)
     for first in range(TILE_CLASSES, classes, TILE_CLASSES):
         tile = tile_at(buffers, first, classes)
-        _load(operands, item, tile, vtype)
+        load_item_tile(operands, item, tile, vtype)
         part, _ = tile_statistics(tile, inputs, None, vtype)
         merged = merge_lanes(merged, part, saved_shift, operands.scale)
     stats = merged_statistics(merged)
@@ -162,7 +162,7 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
         for first in range(0, classes, TILE_CLASSES):
             tile = tile_at(buffers, first, classes)
             if classes > TILE_CLASSES:
-                _load(operands, item, tile, vtype)
+                load_item_tile(operands, item, tile, vtype)
                 rescale = tile_exponentials(tile, inputs, stats.row_max)
             tile_gradient(tile, tile.exp, inputs, labels.y, rescaled(factors, rescale, vtype), vtype)
             staging = write_tile(staging, tile.exp, rows_view(grad, item, first), tile.classes, vtype)

@@ -1,0 +1,306 @@
+"""Second derivatives of long rows, whose classes lie side by side: one row at a time, along its classes.
+
+As in `regimes.long.rows`, what is written for a row is written while the next row is read.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types
+
+from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.regimes.curvature.elements import DiagonalCoefficients, ProductCoefficients
+from xent_numba.backends.cpu.regimes.curvature.operands import measures_of, second_order_vtype
+from xent_numba.backends.cpu.regimes.long.epilogue import in_one_lane, target_at
+from xent_numba.backends.cpu.regimes.long.gradient import (
+    GradientScalars,
+    gradient_coefficients,
+    scaled_shift,
+    store_element,
+)
+from xent_numba.backends.cpu.regimes.long.pending import PendingPair, complete_pending, next_pending, no_pending
+from xent_numba.backends.cpu.regimes.long.statistics import statistics
+from xent_numba.backends.cpu.regimes.work_items import work_item
+from xent_numba.backends.cpu.row.curvature import (
+    add_bend,
+    diagonal_at,
+    diagonal_of_x,
+    needs_label,
+    offset_without_focal,
+    row_curvature,
+)
+from xent_numba.backends.cpu.row.epilogue import RowStatistics, label_of_top
+from xent_numba.backends.cpu.row.operands import (
+    RowInput,
+    is_ignored,
+    label_weight_of,
+    row_input,
+    row_pointer,
+    value_or_one,
+)
+from xent_numba.backends.cpu.row.target import smoothing_at
+from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
+from xent_numba.backends.cpu.simd.cast import promote
+from xent_numba.backends.cpu.simd.load_store import load_n, stride
+from xent_numba.backends.cpu.simd.reduce import extract_lane
+from xent_numba.backends.cpu.simd.vector import one_lane, select, splat
+
+
+# ------------------------------------------------------------------------------------------------ one row
+class _Label(NamedTuple):
+    """The label of a row; for a distribution, the `Top` in its place."""
+
+    stats: Any  # the `RowStatistics`, without the label_weight
+    y: int
+    weight: float
+    is_top: bool  # whether y is the class of the `Top`
+
+
+@specialize
+def _label(distribution: Any, stats: Any, operands: Any, row: Any, vtype: Any) -> Any:
+    """The `_Label` of a row with these `RowStatistics`."""
+    if isinstance(distribution, types.NoneType):
+        return lambda distribution, stats, operands, row, vtype: _Label(
+            stats, row.y, label_weight_of(operands.confidence, operands.weight, row.y), row.y == stats.top.y
+        )
+
+    def of_distribution(distribution: Any, stats: Any, operands: Any, row: Any, vtype: Any) -> Any:
+        u = target_at(row.dense, stats.top.y, vtype)
+        rest = label_of_top(stats, u)
+        of_rest = RowStatistics(
+            stats.row_max, stats.sum_exp_others, rest.target_gap, rest.target_sum, stats.top, stats.measured
+        )
+        return _Label(of_rest, stats.top.y, u, True)
+
+    return of_distribution
+
+
+@inline
+def _at(p: Any, y: int, vtype: Any) -> Any:
+    """p[y] in one lane of the arithmetic of the call; p[0] where y is −1."""
+    return one_lane(np.float64(extract_lane(load_n(p, max(y, 0), 1, splat(0.0, vtype)), 0)), vtype)
+
+
+@inline
+def _curvature(operands: Any, label: Any, x_y: Any, vtype: Any) -> Any:
+    """The `RowCurvature` of a row in one lane; x_y is the logit at its label, as given."""
+    vtype64 = promote(vtype)
+    return row_curvature(
+        operands,
+        in_one_lane(label.stats, vtype),
+        one_lane(label.weight, vtype64),
+        promote(apply_transform(x_y, operands.transform)),
+        _mask(label.is_top, vtype),
+        vtype,
+    )
+
+
+@inline
+def _mask(flag: bool, vtype: Any) -> Any:
+    """A flag as a mask of one lane."""
+    vtype64 = promote(vtype)
+    return one_lane(1.0 if flag else 0.0, vtype64) > one_lane(0.0, vtype64)
+
+
+@inline
+def _centre(stats: Any) -> Any:
+    """What is subtracted from the logits before exp."""
+    return stats.row_max if stats.row_max > -math.inf else 0.0
+
+
+@inline
+def _with_class(row: Any, y: int) -> Any:
+    """The `RowInput` with y for the class that has a scalar of its own, −1 for none."""
+    return RowInput(row.logits, row.classes, np.int64(y), row.dense, row.transform, row.scale, row.top, row.measures)
+
+
+@inline
+def _input(operands: Any, vector: Any, a: int, b: int) -> Any:
+    """The `RowInput` of row (a, b), which leaves out its `Top`, with the `Measures` for a vector or without."""
+    row = row_input(operands, a, b)
+    measures = measures_of(vector, a, b)
+    return RowInput(row.logits, row.classes, row.y, row.dense, row.transform, row.scale, True, measures)
+
+
+@inline
+def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
+    """Write the result of an ignored row."""
+    for j in range(classes):
+        store_element(out, j, 0.0, vtype)
+
+
+# ------------------------------------------------------------------------------------------------ products
+@inline
+def _product_coefficients(operands: Any, second: Any, row: Any, stats: Any, factor: float, vtype: Any) -> Any:
+    """(`ProductCoefficients`, the class with a scalar of its own or −1) of a row; `factor` multiplies all of it."""
+    label, v, zeta = (
+        _label(operands.distribution, stats, operands, row, vtype),
+        row.measures.stream,
+        operands.z_coefficient,
+    )
+    x_y, v_y = _at(row.logits, label.y, vtype), _at(v, label.y, vtype)
+    found = _curvature(operands, label, x_y, vtype)
+    at_top, mean = one_lane(stats.measured.at_top, found.inverse), one_lane(stats.measured.stream, found.inverse)
+    mean = mean * found.inverse
+    along = promote(chain_rule(v_y, x_y, row.transform)) - at_top  # of the label
+    kappa, offset = found.psi * (along - mean), offset_without_focal(found.spread, mean, at_top, zeta)
+    at_target, y = 0.0, np.int64(-1)
+    if needs_label(row.transform, operands.focal_gamma):
+        y = np.int64(label.y)
+        h = found.p_y * (found.spread * along - offset) - kappa * found.q_y
+        g = found.at_target - one_lane(smoothing_at(row.dense, max(label.y, 0)), h)
+        h = chain_rule(add_bend(h, second.bend, g * promote(v_y), x_y, row.transform), x_y, row.transform)
+        at_target = extract_lane(h, 0) * factor
+    inverse = extract_lane(found.inverse, 0)
+    shift, scaled, keep_residual = scaled_shift(_centre(stats), factor * inverse, row.scale, vtype)
+    return ProductCoefficients(
+        shift,
+        keep_residual,
+        at_target,
+        scaled,
+        extract_lane(found.spread, 0),
+        stats.measured.at_top,
+        extract_lane(offset - kappa, 0),
+        factor,
+        second.bend,
+        v,
+    ), y
+
+
+@inline
+def _no_product(operands: Any, second: Any, vtype: Any) -> Any:
+    """A `PendingGradient` with nothing to write."""
+    row = _input(operands, second.vector, 0, 0)
+    shift, factor, keep_residual = scaled_shift(0.0, 0.0, row.scale, vtype)
+    coefficients = ProductCoefficients(
+        shift, keep_residual, 0.0, factor, 0.0, 0.0, 0.0, 0.0, second.bend, row.measures.stream
+    )
+    return no_pending(row_pointer(operands.grad, 0, 0), row, coefficients, operands.streaming, vtype)
+
+
+@inline
+def _product_row(operands: Any, second: Any, i: int, pending: Any, vtype: Any) -> Any:
+    """Row i of a Hessian-vector product as pending, once that of the row before is complete."""
+    a, b, _, _ = work_item(operands.logits.shape, i, 1)
+    row, out = _input(operands, second.vector, a, b), row_pointer(operands.grad, a, b)
+    if is_ignored(operands.labels, row.y):
+        complete_pending(pending, 0, True, vtype)
+        _write_zeros(out, row.classes, vtype)
+        return pending
+    stats = statistics(row, pending, vtype)
+    complete_pending(pending, stride(operands.grad, 1), b == 0, vtype)
+    factor = value_or_one(operands.sample_weight, i) * second.scale
+    coefficients, y = _product_coefficients(operands, second, row, stats, factor, vtype)
+    return next_pending(pending, _with_class(row, y), coefficients, out)
+
+
+@inline
+def long_products(operands: Any, second: Any, start: int, stop: int) -> None:
+    """The rows start … stop of a Hessian-vector product."""
+    vtype = second_order_vtype(operands, second)
+    pending = _no_product(operands, second, vtype)
+    for i in range(start, stop):
+        pending = _product_row(operands, second, i, pending, vtype)
+    complete_pending(pending, 0, True, vtype)
+
+
+# ------------------------------------------------------------------------------------------------ diagonals
+class _Diagonal(NamedTuple):
+    """What is written for a row."""
+
+    gradient: Any  # `GradientCoefficients`
+    diagonal: Any  # `DiagonalCoefficients`
+    y: int  # the class with a scalar of its own in the gradient
+
+
+@inline
+def _diagonal_coefficients(operands: Any, second: Any, row: Any, stats: Any, weight: float, vtype: Any) -> Any:
+    """The `_Diagonal` of a row with this sample weight."""
+    label, zeta = _label(operands.distribution, stats, operands, row, vtype), operands.z_coefficient
+    x_y, x_top = _at(row.logits, label.y, vtype), _at(row.logits, stats.top.y, vtype)
+    found = _curvature(operands, label, x_y, vtype)
+    is_top = _mask(label.is_top, vtype)
+    transform, factor = row.transform, weight * second.scale
+    g_y = found.at_target - one_lane(smoothing_at(row.dense, max(label.y, 0)), found.at_target)
+    g_top = found.spread * found.p_top - one_lane(smoothing_at(row.dense, max(stats.top.y, 0)), g_y)
+    h_top = diagonal_at(found, found.p_top, found.q_top, select(is_top, found.q_top, found.p_top), zeta)
+    at_top = diagonal_of_x(h_top, select(is_top, g_y, g_top), second.bend, x_top, transform)
+    at_label, y = 0.0, np.int64(-1)
+    if needs_label(transform, operands.focal_gamma) and not label.is_top:
+        y = np.int64(label.y)
+        h_y = diagonal_at(found, found.p_y, found.q_y, found.q_y, zeta)
+        at_label = extract_lane(diagonal_of_x(h_y, g_y, second.bend, x_y, transform), 0) * factor
+    inverse, spread = extract_lane(found.inverse, 0), extract_lane(found.spread, 0)
+    shift, scaled, keep_residual = scaled_shift(_centre(stats), factor * inverse, row.scale, vtype)
+    diagonal = DiagonalCoefficients(
+        shift,
+        keep_residual,
+        extract_lane(at_top, 0) * factor,
+        scaled,
+        scaled / factor if factor != 0.0 else 0.0,
+        spread,
+        spread - 2.0 * zeta + extract_lane(found.psi, 0),
+        y,
+        at_label,
+        factor,
+        second.bend,
+    )
+    g_factor = weight * operands.grad_scale
+    at_target = extract_lane(chain_rule(g_y, x_y, transform), 0) * g_factor
+    gradient = GradientScalars(_centre(stats), spread * inverse * g_factor, g_factor, at_target)
+    return _Diagonal(gradient_coefficients(gradient, row.scale, vtype), diagonal, np.int64(label.y))
+
+
+@inline
+def _no_diagonal(operands: Any, second: Any, vtype: Any) -> Any:
+    """A `PendingPair` with nothing to write: the diagonal first, because the gradient may be in place of the logits."""
+    row = _input(operands, None, 0, 0)
+    shift, factor, keep_residual = scaled_shift(0.0, 0.0, row.scale, vtype)
+    diagonal = DiagonalCoefficients(
+        shift, keep_residual, 0.0, factor, 0.0, 0.0, 0.0, np.int64(-1), 0.0, 0.0, second.bend
+    )
+    gradient = gradient_coefficients(GradientScalars(0.0, 0.0, 0.0, 0.0), row.scale, vtype)
+    return PendingPair(
+        no_pending(row_pointer(second.diag, 0, 0), row, diagonal, operands.streaming, vtype),
+        no_pending(row_pointer(operands.grad, 0, 0), row, gradient, operands.streaming, vtype),
+    )
+
+
+@inline
+def _complete_both(pending: Any, operands: Any, second: Any, last: bool, vtype: Any) -> None:
+    """Write the rest of a `PendingPair`."""
+    complete_pending(pending.first, stride(second.diag, 1), last, vtype)
+    complete_pending(pending.second, stride(operands.grad, 1), last, vtype)
+
+
+@inline
+def _diagonal_row(operands: Any, second: Any, i: int, pending: Any, vtype: Any) -> Any:
+    """The gradient and the diagonal of row i as pending, once those of the row before are complete."""
+    a, b, _, _ = work_item(operands.logits.shape, i, 1)
+    row = _input(operands, None, a, b)
+    grad, diag = row_pointer(operands.grad, a, b), row_pointer(second.diag, a, b)
+    if is_ignored(operands.labels, row.y):
+        _complete_both(pending, operands, second, True, vtype)
+        _write_zeros(grad, row.classes, vtype)
+        _write_zeros(diag, row.classes, vtype)
+        return pending
+    stats = statistics(row, pending, vtype)
+    _complete_both(pending, operands, second, b == 0, vtype)
+    found = _diagonal_coefficients(operands, second, row, stats, value_or_one(operands.sample_weight, i), vtype)
+    return PendingPair(
+        next_pending(pending.first, _with_class(row, stats.top.y), found.diagonal, diag),
+        next_pending(pending.second, _with_class(row, found.y), found.gradient, grad),
+    )
+
+
+@inline
+def long_diagonals(operands: Any, second: Any, start: int, stop: int) -> None:
+    """The gradients and diagonals of the rows start … stop."""
+    vtype = second_order_vtype(operands, second)
+    pending = _no_diagonal(operands, second, vtype)
+    for i in range(start, stop):
+        pending = _diagonal_row(operands, second, i, pending, vtype)
+    _complete_both(pending, operands, second, True, vtype)
