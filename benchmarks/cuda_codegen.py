@@ -115,16 +115,25 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         " statistics": replace(labelled, statistics=STATISTICS),
         " argmax": Spec(dtype, statistics=("argmax",), **element),
         " hvp": replace(labelled, **second),
+        " focal hvp": replace(labelled, focal=True, softcap=True, weight="float32", **second),
         " hvp all options": replace(everything, rows=False, **second, **element),
         " hvp of a float64 vector": replace(labelled, output="hvp", second="float64"),
         " diag": replace(labelled, output="grad and diag"),
+        " focal diag": replace(labelled, focal=True, softcap=True, weight="float32", output="grad and diag"),
         " diag all options": replace(distribution, rows=False, output="grad and diag", **element),
     }
     for suffix, spec in from_top.items():
-        yield kernel("online", suffix, spec, threads, scalar=each)
+        yield kernel("online", suffix, spec, threads // 2 if spec.float64 else threads, scalar=each)
         yield kernel("columns", suffix, spec, plan.COLUMN_THREADS, scalar=each)
     distilled = Spec(dtype, second=dtype, output="grad", rows=True, distillation=True, **element)
-    for suffix, spec in {" distillation": distilled, " distillation loss": replace(distilled, output="")}.items():
+    shard = {"labels": "uint8", "ignore": 1, "weight": "float64", "smoothing": True, "softcap": True, **element}
+    in_float64 = {
+        " distillation": distilled,
+        " distillation loss": replace(distilled, output=""),
+        " shard": Spec(dtype, distribution=dtype, shard="statistics", **shard),
+        " shard gradient": Spec(dtype, distribution=dtype, shard="gradient", output="grad", **shard),
+    }
+    for suffix, spec in in_float64.items():
         yield kernel("online", suffix + " in float64", spec, threads // 2, scalar=each)
         yield kernel("columns", suffix + " in float64", spec, plan.COLUMN_THREADS, scalar=each)
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():

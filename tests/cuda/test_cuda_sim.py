@@ -29,10 +29,11 @@ IN_THE_SIMULATOR = ("test_cuda_arrays_sim", "test_cuda_top_sim")  # more files f
 
 if not SIMULATED:
 
-    def test_kernels_in_the_simulator():
+    @pytest.mark.parametrize("cases", ["not rare", pytest.param("rare", marks=pytest.mark.rare)])
+    def test_kernels_in_the_simulator(cases):
         environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
         files = [__file__.replace("test_cuda_sim", name) for name in ("test_cuda_sim", *IN_THE_SIMULATOR)]
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", cases, *files]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 

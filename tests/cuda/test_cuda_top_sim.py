@@ -1,9 +1,11 @@
-"""Row statistics, curvature and distillation in Numba's simulator against the reference backend.
+"""Row statistics, curvature, distillation and shards in Numba's simulator against the reference backend.
 
 Runs in the process that test_cuda_sim.py starts; the bounds are those of that file.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -48,12 +50,20 @@ def simulated(monkeypatch):
     memory._kept.clear()
 
 
-@pytest.fixture(params=REGIMES)
+@pytest.fixture
 def classes(request, monkeypatch):
     """The number of classes, with the regime forced that computes them."""
     count, forced = REGIMES[request.param]
     monkeypatch.setattr(launch, "plan", lambda *arguments: forced)
     return count
+
+
+def sampled(**choices):
+    """Cases of every regime with all of the choices: a few in which each choice is made, the others rare."""
+    lists = [list(REGIMES), *(list(values) for values in choices.values())]
+    often = [tuple(values[i % len(values)] for values in lists) for i in range(max(map(len, lists)))]
+    cases = (pytest.param(*case, marks=() if case in often else pytest.mark.rare) for case in product(*lists))
+    return pytest.mark.parametrize(("classes", *choices), list(cases), indirect=["classes"])
 
 
 def close(got, exact, wide, floor=0.0):
@@ -72,7 +82,7 @@ def close(got, exact, wide, floor=0.0):
     assert np.max(np.abs(got[use] - exact[use]) / limit, initial=0.0) <= 1.0
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@sampled(dtype=DTYPES)
 def test_row_statistics(classes, dtype, rng):
     kind = DTYPES[dtype]
     x = rng.normal(scale=4.0, size=(6, classes)).astype(kind)
@@ -112,7 +122,7 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"logit_scale": 0.0}, {"logit_scale": -2.0, "softcap": 3.0}])
+@sampled(options=[{}, {"logit_scale": 0.0}, {"logit_scale": -2.0, "softcap": 3.0}])
 def test_edges_of_row_statistics(classes, options, rng):
     x = np.full((len(EDGES), classes), -np.inf, np.float32)
     for row, values in enumerate(EDGES.values()):
@@ -159,11 +169,12 @@ CURVED = {
         "z_loss": 1e-2,
     },
     "distribution": {"distribution": True, "weight": True, "z_loss": 1e-2, "softcap": 9.0},
+    "focal": {"focal_gamma": 1.5},
+    "focal and more": {"focal_gamma": 0.5, "weight": True, "sample_weight": True, "z_loss": 1e-2, "softcap": 9.0},
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CURVED)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@sampled(name=CURVED, dtype=["float32", "float64"])
 def test_curvature(classes, name, dtype, rng):
     options, kind = dict(CURVED[name]), DTYPES[dtype]
     x = rng.normal(scale=3.0, size=(4, classes)).astype(kind)
@@ -225,8 +236,10 @@ def test_curvature_on_the_device(rng):
         arrays.hvp(options, OnDevice(x), OnDevice(y), OnDevice(v[:1]))
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 4.0, "temperature_squared": True}, {"temperature": 0.25}])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@sampled(
+    dtype=["float32", "float64", "bfloat16"],
+    options=[{}, {"temperature": 4.0, "temperature_squared": True}, {"temperature": 0.25}],
+)
 def test_distillation(classes, dtype, options, rng):
     kind, wide = DTYPES[dtype], dtype == "float64"
     teacher = rng.normal(scale=3.0, size=(7, classes)).astype(np.float64 if wide else np.float32)
@@ -279,10 +292,48 @@ def test_distillation_on_the_device(rng):
         arrays.distillation(options, *inputs[:2], OnDevice(np.full((2, 3), -1.0)))
 
 
+SHARDED = {
+    "plain": {},
+    "ignored": {"ignore_index": 2, "logit_scale": -0.5},
+    "everything": {"weight": True, "sample_weight": True, "label_smoothing": 0.1, "softcap": 8.0, "z_loss": 1e-2},
+    "distribution": {"distribution": True, "weight": True, "label_smoothing": 0.1},
+}
+
+
+@sampled(name=SHARDED)
+def test_shards(classes, name, rng):
+    options, kind = dict(SHARDED[name]), np.float32 if name == "plain" else np.float64
+    x = rng.normal(scale=4.0, size=(4, classes)).astype(kind)
+    y = rng.integers(0, classes, 4)
+    x[1, y[1]] = 30
+    y[2] = 2
+    x[3, : classes // 2] = -np.inf if name in ("plain", "ignored") else -40
+    if options.pop("distribution", False):
+        y = rng.dirichlet(np.ones(classes), 4)
+    weight = {"weight": rng.uniform(0.5, 2.0, classes)} if options.pop("weight", False) else {}
+    if options.pop("sample_weight", False):
+        options["sample_weight"] = rng.uniform(0.5, 2.0, 4)
+    cuts = [0, classes // 2, classes - 1, classes]
+    parts, shards = [], []
+    for first, stop in pairwise(cuts):
+        shard = x[:, first:stop], y if y.ndim == 1 else y[:, first:stop]
+        own = {"weight": weight["weight"][first:stop]} if weight else {}
+        parts.append(
+            xn.partial_cross_entropy(*shard, class_offset=first, n_classes=classes, backend="cuda", **own, **options)
+        )
+        shards.append(shard)
+    whole = parts[2] + parts[0] + parts[1]
+    loss, grad = xn.cross_entropy_and_grad(x.astype(float), y, reduction="none", backend="numpy", **weight, **options)
+    close(whole.loss(reduction="none"), loss, kind is np.float64, 4.0 if weight else 0.0)
+    for (first, stop), shard in zip(pairwise(cuts), shards, strict=True):
+        found = whole.grad(*shard, class_offset=first, reduction="none", backend="cuda")
+        close(found, grad[:, first:stop], kind is np.float64, np.abs(grad).max() if weight else 0.0)
+
+
 def test_shards_on_the_device_are_refused():
     x, y = OnDevice(np.zeros((2, 3), np.float32)), OnDevice(np.zeros(2, np.int64))
     with pytest.raises(NotImplementedError, match="does not support partial_cross_entropy of arrays on a GPU yet"):
         xn.partial_cross_entropy(x, y, n_classes=3)
     part = xn.partial_cross_entropy(x.array, y.array, n_classes=3)
-    with pytest.raises(NotImplementedError, match="does not support PartialCrossEntropy.grad of arrays on a GPU yet"):
+    with pytest.raises(NotImplementedError, match=r"does not support PartialCrossEntropy\.grad of arrays on a GPU yet"):
         part.grad(x, y)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_PRODUCTS = {"long": kernels.product_long, "lanes": kernels.product_lanes}
+_PRODUCTS = {"long": kernels.product_long, "packed": kernels.product_packed, "lanes": kernels.product_lanes}
 _DIAGONALS = {"long": kernels.diagonal_long, "lanes": kernels.diagonal_lanes}
 
 
@@ -93,7 +93,8 @@ def _run(
     """Run the kernel for a call by its plan; `arrays` are the vector and the diagonal, one of which is None."""
     logits, q, (vector, diag) = problem.logits, problem.distribution, arrays
     float64 = computes_in_float64(logits, q, problem.softcap, vector)
-    chosen = plan(logits.shape, side_by_side(logits, q, result, vector, diag), float64, False, False)
+    may_pack = "packed" in kernels_of and q is None and not problem.focal_gamma
+    chosen = plan(logits.shape, side_by_side(logits, q, result, vector, diag), float64, may_pack, False)
     key, fields = kernel_arguments(problem, None, result, vector=vector)
     scale = problem.grad_scale * (problem.logit_scale**2 if problem.softcap is None else 1.0)
     second = (*(None if array is None else native(array) for array in arrays), scale, bend)

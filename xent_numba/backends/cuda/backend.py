@@ -13,7 +13,7 @@ import numpy as np
 from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
 from xent_numba.backends.cuda.plan import plan
 from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
-from xent_numba.backends.cuda.row.spec import STATISTICS
+from xent_numba.backends.cuda.row.spec import SHARD_COEFFICIENTS, SHARD_STATISTICS, STATISTICS
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.backends.reference import BACKEND as REFERENCE
 from xent_numba.backends.reference import Reference
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import DistillationProblem, LabelScan, Problem, RowFields
+    from xent_numba.backends.protocol import (
+        DistillationProblem,
+        LabelScan,
+        Problem,
+        RowFields,
+        Shard,
+        ShardCoefficients,
+        ShardStatistics,
+    )
 
     Array = NDArray[Any]
     Float64s = NDArray[np.float64]
@@ -107,17 +115,19 @@ class CudaBackend(Reference):
 
     def cross_entropy_hvp(self, problem: Problem, vector: Array, product: Array, gauss_newton: bool) -> None:
         """H v, in two reads of logits and vector."""
-        if problem.focal_gamma:
-            REFERENCE.cross_entropy_hvp(problem, vector, product, gauss_newton)
-            return
         _run(problem, "hvp", {"out": product}, {"second": vector}, gauss_newton=gauss_newton)
 
     def cross_entropy_grad_and_hessian_diag(self, problem: Problem, grad: Array, diag: Array) -> None:
         """Both, in two reads of the logits."""
-        if problem.focal_gamma:
-            REFERENCE.cross_entropy_grad_and_hessian_diag(problem, grad, diag)
-            return
         _run(problem, "grad and diag", {"out": grad, "second_out": diag})
+
+    def shard_statistics(self, shard: Shard, found: ShardStatistics) -> None:
+        """In two reads of the logits."""
+        _run_shard("statistics", shard, {}, found._asdict())
+
+    def shard_gradient(self, shard: Shard, coefficients: ShardCoefficients, grad: Array) -> None:
+        """In one read of the logits."""
+        _run_shard("gradient", shard, coefficients._asdict(), {"out": grad})
 
     def distillation_loss(
         self, problem: DistillationProblem, rows: Array | None, grad: Array | None
@@ -142,6 +152,27 @@ class CudaBackend(Reference):
     def logsumexp(self, logits: Array, out: Array, n_threads: int | None) -> None:
         """max + log Σ exp(x - max)."""
         _run_chunks(_without_target(""), {"logits": logits}, {"lse": out})
+
+
+def _run_shard(
+    task: str, shard: Shard, more_inputs: Mapping[str, Array | None], outputs: Mapping[str, Array | None]
+) -> None:
+    """A shard of the classes in chunks of rows.  Which rows are kept goes as labels, of which 0 is to be ignored."""
+    weight = None if shard.weight is None else memory.upload(shard.weight)
+    operands = Operands(
+        (1, 1, 1),
+        Operand("", 0),
+        "grad" if "out" in outputs else "",
+        weight=None if weight is None else Operand("float64", memory.address(weight)),
+        ignore=(0,),
+        logit_scale=shard.logit_scale,
+        softcap=shard.softcap,
+        shard=task,
+        shard_target=(shard.alpha, shard.beta),
+    )
+    labels = None if shard.kept is None else shard.kept.view(np.uint8)
+    inputs = {"logits": shard.logits, "labels": labels, "distribution": shard.distribution, **more_inputs}
+    _run_chunks(operands, inputs, outputs)
 
 
 def _rows_or_sums(losses: Array, rows: Array | None) -> Float64s | None:
@@ -215,7 +246,10 @@ def _run_chunks(operands: Operands, inputs: Mapping[str, Array | None], outputs:
             if array is not None:
                 on_device[name] = memory.upload(array[part])
                 address = memory.address(on_device[name])
-                setattr(operands, name, _packed(array, address, classes if array.ndim == 3 else 1))
+                if name in SHARD_COEFFICIENTS:
+                    operands.by_row[name] = address
+                else:
+                    setattr(operands, name, _packed(array, address, classes if array.ndim == 3 else 1))
         for name, array in outputs.items():
             if array is None:
                 continue
@@ -227,8 +261,8 @@ def _run_chunks(operands: Operands, inputs: Mapping[str, Array | None], outputs:
             address = memory.address(on_device[name])
             if array.ndim == 3:
                 setattr(operands, name, _packed(array, address, width))
-            elif name in STATISTICS:
-                operands.statistics[name] = address
+            elif name in (*STATISTICS, *SHARD_STATISTICS):
+                operands.by_row[name] = address
             else:
                 setattr(operands, name, address)
         launch.run(operands)

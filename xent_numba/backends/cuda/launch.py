@@ -26,7 +26,18 @@ from xent_numba.backends.cuda.plan import (
     scan_blocks,
     sum_sizes,
 )
-from xent_numba.backends.cuda.regimes import block, columns, distilled, from_top, labels, online, split, tile, warp
+from xent_numba.backends.cuda.regimes import (
+    block,
+    columns,
+    distilled,
+    from_top,
+    labels,
+    online,
+    sharded,
+    split,
+    tile,
+    warp,
+)
 from xent_numba.backends.cuda.regimes.sweep import block_per_row, thread_per_row
 from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments, row_layout
 from xent_numba.backends.cuda.row.spec import Spec
@@ -49,7 +60,9 @@ class ScanResult(NamedTuple):
 def build(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
     """The Python function of one of the kernels of a plan: `name` is a regime, or a part of "split"."""
     if spec.swept:
-        row = distilled.row_from_teacher if spec.distillation else from_top.row_from_top
+        row: Any = from_top.row_from_top
+        if spec.distillation or spec.shard:
+            row = distilled.row_from_teacher if spec.distillation else sharded.row_of_shard
         if name == "columns":
             return thread_per_row(row(spec, 1, SWEEP_BATCH), threads)
         return block_per_row(row(spec, threads, SWEEP_BATCH))

@@ -8,6 +8,8 @@
     block     what the registers of a block hold                                   a block, in registers
     online    anything else                                                        a block, in two reads
 
+What is read element by element (`Spec.swept`) is computed in "columns" or "online" alone.
+
 Whether a row fits the registers depends on its vectors too: a warp of 8 vectors per lane holds 1024 aligned float32
 classes but 512 of float64, and rows of more go to "block".  A larger WARP_CLASSES therefore has no effect on these
 unless `most_vectors` allows more vectors.
@@ -58,8 +60,8 @@ def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, facts: DeviceFact
     if layout == "columns" and n_rows >= facts.multiprocessors * COLUMN_THREADS:
         return Plan("columns", "neighbouring rows lie side by side: a thread per row", COLUMN_THREADS)
     if spec.swept:
-        most = ONLINE_THREADS // 2 if spec.distillation else ONLINE_THREADS
-        return _online(n_classes, 1, "element by element", most)
+        threads = _online_threads(n_classes, SWEEP_BATCH, ONLINE_THREADS // 2 if spec.float64 else ONLINE_THREADS)
+        return Plan("online", "what reads a row element by element: a block per row", threads)
     if not spec.unit_stride:
         return _online(n_classes, 1, "classes do not lie side by side")
     if n_classes <= TILE_CLASSES and layout == "packed":
@@ -106,12 +108,18 @@ def sum_sizes(n: int) -> list[int]:
     return sizes
 
 
-def _online(n_classes: int, vector_width: int, why: str, most: int = ONLINE_THREADS) -> Plan:
+def _online(n_classes: int, vector_width: int, why: str) -> Plan:
     """A block per row, of no more threads than have something to read."""
+    threads = _online_threads(n_classes, vector_width * ONLINE_BATCH, ONLINE_THREADS)
+    return Plan("online", f"{why}: running sums, two reads", threads)
+
+
+def _online_threads(n_classes: int, batch: int, most: int) -> int:
+    """A power of two of them, at most `most`, which read `batch` classes each before they come to their next ones."""
     threads = WARP
-    while threads < most and threads * vector_width * ONLINE_BATCH < n_classes:
+    while threads < most and threads * batch < n_classes:
         threads *= 2
-    return Plan("online", f"{why}: running sums, two or more reads", threads)
+    return threads
 
 
 def _split(n_rows: int, n_classes: int, room: int, vector_width: int, multiprocessors: int) -> Plan:

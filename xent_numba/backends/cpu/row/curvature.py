@@ -84,9 +84,9 @@ def diagonal_at(found: Any, p: Any, q: Any, of_psi: Any, z_coefficient: float) -
 
 
 @inline
-def offset_without_focal(found: Any, mean: Any, u_top: Any, z_coefficient: float) -> Any:
-    """The offset of (H u)_j without κ."""
-    return found.spread * mean - splat(2.0 * z_coefficient, mean) * (u_top + mean)
+def offset_without_focal(spread: Any, mean: Any, u_top: Any, z_coefficient: float) -> Any:
+    """The offset of (H u)_j without κ, where `spread` is A."""
+    return spread * mean - splat(2.0 * z_coefficient, mean) * (u_top + mean)
 
 
 # ------------------------------------------------------------------------------------------------ the transform

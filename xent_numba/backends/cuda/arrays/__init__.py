@@ -1,6 +1,6 @@
-"""Losses and softmax of arrays that are on a CUDA device already: zero-copy, on the caller's stream, in its library.
+"""The public functions for arrays that are on a CUDA device already: zero-copy, on the caller's stream, in its library.
 
-api           the functions that `xent_numba.api` and `probabilities` call for such arrays
+api           the functions that the public ones call for such arrays; shards of classes are refused
 inputs        one call validated, by the same functions and in the same words as for NumPy arrays
 label_scan    labels and weights checked by a kernel, at once or later, and the denominators
 slabs         arrays of any shape as operands of calls on (A, B, C) views

@@ -131,7 +131,7 @@ def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str,
             if target is not None:
                 operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
             operands.logit_scale, operands.softcap = options.logit_scale, options.softcap
-            operands.statistics = {
+            operands.by_row = {
                 name: found.array.ctypes.data + first_row * found.array.itemsize for name, found in results.items()
             }
             launch.run(operands, stream)
@@ -170,7 +170,6 @@ def hvp(
     out: Any = None,
 ) -> Any:
     """`cross_entropy_hvp`."""
-    _refuse_focal(options)
     with on_its_device(logits):
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         v = read_second(vector, "vector", inputs.logits, "that of the logits")
@@ -191,22 +190,12 @@ def grad_and_hessian_diag(
     diag_out: Any = None,
 ) -> tuple[Any, Any]:
     """`cross_entropy_grad_and_hessian_diag`."""
-    _refuse_focal(options)
     with on_its_device(logits):
         inputs = read_loss_inputs(options, logits, target, weight, sample_weight)
         grad, diag = _read_grad(inputs, grad_out, "grad_out"), _read_grad(inputs, diag_out, "diag_out")
         check_diag(diag.array, inputs.logits.array, grad.array)
         _run(inputs, None, Output("grad and diag", grad, diag))
         return release(grad, inputs.stream), release(diag, inputs.stream)
-
-
-def _refuse_focal(options: Options) -> None:
-    """NotImplementedError for a focal_gamma."""
-    if options.focal_gamma:
-        raise NotImplementedError(
-            "backend 'cuda' does not support second derivatives of a focal loss of arrays on a GPU yet; copy them to "
-            "the host"
-        )
 
 
 def distillation(

@@ -123,7 +123,7 @@ def _add_terms(args: Any, found: Any, state: Any, j: Any, s: Any, t: Any) -> Any
 
 
 def _store_gradient(spec: Spec) -> Any:
-    """(args, (Teacher, log1p(x), scale of the row, address of the output), 0, j, s_j, t_j) -> 0: stores the gradient."""
+    """(args, (Teacher, log1p(x), scale of the row, output), 0, j, s_j, t_j) -> 0: stores the gradient of a class."""
     memory, stored = address_functions(spec), row_functions(spec).stored
     store, stride, squared = memory.access.store, memory.out_stride, spec.squared
 

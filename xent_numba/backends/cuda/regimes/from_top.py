@@ -51,7 +51,8 @@ def row_from_top(spec: Spec, threads: int, batch: int) -> Any:
     store_row, store_ignored_row = store_statistics(spec, maths), store_ignored(spec)
     epilogue: Any = curvature_epilogue(spec, maths) if has_output else None
     write: Any = sweep(spec, threads, batch, curvature_visit(spec, maths, memory)) if has_output else None
-    zero = real(0)
+    transform, derivative, load_second = maths.transform, maths.derivative, memory.second_load
+    second_stride, reads_label_v, zero = memory.second_stride, has_second and spec.focal, real(0)
 
     @hw.device
     def compute_row(args: Any, row: Any, thread: Any) -> None:
@@ -62,13 +63,15 @@ def row_from_top(spec: Spec, threads: int, batch: int) -> Any:
             x = logits_row(args, row)
             second = second_row(args, row) if has_second else hw.i64(0)
             q = distribution_row(args, row) if has_distribution else hw.i64(0)
-            x_y = read_label_logit(args, x, y)
+            x_y, slope_v_y = read_label_logit(args, x, y), zero
+            if reads_label_v and 0 <= y < args.n_classes:
+                slope_v_y = derivative(args, x_y) * real(load_second(second + y * second_stride(args)))
             share = measure(args, x, second, (key_of(args, x_y), y, q), nothing(), thread)
             found = merge(args, x, second, share)
             if thread == 0:
                 store_row(args, row, y, x_y, found)
             if has_output:
-                factors = epilogue(args, row, y, found)
+                factors = epilogue(args, row, y, transform(args, x_y), slope_v_y, found)
                 write(args, x, second, (factors, y, q, out, second_out), hw.i64(0), thread)
         else:  # not read
             if has_output:

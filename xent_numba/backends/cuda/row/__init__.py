@@ -7,6 +7,10 @@ transform    z = f(x) of a logit (logit_scale, softcap), its derivative, and the
 target       labels, class weights and the effective target
 focal        the focal factor of a label's weight
 epilogue     from the statistics of a row to its loss, and to the factors of its output
+top          the order of the classes of a row, and what is measured from the first of the largest
+row_statistics  what `row_statistics` stores of a row
+curvature    Hessian-vector products, and the gradient with the diagonal of the Hessian
+distillation the divergence of a student from its teacher, and its gradient
 output       what is stored: the gradient or a softmax of each class, the loss or log-sum-exp of each row
 functions    all of these for one spec, as the kernels use them
 

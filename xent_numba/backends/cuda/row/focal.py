@@ -1,7 +1,8 @@
 """The focal factor q^γ of a label's weight, where q = 1 − p is the probability of all classes but the label's.
 
 With L = −log p and r = p L / q, which is between 0 and 1, the factor in the loss is q^γ, and in the gradient
-φ = q^γ (1 + γ r); `backends.reference.focal` derives them.  Neither p nor q is computed as 1 minus the other.
+φ = q^γ (1 + γ r); the Hessian takes ψ = γ q^(γ−1) (p L − 2 p − (γ − 1) p r) too.  `backends.reference.focal` derives
+them.  Neither p nor q is computed as 1 minus the other.
 """
 
 from __future__ import annotations
@@ -30,3 +31,19 @@ def focal_function(spec: Spec, real: Any) -> Any:
         return power, power * (one + gamma * r)
 
     return focal_factors
+
+
+def focal_curvature(spec: Spec, real: Any) -> Any:
+    """(args, p, q, L) -> ψ in the type `real`; 0 and NaN as in `focal_function`."""
+    zero, half, one, two = real(0), real(0.5), real(1), real(2)
+    least = real(np.finfo(np.float64 if spec.float64 else np.float32).tiny)
+
+    @hw.device
+    def curvature(args: Any, p: Any, q: Any, nll: Any) -> Any:
+        if q < least or p == zero:
+            return zero
+        less = real(args.focal_gamma) - one
+        log_q = hw.log1p(-p) if p < half else hw.log(q)
+        return (less + one) * hw.exp(less * log_q) * (p * nll - two * p - less * p * (p * nll / q))
+
+    return curvature

@@ -53,10 +53,12 @@ class Operands:
     device_scales: int = 0  # address of (1 / denominator, ratio of the denominators), float64, where the host has none
     rows: int = 0  # addresses of a contiguous result per row, of the loss dtype
     lse: int = 0
-    statistics: dict[str, int] = field(default_factory=dict)  # name -> address of a contiguous result per row
+    by_row: dict[str, int] = field(default_factory=dict)  # name -> address of contiguous numbers, one for each row
     gauss_newton: bool = False
     temperature: float | None = None  # of a distillation
     temperature_squared: bool = False
+    shard: str = ""  # "statistics" or "gradient"; the labels are then those of `kept_labels`
+    shard_target: tuple[float, float] = (1.0, 0.0)  # α and β of `protocol.Shard`
 
     @property
     def n_rows(self) -> int:
@@ -96,6 +98,7 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         "inner_rows": b,
         "confidence": 1.0 - operands.label_smoothing,
         "smoothing_share": operands.label_smoothing / classes,
+        "scale": 1.0 if operands.softcap or operands.logit_scale == 0.0 else abs(operands.logit_scale),
         "logit_scale": operands.logit_scale,
         "softcap": cap,
         "scale_over_cap": operands.logit_scale / cap,
@@ -109,8 +112,10 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         "ignore": operands.ignore[0] if operands.ignore else 0,
         "ignore_list": operands.ignore_list,
         "n_ignore": len(operands.ignore),
-        **operands.statistics,
+        **operands.by_row,
     }
+    if operands.shard:
+        values["confidence"], values["smoothing_share"] = operands.shard_target
     for name in (*STRIDED, "weight", "sample_weight", "grad_output", "saved_lse"):
         array: Operand | None = getattr(operands, name)
         if array is None:
@@ -136,7 +141,7 @@ def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
         sample_weight=_dtype(operands.sample_weight),
         grad_output=_dtype(operands.grad_output),
         ignore=min(len(operands.ignore), 2) if operands.labels else 0,
-        smoothing=operands.label_smoothing > 0.0,
+        smoothing=operands.label_smoothing > 0.0 or operands.shard_target[1] > 0.0,
         scaled=operands.logit_scale != 1.0,
         softcap=operands.softcap is not None,
         z_loss=operands.z_coefficient != 0.0,
@@ -146,7 +151,8 @@ def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
         gauss_newton=operands.gauss_newton,
         distillation=operands.temperature is not None,
         squared=operands.temperature_squared,
-        statistics=tuple(name for name in STATISTICS if name in operands.statistics),
+        shard=operands.shard,
+        statistics=tuple(name for name in STATISTICS if name in operands.by_row),
         rows=bool(operands.rows),
         lse=bool(operands.lse),
         saved_lse=_dtype(operands.saved_lse),

@@ -12,6 +12,8 @@ from typing import Any
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 STATISTICS = ("log_prob", "entropy", "argmax", "rank", "logsumexp")  # of a row, each stored where it is asked for
+SHARD_STATISTICS = ("maximum", "rest", "top", "gap", "target_sum")  # as of `protocol.ShardStatistics`,
+SHARD_COEFFICIENTS = ("centre", "p_factor", "u_factor", "own", "at_own")  # and of `protocol.ShardCoefficients`
 CURVATURES = ("hvp", "grad and diag")  # outputs that need the curvature of the loss
 
 
@@ -35,6 +37,7 @@ class Spec:
     second: str = ""  # dtype of a second array that is read: the vector of a Hessian product, a teacher's logits
     distillation: bool = False  # the loss is the divergence from a teacher
     squared: bool = False  # ... times the temperature squared
+    shard: str = ""  # "statistics" or "gradient" of some of the classes
     gauss_newton: bool = False  # a Hessian product leaves out the curvature of the softcap
     statistics: tuple[str, ...] = ()  # which of `STATISTICS` are stored of each row
     rows: bool = False  # store the loss of each row
@@ -48,8 +51,8 @@ class Spec:
 
     @property
     def float64(self) -> bool:
-        """Whether the arithmetic is float64: for float64 logits, distributions or second arrays, and a distillation."""
-        return self.distillation or "float64" in (self.dtype, self.distribution, self.second)
+        """Whether the arithmetic is float64: for float64 in any of the large arrays, for distillation and shards."""
+        return self.distillation or bool(self.shard) or "float64" in (self.dtype, self.distribution, self.second)
 
     @property
     def dense(self) -> bool:
@@ -64,7 +67,7 @@ class Spec:
     @property
     def swept(self) -> bool:
         """Whether rows are read element by element, by `regimes.sweep`."""
-        return self.measured or self.distillation
+        return self.measured or self.distillation or bool(self.shard)
 
     @property
     def scaled_output(self) -> bool:
@@ -115,6 +118,8 @@ def arguments_type(spec: Spec) -> Any:
     names += ["second", "second_row"] * bool(spec.second)
     names += ["second_out", "second_out_row"] * spec.second_out
     names += spec.statistics
+    if spec.shard:
+        names += ["scale", *(SHARD_STATISTICS if spec.shard == "statistics" else SHARD_COEFFICIENTS)]
     names += [[], ["ignore"], ["ignore_list", "n_ignore"]][spec.ignore]
     for name in ("weight", "sample_weight", "grad_output", "rows", "lse", "saved_lse"):
         names += [name] * bool(getattr(spec, name))
@@ -130,8 +135,8 @@ def arguments_type(spec: Spec) -> Any:
 
 FLOATS = frozenset(
     {
-        "temperature", "confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient",
-        "focal_gamma", "grad_scale",
+        "temperature", "scale", "confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap",
+        "z_coefficient", "focal_gamma", "grad_scale",
     }
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.regimes.curvature.lanes import lanes_diagonals, lanes_products
 from xent_numba.backends.cpu.regimes.curvature.long import long_diagonals, long_products
 from xent_numba.backends.cpu.regimes.curvature.operands import SecondOrder
+from xent_numba.backends.cpu.regimes.curvature.packed import packed_products
 from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
@@ -30,6 +31,7 @@ def _kernel_of(name: str, compute_rows: Any) -> Any:
 
 
 product_long = _kernel_of("product_long", long_products)
+product_packed = _kernel_of("product_packed", packed_products)
 product_lanes = _kernel_of("product_lanes", lanes_products)
 diagonal_long = _kernel_of("diagonal_long", long_diagonals)
 diagonal_lanes = _kernel_of("diagonal_lanes", lanes_diagonals)

@@ -163,7 +163,7 @@ def _product_factors(operands: Any, second: Any, item: Any, found: Any, vtype: A
     at_top, mean = found.stats.measured.at_top, found.stats.measured.stream * curvature.inverse
     v_y = values_at(second.vector, found.v, item, labels.y, vtype)
     along = promote(chain_rule(v_y, labels.x, transform)) - at_top
-    kappa, offset = curvature.psi * (along - mean), offset_without_focal(curvature, mean, at_top, zeta)
+    kappa, offset = curvature.psi * (along - mean), offset_without_focal(curvature.spread, mean, at_top, zeta)
     h = curvature.p_y * (curvature.spread * along - offset) - kappa * curvature.q_y
     g = (curvature.at_target - labels.u) * promote(v_y)
     h = chain_rule(add_bend(h, second.bend, g, labels.x, transform), labels.x, transform)

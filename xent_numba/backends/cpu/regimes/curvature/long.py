@@ -146,7 +146,7 @@ def _product_coefficients(operands: Any, second: Any, row: Any, stats: Any, fact
     at_top, mean = one_lane(stats.measured.at_top, found.inverse), one_lane(stats.measured.stream, found.inverse)
     mean = mean * found.inverse
     along = promote(chain_rule(v_y, x_y, row.transform)) - at_top  # of the label
-    kappa, offset = found.psi * (along - mean), offset_without_focal(found, mean, at_top, zeta)
+    kappa, offset = found.psi * (along - mean), offset_without_focal(found.spread, mean, at_top, zeta)
     at_target, y = 0.0, np.int64(-1)
     if needs_label(row.transform, operands.focal_gamma):
         y = np.int64(label.y)

@@ -122,8 +122,8 @@ def _row_max(lane_maxima: Any, saved_shift: Any, vtype: Any) -> Any:
 
 
 @inline
-def _store_shift(shift: Any, vtype: Any) -> Any:
-    """A `TileShift` of pointers, from which `_shift_of_row` loads one lane."""
+def store_shift(shift: Any, vtype: Any) -> Any:
+    """A `TileShift` of pointers, from which `shift_of_row` loads one lane."""
     pointers = TileShift(stack_buffer(vtype, 1), Shift(stack_buffer(vtype, 1), stack_buffer(vtype, 1)))
     store(pointers.centre, 0, shift.centre)
     store(pointers.nearby.residual, 0, shift.nearby.residual)
@@ -132,7 +132,7 @@ def _store_shift(shift: Any, vtype: Any) -> Any:
 
 
 @inline
-def _shift_of_row(pointers: Any, r: int, vtype: Any) -> Any:
+def shift_of_row(pointers: Any, r: int, vtype: Any) -> Any:
     """The `TileShift` of row r, in all lanes."""
     residual, m = pointers.nearby
     nearby = Shift(splat(load_scalar(residual, r), vtype), splat(load_scalar(m, r), vtype))
@@ -171,7 +171,7 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
     target_logits = _target_logits(current.tile, width, inputs.y, vtype)
     _mask_targets(current.tile, width, inputs.y, inputs.dense, lanes)
     shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
-    shifts = _store_shift(shift, vtype)
+    shifts = store_shift(shift, vtype)
     later = prefetch_rows(following.p, row_stride, lanes)
     for r in range(lanes):
         load_row(operands, following, r, vtype)
@@ -181,7 +181,7 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
                 advance(current.tile, r * width),
                 classes,
                 _excluded_class(inputs.dense, extract_lane(inputs.y, r)),
-                _shift_of_row(shifts, r, vtype),
+                shift_of_row(shifts, r, vtype),
                 inputs.saved_shift,
                 inputs.scale,
                 inputs.dense,
