@@ -66,7 +66,7 @@ def kernel_arguments(
     """
     classes = problem.logits.shape[2]
     confidence, dense, dense_weight = _target(problem, classes)
-    transform, scale = _transform(problem)
+    transform, scale = transform_of(problem)
     ignored_classes = [y for y in problem.ignore if 0 <= y < classes]
     fields = (
         native(problem.logits),
@@ -91,7 +91,7 @@ def kernel_arguments(
     return signature_key(fields), fields
 
 
-def _transform(problem: Problem) -> tuple[Sign | Softcap | None, float | None]:
+def transform_of(problem: Problem) -> tuple[Sign | Softcap | None, float | None]:
     """The fields `transform` and `scale` of the `Operands`."""
     scale, cap = problem.logit_scale, problem.softcap
     if cap is not None:

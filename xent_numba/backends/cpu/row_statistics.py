@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xent_numba.backends.cpu.arguments import kernel_arguments
-from xent_numba.backends.cpu.compile.kernel import signature_key
+from xent_numba.backends.cpu.arguments import flat, native, transform_of
 from xent_numba.backends.cpu.fallback import computes_in_float64, options_in_range
 from xent_numba.backends.cpu.plan import plan
 from xent_numba.backends.cpu.regimes.row_statistics import entry
-from xent_numba.backends.cpu.regimes.row_statistics.operands import StatisticsOperands
-from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime import threads
 
 if TYPE_CHECKING:
     from xent_numba.backends.protocol import Problem, RowFields
 
-_KERNELS = {"long": entry.statistics_long}
+_KERNELS = {"long": entry.statistics_long, "lanes": entry.statistics_lanes}
+_NO_LABELS = np.empty(0, np.int64)
 # The smallest |logit_scale| for which Σ e (m − x) has as many digits as the entropy: with a smaller one, it overflows.
 _LEAST_SCALE = {True: 1e-285, False: 1e-26}
 
@@ -33,16 +31,24 @@ def is_supported(problem: Problem, fields: RowFields) -> bool:
 
 def run(problem: Problem, fields: RowFields) -> None:
     """Run the kernel of a call by its plan."""
-    logits = problem.logits
-    _, arguments = kernel_arguments(problem, None, None)
-    whole = Operands(*arguments)
-    operands = StatisticsOperands(
-        whole.logits, whole.labels, whole.ignored_classes, whole.transform, whole.scale,
-        *(None if field is None else field.reshape(-1) for field in fields),
-    )  # fmt: skip
-    arrays: tuple[Any, ...] = tuple(operands)
-    float64 = computes_in_float64(logits, None, problem.softcap)
-    chosen = plan(logits.shape, logits.strides[2] == logits.itemsize, float64, False, False)
+    logits, labels = problem.logits, problem.labels
+    a, b, classes = logits.shape
+    ignored_classes = [y for y in problem.ignore if 0 <= y < classes]
+    transform, scale = transform_of(problem)
+    arrays = tuple([None if field is None else field.reshape(a * b) for field in fields])
+    operands = (
+        native(logits),
+        None if labels is None else flat(labels),
+        np.array(ignored_classes, np.int64) if ignored_classes else _NO_LABELS,
+        transform,
+        scale,
+        *arrays,
+    )
+    # The types of all these arguments, as `signature_key` finds them, but quicker.
+    wanted = tuple([field is None for field in fields])
+    key = logits.dtype, None if labels is None else labels.dtype, type(transform), type(scale), wanted
+    contiguous = logits.strides[2] == logits.itemsize
+    chosen = plan(logits.shape, contiguous, computes_in_float64(logits, None, problem.softcap), False, False)
     groups = -(-chosen.work_items // chosen.group)
     loop = threads.parallel_loop(problem.n_threads, chosen.parallel)
-    _KERNELS[chosen.regime](signature_key(arrays), arrays, chosen.group, chosen.work_items, groups, loop)
+    _KERNELS[chosen.regime](key, operands, chosen.group, chosen.work_items, groups, loop)

@@ -14,9 +14,10 @@ import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.row.transform import Sign, Softcap, is_instance_type
+from xent_numba.backends.cpu.simd.cast import bitcast_to_float, bitcast_to_int
 from xent_numba.backends.cpu.simd.load_store import load, load_n
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import splat
+from xent_numba.backends.cpu.simd.vector import select, splat
 
 
 @specialize
@@ -45,6 +46,15 @@ def load_keys_n(p: Any, i: int, count: int, transform: Any, vtype: Any) -> Any:
 def load_key(p: Any, i: int, transform: Any, vtype: Any) -> Any:
     """The key of the one logit p[i], a scalar."""
     return extract_lane(load_keys_n(p, i, 1, transform, vtype), 0)
+
+
+@inline
+def next_smaller(x: Any) -> Any:
+    """The largest numbers below finite x, in each lane."""
+    bits = bitcast_to_int(x)
+    one, zero = splat(1, bits), splat(0.0, x)
+    below = bitcast_to_float(select(x > zero, bits - one, bits + one), x)
+    return select(x == zero, zero - bitcast_to_float(one, x), below)
 
 
 @inline

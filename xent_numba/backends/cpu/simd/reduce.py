@@ -38,6 +38,22 @@ def first_true(typingctx: Any, mask: Any) -> Any:
 
 
 @intrinsic
+def first_true_of_four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """The first lane in which a mask is set, of the lanes of four masks one after another, or the number of lanes."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = ir.IntType(4 * a.lanes)
+        bits = word(0)
+        for k, mask in enumerate(args):
+            part = builder.zext(builder.bitcast(mask, ir.IntType(a.lanes)), word)
+            bits = builder.or_(bits, builder.shl(part, word(k * a.lanes)))
+        count = llvm_call(builder, f"llvm.cttz.i{word.width}", word, [bits, ir.Constant(ir.IntType(1), 0)])
+        return count if word.width == 64 else builder.zext(count, ir.IntType(64))
+
+    return types.int64(a, b, c, d), codegen
+
+
+@intrinsic
 def extract_lane(typingctx: Any, a: Any, k: Any) -> Any:
     """The scalar in lane k."""
 

@@ -72,7 +72,7 @@ def _load(operands: Any, item: Any, tile: Any, vtype: Any) -> None:
 
 
 @inline
-def _values_at(array: Any, buffer: Any, item: Any, y: Any, vtype: Any) -> Any:
+def values_at(array: Any, buffer: Any, item: Any, y: Any, vtype: Any) -> Any:
     """The value of an (A, B, C) array at class y of each row; anything where y is −1.
 
     It is in the buffer of the tile if that holds whole rows; otherwise it is loaded again, a row at a time.
@@ -110,13 +110,13 @@ def _labels(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any
         def of_labels(
             top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any, dense: Any, vtype: Any
         ) -> Any:
-            x_y = apply_transform(_values_at(operands.logits, buffers.logits, item, y, vtype), operands.transform)
+            x_y = apply_transform(values_at(operands.logits, buffers.logits, item, y, vtype), operands.transform)
             return _Labels(stats, y, promote(x_y), label_weights(operands.confidence, operands.weight, y, promote(x_y)))
 
         return of_labels
 
     def of_top(top: Any, stats: Any, y: Any, operands: Any, item: Any, buffers: Any, dense: Any, vtype: Any) -> Any:
-        q = _values_at(operands.distribution, buffers.distribution, item, top.y, vtype)
+        q = values_at(operands.distribution, buffers.distribution, item, top.y, vtype)
         u = promote(dense_target_at(dense, q, top.y))
         stats = in_float64(stats)
         return _Labels(label_of_top(stats, u), top.y, stats.top.x, u)

@@ -1,8 +1,8 @@
 """argmax and rank of a long row, found block by block while its classes are summed, and so still in the L1 cache.
 
-The classes before the label's are counted where they are smaller, those after it where they are larger:
-
-    rank = 1 + y − #{j < y: x_j < x_y} + #{j > y: x_j > x_y}
+The rank is one more than the number of classes with x_j > x_y, or with x_j ≥ x_y before the label's.  A run of four
+vectors that lies wholly before the label is compared with the next smaller number than x_y, which comes to ≥; the ties
+in the label's own run are added in the end.
 
 Of the maximum, only the first block that has it is remembered; the class is looked for there in the end.
 """
@@ -16,29 +16,49 @@ import numpy as np
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
-from xent_numba.backends.cpu.row.order import load_key, load_keys, load_keys_n
+from xent_numba.backends.cpu.row.order import load_keys, load_keys_n, next_smaller
 from xent_numba.backends.cpu.row.transform import Softcap, is_instance_type
+from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import load, load_scalar, stack_buffer, store, store_scalar
-from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, first_true, reduce_max
-from xent_numba.backends.cpu.simd.vector import iota, lanes_of, maximum, minus_ones, select, splat
+from xent_numba.backends.cpu.simd.reduce import (
+    any_true,
+    extract_lane,
+    first_true,
+    first_true_of_four,
+    reduce_add,
+    reduce_max,
+)
+from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, minus_ones, select, splat
+
+_TOP, _LABEL = 0, 1  # places among the keys of a `RowOrder`
+RUN = 4  # vectors that are compared with the same number
 
 
 class RowOrder(NamedTuple):
     """What is known of the order of a row so far: pointers, None for what is not wanted."""
 
     row: Any  # `RowInput`; its y is the class of the label
-    top: Any  # two numbers: the largest key so far, in the arithmetic of the logits; and that of the label
-    top_block: Any  # an integer: the first class of the first block that has that key
-    counts: Any  # a vector of integers: the count of each lane, that of smaller classes subtracted
+    keys: Any  # three numbers: the largest key so far; that of the label, and the next smaller number
+    top_block: Any  # an integer: the first class of the first block that has the largest key
+    counts: Any  # a vector of float64: the count of each lane
 
 
 @inline
 def row_order(row: Any, argmax: Any, rank: Any, vtype: Any) -> Any:
     """The `RowOrder` of no classes yet; `argmax` and `rank` are None where they are not wanted."""
     keys = stack_buffer(vtype, 1)
-    store_scalar(keys, 0, -math.inf)
-    store_scalar(keys, 1, load_key(row.logits, max(row.y, 0), row.transform, vtype))
+    store_scalar(keys, _TOP, -math.inf)
+    _store_label_key(rank, row, keys, vtype)
     return RowOrder(row, keys, _top_block(argmax, vtype), _counts(rank, vtype))
+
+
+@optional
+def _store_label_key(rank: Any, row: Any, keys: Any, vtype: Any) -> Any:
+    """Store the key of the label and the next smaller number beside that of the maximum; nothing for None."""
+    own = load_keys_n(row.logits, row.y, 1, row.transform, vtype)
+    store_scalar(keys, _LABEL, extract_lane(own, 0))
+    store_scalar(keys, _LABEL + 1, extract_lane(next_smaller(own), 0))
+    return None
 
 
 @optional
@@ -52,8 +72,9 @@ def _top_block(argmax: Any, vtype: Any) -> Any:
 @optional
 def _counts(rank: Any, vtype: Any) -> Any:
     """A pointer to a count of 0 for each lane; None for None."""
-    counts = stack_buffer(iota(vtype), 1)
-    store(counts, 0, splat(0, iota(vtype)))
+    vtype64 = promote(vtype)
+    counts = stack_buffer(vtype64, 1)
+    store(counts, 0, splat(0.0, vtype64))
     return counts
 
 
@@ -95,45 +116,42 @@ def max_of_keys(row: Any, i: int, vectors: int, tail: int, vtype: Any) -> Any:
 @inline
 def _raise_top(top_block: Any, order: Any, i: int, largest: Any) -> None:
     """Remember the block from class i on, if its maximum is larger than any before."""
-    if top_block is not None:
-        if any_true(largest > splat(load_scalar(order.top, 0), largest)):
-            store_scalar(order.top, 0, reduce_max(largest))
-            store_scalar(top_block, 0, i)
+    if top_block is not None and any_true(largest > splat(load_scalar(order.keys, _TOP), largest)):
+        store_scalar(order.keys, _TOP, reduce_max(largest))
+        store_scalar(top_block, 0, i)
 
 
 @inline
 def _count(counts: Any, order: Any, i: int, vectors: int, tail: int, vtype: Any) -> None:
-    """Count the classes of a block that are larger than the label's after it, less those that are smaller before it."""
+    """Count the classes of a block whose keys are larger than the threshold of their run."""
     if counts is not None:
-        row, y, lanes = order.row, order.row.y, lanes_of(vtype)
-        own = splat(load_scalar(order.top, 1), vtype)
-        count = load(counts, 0, iota(vtype))
-        one = splat(1, count)
-        before = min(max(y - i, 0) // lanes, vectors)  # whole vectors before that of the label
-        for k in range(before):
-            x = load_keys(row.logits, i + k * lanes, row.transform, vtype)
-            count = select(x < own, count - one, count)
-        after = before
-        if y >= i and before < vectors:
-            x = load_keys(row.logits, i + before * lanes, row.transform, vtype)
-            count = _count_mixed(count, x, own, y - (i + before * lanes))
-            after = before + 1
-        for k in range(after, vectors):
-            x = load_keys(row.logits, i + k * lanes, row.transform, vtype)
-            count = select(x > own, count + one, count)
+        row, lanes = order.row, lanes_of(vtype)
+        own = splat(load_scalar(order.keys, _LABEL), vtype)
+        count0, count1 = splat(0.0, vtype), splat(0.0, vtype)
+        k = 0
+        while k + RUN <= vectors:
+            j = i + k * lanes
+            # No branch depends on where the label is: the processor would often predict it wrongly.
+            threshold = splat(load_scalar(order.keys, _LABEL + np.int64(j + RUN * lanes <= row.y)), vtype)
+            count0 = _add_larger(count0, load_keys(row.logits, j, row.transform, vtype), threshold)
+            count1 = _add_larger(count1, load_keys(row.logits, j + lanes, row.transform, vtype), threshold)
+            count0 = _add_larger(count0, load_keys(row.logits, j + 2 * lanes, row.transform, vtype), threshold)
+            count1 = _add_larger(count1, load_keys(row.logits, j + 3 * lanes, row.transform, vtype), threshold)
+            k += RUN
+        while k < vectors:
+            count0 = _add_larger(count0, load_keys(row.logits, i + k * lanes, row.transform, vtype), own)
+            k += 1
         if tail > 0:
-            j = i + vectors * lanes
-            count = _count_mixed(count, load_keys_n(row.logits, j, tail, row.transform, vtype), own, y - j)
-        store(counts, 0, count)
+            x = load_keys_n(row.logits, i + vectors * lanes, tail, row.transform, vtype)
+            count0 = _add_larger(count0, x, own)
+        vtype64 = promote(vtype)
+        store(counts, 0, load(counts, 0, vtype64) + promote(count0 + count1))
 
 
 @inline
-def _count_mixed(count: Any, x: Any, own: Any, y: int) -> Any:
-    """The counts with a vector of keys, in which the label's class may be: in lane y, if there is such a lane."""
-    one = splat(1, count)
-    label = splat(min(max(y, -1), lanes_of(x)), count)
-    count = select((iota(x) < label) & (x < own), count - one, count)
-    return select((iota(x) > label) & (x > own), count + one, count)
+def _add_larger(count: Any, x: Any, threshold: Any) -> Any:
+    """The counts, which are floating point for the sake of one instruction less, with 1 added where x is larger."""
+    return select(x > threshold, count + splat(1.0, count), count)
 
 
 # ------------------------------------------------------------------------------------------------ results
@@ -152,10 +170,18 @@ def argmax_of(top_block: Any, order: Any, block: int, vtype: Any) -> Any:
 def _find(order: Any, start: int, block: int, vtype: Any) -> int:
     """The first class from `start` on, in one block, whose key is the largest."""
     row, lanes = order.row, lanes_of(vtype)
-    largest = splat(load_scalar(order.top, 0), vtype)
+    largest = splat(load_scalar(order.keys, _TOP), vtype)
     i = start
     stop = min(row.classes, start + block)
-    while i + lanes <= stop:
+    while i + 4 * lanes <= stop:
+        found0 = load_keys(row.logits, i, row.transform, vtype) == largest
+        found1 = load_keys(row.logits, i + lanes, row.transform, vtype) == largest
+        found2 = load_keys(row.logits, i + 2 * lanes, row.transform, vtype) == largest
+        found3 = load_keys(row.logits, i + 3 * lanes, row.transform, vtype) == largest
+        if any_true((found0 | found1) | (found2 | found3)):
+            return i + first_true_of_four(found0, found1, found2, found3)
+        i += 4 * lanes
+    while i + lanes < stop:
         found = load_keys(row.logits, i, row.transform, vtype) == largest
         if any_true(found):
             return i + first_true(found)
@@ -165,16 +191,23 @@ def _find(order: Any, start: int, block: int, vtype: Any) -> int:
 
 @specialize
 def rank_of(counts: Any, order: Any, vtype: Any) -> Any:
-    """The rank of the label's class, of a row without NaN; 0 where it is not wanted."""
+    """The rank of the label's class, of a row without NaN whose label is not at −inf; 0 where it is not wanted."""
     if isinstance(counts, types.NoneType):
         return lambda counts, order, vtype: np.int64(0)
-    return lambda counts, order, vtype: 1 + order.row.y + _total(load(counts, 0, iota(vtype)))
+    return lambda counts, order, vtype: (
+        1 + np.int64(reduce_add(load(counts, 0, promote(vtype)) + promote(_ties(order, vtype))))
+    )
 
 
 @inline
-def _total(counts: Any) -> Any:
-    """The sum of the lanes, an integer."""
-    total = np.int64(0)
-    for k in range(lanes_of(counts)):
-        total += extract_lane(counts, k)
-    return total
+def _ties(order: Any, vtype: Any) -> Any:
+    """How many classes before the label, in its own run, have the same key: per lane."""
+    row, lanes = order.row, lanes_of(vtype)
+    own = splat(load_scalar(order.keys, _LABEL), vtype)
+    start = row.y - row.y % (RUN * lanes)
+    ties, one = splat(0.0, vtype), splat(1.0, vtype)
+    for k in range(RUN):
+        j = start + k * lanes
+        x = load_keys_n(row.logits, j, min(max(row.y - j, 0), lanes), row.transform, vtype)
+        ties = select(x == own, ties + one, ties)
+    return ties

@@ -32,7 +32,7 @@ from xent_numba.backends.cpu.regimes.long.rescale import own_term, rescale, resc
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, centre_of, with_measured
 from xent_numba.backends.cpu.row.measures import no_measure_sums, origin_at
 from xent_numba.backends.cpu.row.target import DenseSums, exclude_target, no_dense_sums
-from xent_numba.backends.cpu.row.transform import is_instance_type, load_logits_n, scale_or_one
+from xent_numba.backends.cpu.row.transform import is_instance_type, load_logits, load_logits_n, scale_or_one
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import (
     drop_residual,
@@ -43,7 +43,14 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
 )
 from xent_numba.backends.cpu.simd.load_store import first_n_or
 from xent_numba.backends.cpu.simd.math import compensated_add, has_guard_digits, unscale, with_error
-from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
+from xent_numba.backends.cpu.simd.reduce import (
+    any_true,
+    extract_lane,
+    first_true,
+    first_true_of_four,
+    reduce_add,
+    reduce_max,
+)
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, opaque, select, splat
 
 BLOCK_VECTORS = 16
@@ -96,14 +103,22 @@ def _add_block(sums: Any, block: Any, dense: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ class left out
 @inline
 def class_with(row: Any, start: int, stop: int, value: Any) -> Any:
-    """The first of the classes start … stop whose logit is the first lane of `value`, or −1."""
+    """The first of the classes start … stop whose logit is `value`, the same in all lanes; or −1."""
     lanes = lanes_of(value)
-    for i in range(start, stop, lanes):
-        x = load_logits_n(row.logits, i, min(lanes, stop - i), row.transform, splat(math.nan, value))
-        if any_true(x == value):
-            for k in range(lanes):
-                if extract_lane(x, k) == extract_lane(value, 0):
-                    return np.int64(i + k)
+    i = start
+    while i + 4 * lanes <= stop:
+        found0 = load_logits(row.logits, i, row.transform, value) == value
+        found1 = load_logits(row.logits, i + lanes, row.transform, value) == value
+        found2 = load_logits(row.logits, i + 2 * lanes, row.transform, value) == value
+        found3 = load_logits(row.logits, i + 3 * lanes, row.transform, value) == value
+        if any_true((found0 | found1) | (found2 | found3)):
+            return np.int64(i + first_true_of_four(found0, found1, found2, found3))
+        i += 4 * lanes
+    while i < stop:
+        found = load_logits_n(row.logits, i, min(lanes, stop - i), row.transform, splat(math.nan, value)) == value
+        if any_true(found):
+            return np.int64(i + first_true(found))
+        i += lanes
     return np.int64(-1)
 
 

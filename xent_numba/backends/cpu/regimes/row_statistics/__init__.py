@@ -3,5 +3,6 @@
 operands   the arguments of a call, and what its fields need
 fields     from the statistics of a vector of rows to their fields
 long       long rows
+lanes      short rows, and rows whose classes are apart
 entry      the kernels
 """

@@ -6,6 +6,7 @@ from typing import Any
 
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel
+from xent_numba.backends.cpu.regimes.row_statistics.lanes import lanes_rows
 from xent_numba.backends.cpu.regimes.row_statistics.long import long_rows
 from xent_numba.backends.cpu.regimes.row_statistics.operands import StatisticsOperands
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
@@ -28,3 +29,4 @@ def _kernel_of(name: str, compute_rows: Any) -> Any:
 
 
 statistics_long = _kernel_of("statistics_long", long_rows)
+statistics_lanes = _kernel_of("statistics_lanes", lanes_rows)

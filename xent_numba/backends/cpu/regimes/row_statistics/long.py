@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.regimes.long.order import argmax_of, max_of_keys, order_block, rank_of, row_order
 from xent_numba.backends.cpu.regimes.long.statistics import BLOCK_VECTORS, statistics
-from xent_numba.backends.cpu.regimes.row_statistics.fields import float_fields
+from xent_numba.backends.cpu.regimes.row_statistics.fields import float_fields, store_lane
 from xent_numba.backends.cpu.regimes.row_statistics.operands import (
     measures_wanted,
     order_wanted,
@@ -24,12 +25,12 @@ from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top
 from xent_numba.backends.cpu.row.measures import Measured
 from xent_numba.backends.cpu.row.operands import RowInput, is_ignored, label, row_pointer
-from xent_numba.backends.cpu.row.order import exact_order
+from xent_numba.backends.cpu.row.order import exact_order, load_key
 from xent_numba.backends.cpu.row.transform import load_logit
 from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import load, load_n, stack_buffer, store_scalar
-from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane
+from xent_numba.backends.cpu.simd.reduce import any_true
 from xent_numba.backends.cpu.simd.vector import is_nan, lanes_of, splat
 
 
@@ -91,16 +92,9 @@ def _store_buffered(buffer: Any, operands: Any, first: int, count: int, vtype: A
         found = float_fields(operands, stats, x_y, has_nan, vtype)
         for k in range(count):
             if not _is_ignored(operands, first + k):
-                _store_lane(operands.log_prob, first + k, found.log_prob, k)
-                _store_lane(operands.entropy, first + k, found.entropy, k)
-                _store_lane(operands.logsumexp, first + k, found.logsumexp, k)
-
-
-@inline
-def _store_lane(out: Any, i: int, values: Any, k: int) -> None:
-    """out[i] = lane k of the values, if the field is wanted."""
-    if out is not None:
-        out[i] = extract_lane(values, k)
+                store_lane(operands.log_prob, first + k, found.log_prob, k)
+                store_lane(operands.entropy, first + k, found.entropy, k)
+                store_lane(operands.logsumexp, first + k, found.logsumexp, k)
 
 
 @inline
@@ -131,6 +125,14 @@ def _label_logit(log_prob: Any, row: Any, vtype: Any) -> Any:
     if isinstance(log_prob, types.NoneType):
         return lambda log_prob, row, vtype: 0.0
     return lambda log_prob, row, vtype: load_logit(row.logits, row.y, row.transform, vtype)
+
+
+@specialize
+def _is_lowest(rank: Any, row: Any, vtype: Any) -> Any:
+    """Whether a rank is wanted and the key of the label is −inf, below which there is no number."""
+    if isinstance(rank, types.NoneType):
+        return lambda rank, row, vtype: False
+    return lambda rank, row, vtype: load_key(row.logits, row.y, row.transform, vtype) == -math.inf
 
 
 @inline
@@ -170,13 +172,13 @@ def _compute(buffer: Any, operands: Any, row: Any, order: Any, i: int, k: int, v
     """Store the order of row i; what its float fields are made of goes to lane k of the buffer, if there is one."""
     if isinstance(buffer, types.NoneType):
         return lambda buffer, operands, row, order, i, k, vtype: _store_order(
-            order, operands, i, row, _order_alone(order, row, vtype), vtype
+            order, operands, i, row, _order_alone(order, row, vtype) or _is_lowest(operands.rank, row, vtype), vtype
         )
 
     def with_sums(buffer: Any, operands: Any, row: Any, order: Any, i: int, k: int, vtype: Any) -> bool:
         stats = statistics(row, order, vtype)
         x_y = _label_logit(operands.log_prob, row, vtype)
-        irregular = stats.sum_exp_others != stats.sum_exp_others or x_y != x_y
+        irregular = stats.sum_exp_others != stats.sum_exp_others or x_y != x_y or _is_lowest(operands.rank, row, vtype)
         has_nan = _store_order(order, operands, i, row, irregular, vtype)
         _buffer_row(buffer, k, stats, _left_out_logit(stats.top, x_y), x_y, has_nan)
         return has_nan

@@ -48,29 +48,37 @@ def vtype_of(operands: Any) -> Any:
 
 
 @specialize
-def _either(a: Any, b: Any) -> Any:
+def either(a: Any, b: Any) -> Any:
     """True, or None where both are None."""
     if isinstance(a, types.NoneType) and isinstance(b, types.NoneType):
         return lambda a, b: None
     return lambda a, b: True
 
 
+@specialize
+def unless(a: Any, b: Any) -> Any:
+    """True where b is not None but a is, else None."""
+    if isinstance(a, types.NoneType) and not isinstance(b, types.NoneType):
+        return lambda a, b: True
+    return lambda a, b: None
+
+
 @inline
 def sums_wanted(operands: Any) -> Any:
     """True where exponentials have to be summed, else None."""
-    return _either(operands.log_prob, top_wanted(operands))
+    return either(operands.log_prob, top_wanted(operands))
 
 
 @inline
 def order_wanted(operands: Any) -> Any:
     """True where the order of the classes is wanted, else None."""
-    return _either(operands.argmax, operands.rank)
+    return either(operands.argmax, operands.rank)
 
 
 @inline
 def top_wanted(operands: Any) -> Any:
     """The field `top` of a `RowInput`: True where log S must be exact whatever the label is, else None."""
-    return _either(operands.entropy, operands.logsumexp)
+    return either(operands.entropy, operands.logsumexp)
 
 
 @optional
