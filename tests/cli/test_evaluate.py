@@ -99,7 +99,7 @@ def test_json(data: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]) -
     found = json.loads(capsys.readouterr().out)
     named = re.findall(r"with the keys ([\w, \n]+)\.", arguments._EVALUATE_END)[0]
     assert list(found) == re.findall(r"\b(?!and\b)\w+", named)
-    shard = {"logits": "logits.npy", "target": "target.npy", "shape": [3, 5, 7], "dtype": "float32"}
+    shard = {"logits": "logits.npy", "target": "target.npy", "shape": [3, 5, 7], "axis": 2, "dtype": "float32"}
     assert found["shards"] == [shard, {**shard, "logits": "half.npy", "dtype": "float16"}]
     assert (found["backend"], found["rows"], found["shift"]) == ("numpy", None, False)
     np.save("unlikely.npy", np.array([[0.0, -np.inf]]))
