@@ -160,24 +160,25 @@ def evaluate(
     check_target(target)
     if on_device(logits):
         gpu = device_arrays(backend)
+        check_top_k(ks, gpu.count_classes(options, logits))
         there = gpu.row_statistics(options, logits, target, FIELDS)
         fields = RowFields(*(None if field is None else gpu.to_host(field) for field in there))
         if sample_weight is not None and on_device(sample_weight):
             sample_weight = gpu.to_host(sample_weight)
-        s = _checked(ks, sample_weight, fields, tuple(logits.shape)[options.axis])  # type: ignore[union-attr]
+        s = _weights(sample_weight, fields)
     else:
         chosen = select(backend)
         call = prepare_statistics(chosen, options, logits, target, FIELDS)
         fields = call.fields
-        s = _checked(ks, sample_weight, fields, np.shape(logits)[options.axis])  # type: ignore[arg-type]
+        check_top_k(ks, np.shape(logits)[options.axis])  # type: ignore[arg-type]
+        s = _weights(sample_weight, fields)
         for problem, slab_fields in call.slabs:
             chosen.row_statistics(problem, slab_fields)
     return summary(block_sums(fields, s, ks), ks)
 
 
-def _checked(top_k: tuple[int, ...], sample_weight: Any, fields: RowFields, n_classes: int) -> Float64s | None:
-    """The sample weights of rows in the shape of `fields`, with its errors and those of `top_k`."""
-    check_top_k(top_k, n_classes)
+def _weights(sample_weight: Any, fields: RowFields) -> Float64s | None:
+    """The sample weights of rows in the shape of `fields`, as they can be summed."""
     if sample_weight is None:
         return None
     assert fields.rank is not None

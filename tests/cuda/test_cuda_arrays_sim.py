@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from numba import cuda
 
 import xent_numba as xn
 from tests.support import cudasim
+from xent_numba import evaluation
 from xent_numba.backends.cuda import launch, plan
 from xent_numba.backends.cuda.arrays import adopt, inputs, label_scan
 from xent_numba.backends.cuda.arrays import api as arrays
@@ -309,6 +311,22 @@ def test_host_factors_are_copied_on_the_stream(on_gpu, monkeypatch, rng):
     x, y = rng.normal(size=(4, 6)).astype(np.float32), np.array([0, 1, 2, 3])
     arrays.loss(make_options(ignore_index=(4, 5)), on_gpu(x), on_gpu(y), np.ones(6))
     assert set(streams) == {7}
+
+
+def test_an_evaluation_adds_up_rows_on_the_host(on_gpu, monkeypatch, rng):
+    x, y, s = rng.normal(size=(5, 4)).astype(np.float32), np.array([0, 1, -100, 3, 2]), rng.uniform(0, 2, 5)
+
+    def statistics(options, logits, target, names):
+        found = xn.row_statistics(logits.array, target.array, fields=names, backend="numpy")
+        return tuple(None if field is None else cuda.to_device(field) for field in found)
+
+    monkeypatch.setattr(arrays, "row_statistics", statistics)
+    monkeypatch.setattr(evaluation, "device_arrays", lambda backend: arrays)
+    monkeypatch.setattr(arrays, "numba_cuda", lambda: SimpleNamespace(as_cuda_array=lambda x: cuda.to_device(x.array)))
+    expected = xn.evaluate(x, y, top_k=(1, 4), sample_weight=s, backend="numpy")
+    assert xn.evaluate(on_gpu(x), on_gpu(y), top_k=(1, 4), sample_weight=on_gpu(s)) == expected
+    with pytest.raises(ValueError, match="above the number of classes, 4"):
+        xn.evaluate(on_gpu(x), on_gpu(y))
 
 
 def test_no_rows_and_no_weight(on_gpu):

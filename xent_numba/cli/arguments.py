@@ -26,7 +26,7 @@ C-contiguous logits of that shape, and why.  The plan is that of a loss with cla
 
 _ARRAYS = """\
 In place of a .npy file, FILE.npz:NAME or FILE.safetensors:NAME names an array of another file.  All are memory-mapped
-and read in blocks, so they may be larger than memory; only compressed members of .npz files are read into it.
+and read in blocks, so they may be larger than memory; only compressed members of .npz files are read as a whole.
 """
 
 _LOSS = f"""\
@@ -66,8 +66,8 @@ rows.  {_NOT_FINITE}
 
 _EVALUATE_END = f"""\
 With --json, one object is printed, with the keys loss, perplexity, bits, accuracy, entropy, n_rows, shards, shift,
-backend and rows.  The accuracy is an object with a key for each k, n_rows counts the rows that are neither ignored nor
-of weight 0, and shards has for each pair of files an object with the keys logits, target, shape and dtype.
+backend and rows.  The accuracy is an object with a key for each k; n_rows counts the rows that are neither ignored nor
+of weight 0; shards has an object for each pair of files, with the keys logits, target, shape, axis and dtype.
 {_NOT_FINITE}
 OUT.npz, which is created or replaced only once it is complete, has the arrays log_prob, entropy, argmax, rank and
 logsumexp, in the shape of the labels that are scored; those of several pairs of files are joined along the first axis.

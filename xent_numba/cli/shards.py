@@ -36,10 +36,15 @@ class Shard(NamedTuple):
 
     inputs: Files
     logits: Array  # as in the file
-    n_classes: int
+    axis: int  # of the classes, counted from the front
     n_bytes: int  # of the logits that are scored
     prepared: PreparedStatistics
     sample_weight: NDArray[np.float64] | None  # of the rows that are scored
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return int(self.logits.shape[self.axis])
 
     def described(self) -> dict[str, object]:
         """What the JSON object says of it."""
@@ -47,6 +52,7 @@ class Shard(NamedTuple):
             "logits": self.inputs["logits"],
             "target": self.inputs["target"],
             "shape": self.logits.shape,
+            "axis": self.axis,
             "dtype": str(self.logits.dtype),
         }
 
@@ -143,7 +149,7 @@ def _prepared(
         weights = None if weight is None else as_weights(weight, "sample_weight", target.shape, PER_ROW)
     if weights is not None and shifted:
         weights = weights[..., 1:]
-    return Shard(paths, logits, logits.shape[options.axis], scored.nbytes, prepared, weights)
+    return Shard(paths, logits, options.axis % logits.ndim, scored.nbytes, prepared, weights)
 
 
 def _fits(target: Array, logits: Array, axis: int) -> bool:

@@ -216,6 +216,12 @@ def distillation(
         return release(result, inputs.stream), None if grad is None else release(grad, inputs.stream)
 
 
+def count_classes(options: Options, logits: Any) -> int:
+    """The number of classes."""
+    x, axis = read_logits(logits, options.axis)
+    return int(x.array.shape[axis])
+
+
 def to_host(array: Any) -> np.ndarray[Any, Any]:
     """A NumPy array of one on a GPU, copied by its own library, which waits for what it has under way."""
     library = library_of(array)
@@ -223,7 +229,9 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
         return np.asarray(array.detach().cpu())
     if library == "cupy":
         return np.asarray(array.get())
-    return np.asarray(array if library == "jax" else numba_cuda().as_cuda_array(array).copy_to_host())
+    if library != "jax" and not hasattr(array, "copy_to_host"):
+        array = numba_cuda().as_cuda_array(array)
+    return np.asarray(array if library == "jax" else array.copy_to_host())
 
 
 def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:
