@@ -114,7 +114,7 @@ def _long_gradient(
         else:
             row = _row(operands, where.a, where.b, own)
             scalars = GradientScalars(factors.centre[i], factors.p_factor[i], factors.u_factor[i], factors.at_own[i])
-            coefficients = gradient_coefficients(scalars, operands.scale, vtype)
+            coefficients = gradient_coefficients(None, scalars, operands.scale, vtype)
             carry = write_gradient(row, RowOutput(out, staging, streaming), 0, row.classes, coefficients, 0, vtype)
             flush_tail(staging, carry, advance(out, row.classes), vtype)
 
