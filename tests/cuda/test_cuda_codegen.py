@@ -185,7 +185,7 @@ def test_what_is_compiled_is_what_a_launch_asks_for():
     from numba.cuda.typing.typeof import typeof
 
     from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments
-    from xent_numba.backends.cuda.row.spec import signature
+    from xent_numba.backends.cuda.row.spec import SHARD_COEFFICIENTS, SHARD_STATISTICS, signature
 
     logits, labels = Operand("float32", 2**47, 0, 64, 4), Operand("int32", 2**47, 0, 4)
     factors = dict.fromkeys(("weight", "sample_weight", "grad_output", "saved_lse"), Operand("float64", 16))
@@ -198,6 +198,12 @@ def test_what_is_compiled_is_what_a_launch_asks_for():
         Operands(
             (1, 5, 16), logits, "grad", logits, labels, z_coefficient=0.1, focal_gamma=2.0, device_scales=2**47, rows=16
         ),
+        Operands((1, 5, 16), logits, labels=labels, by_row={"rank": 16, "entropy": 32}, logit_scale=2.0),
+        Operands((2, 5, 16), logits, "hvp", logits, labels, second=logits, softcap=3.0, focal_gamma=2.0),
+        Operands((2, 5, 16), logits, "grad and diag", logits, labels, second_out=logits, weight=factors["weight"]),
+        Operands((1, 5, 16), logits, "grad", logits, second=logits, temperature=2.0, rows=16),
+        Operands((1, 5, 16), logits, shard="statistics", by_row=dict.fromkeys(SHARD_STATISTICS, 16)),
+        Operands((1, 5, 16), logits, "grad", logits, shard="gradient", by_row=dict.fromkeys(SHARD_COEFFICIENTS, 16)),
     ]
     for operands in calls:
         spec, arguments = kernel_arguments(operands)
