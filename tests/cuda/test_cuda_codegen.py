@@ -43,7 +43,7 @@ _spec.loader.exec_module(codegen)
 KERNELS = codegen.kernels()
 OFTEN = ("tile", "warp", "block 512", "online", "split", "columns", "labels")
 RARELY = (
-    "options", "distribution", "lse", "softmax", "forward", "ragged", "deferred", "focal", "statistics", "argmax", "hvp",
+    "options", "distribution", "lse", "softmax", "forward", "ragged", "deferred", "statistics", "argmax", "hvp",
     "vector", "diag", "in float64",
 )  # fmt: skip
 SWEPT = ("online statistics", "online hvp all options", "columns diag all options", "online distillation in float64")
