@@ -28,6 +28,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
+BY_ELEMENT = "each element by itself, whatever the alignment"
 VECTOR = re.compile(r"(?:ld|st)\.global(?:\.\w+)*?\.(?:v4\.[a-z]32|v2\.[a-z]64)\b")
 
 
@@ -109,7 +110,7 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
             "online", " float64 distribution", mixed, threads, scalar="computed in float64, stored in fewer bits"
         )
     element: Any = {"unit_stride": False, "two_row_strides": True}
-    labelled, each = Spec(dtype, labels="int64", ignore=1, **element), "each element by itself, whatever the alignment"
+    labelled = Spec(dtype, labels="int64", ignore=1, **element)
     second = {"output": "hvp", "second": dtype}
     from_top = {
         " statistics": replace(labelled, statistics=STATISTICS),
@@ -123,8 +124,8 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         " diag all options": replace(distribution, rows=False, output="grad and diag", **element),
     }
     for suffix, spec in from_top.items():
-        yield kernel("online", suffix, spec, threads // 2 if spec.float64 else threads, scalar=each)
-        yield kernel("columns", suffix, spec, plan.COLUMN_THREADS, scalar=each)
+        yield kernel("online", suffix, spec, threads // 2 if spec.float64 else threads, scalar=BY_ELEMENT)
+        yield kernel("columns", suffix, spec, plan.COLUMN_THREADS, scalar=BY_ELEMENT)
     distilled = Spec(dtype, second=dtype, output="grad", rows=True, distillation=True, **element)
     shard = {"labels": "uint8", "ignore": 1, "weight": "float64", "smoothing": True, "softcap": True, **element}
     in_float64 = {
@@ -134,8 +135,8 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         " shard gradient": Spec(dtype, distribution=dtype, shard="gradient", output="grad", **shard),
     }
     for suffix, spec in in_float64.items():
-        yield kernel("online", suffix + " in float64", spec, threads // 2, scalar=each)
-        yield kernel("columns", suffix + " in float64", spec, plan.COLUMN_THREADS, scalar=each)
+        yield kernel("online", suffix + " in float64", spec, threads // 2, scalar=BY_ELEMENT)
+        yield kernel("columns", suffix + " in float64", spec, plan.COLUMN_THREADS, scalar=BY_ELEMENT)
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
         yield kernel("split statistics", suffix, spec, threads, extra=("parts", "segment_classes"))
         yield kernel("split output", suffix, spec, threads, extra=("results", "segment_classes"))

@@ -43,19 +43,10 @@ _spec.loader.exec_module(codegen)
 KERNELS = codegen.kernels()
 OFTEN = ("tile", "warp", "block 512", "online", "split", "columns", "labels")
 RARELY = (
-    "options",
-    "distribution",
-    "lse",
-    "softmax",
-    "forward",
-    "ragged",
-    "deferred",
-    "statistics",
-    "argmax",
-    "hvp",
-    "vector",
-    "diag",
-)
+    "options", "distribution", "lse", "softmax", "forward", "ragged", "deferred", "statistics", "argmax", "hvp",
+    "vector", "diag", "in float64",
+)  # fmt: skip
+SWEPT = ("online statistics", "online hvp all options", "columns diag all options", "online distillation in float64")
 SAMPLED = {"sm_75": {"bfloat16", "float16"}, "sm_120": {"float32"}}  # what the oldest and the newest are compiled for
 ADDED_BY_SM_80 = ("cvt.rn.bf16", "cvt.rn.f16x2", "cp.async", "redux.sync", "mbarrier", "L2::")
 
@@ -64,13 +55,18 @@ def chosen():
     """(kernel, architecture) pairs to compile."""
     for kernel in KERNELS:
         common = kernel.name.startswith(OFTEN) and not kernel.name.endswith(RARELY)
+        by_element = kernel.scalar_by_design == codegen.BY_ELEMENT
         for arch in kernel.architectures:
             extra = arch == "sm_90" and (kernel.dtype == "float32" or kernel.name.endswith("all options"))
             usual = common
             if arch in SAMPLED:
                 usual = common and kernel.dtype in SAMPLED[arch] and not kernel.name.startswith(("split", "labels"))
             if os.environ.get("XENT_CODEGEN") == "all" or usual or extra:
-                yield pytest.param(kernel, arch, id=f"{kernel.name}-{kernel.dtype}-{arch}".replace(" ", "_"))
+                rare = by_element and (kernel.dtype != "float32" or kernel.name not in SWEPT)
+                marks = pytest.mark.rare if rare and os.environ.get("XENT_CODEGEN") != "all" else ()
+                yield pytest.param(
+                    kernel, arch, marks=marks, id=f"{kernel.name}-{kernel.dtype}-{arch}".replace(" ", "_")
+                )
 
 
 @pytest.mark.parametrize(("kernel", "arch"), list(chosen()))
@@ -185,7 +181,7 @@ def test_what_is_compiled_is_what_a_launch_asks_for():
     from numba.cuda.typing.typeof import typeof
 
     from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_arguments
-    from xent_numba.backends.cuda.row.spec import signature
+    from xent_numba.backends.cuda.row.spec import SHARD_COEFFICIENTS, SHARD_STATISTICS, signature
 
     logits, labels = Operand("float32", 2**47, 0, 64, 4), Operand("int32", 2**47, 0, 4)
     factors = dict.fromkeys(("weight", "sample_weight", "grad_output", "saved_lse"), Operand("float64", 16))
@@ -198,6 +194,12 @@ def test_what_is_compiled_is_what_a_launch_asks_for():
         Operands(
             (1, 5, 16), logits, "grad", logits, labels, z_coefficient=0.1, focal_gamma=2.0, device_scales=2**47, rows=16
         ),
+        Operands((1, 5, 16), logits, labels=labels, by_row={"rank": 16, "entropy": 32}, logit_scale=2.0),
+        Operands((2, 5, 16), logits, "hvp", logits, labels, second=logits, softcap=3.0, focal_gamma=2.0),
+        Operands((2, 5, 16), logits, "grad and diag", logits, labels, second_out=logits, weight=factors["weight"]),
+        Operands((1, 5, 16), logits, "grad", logits, second=logits, temperature=2.0, rows=16),
+        Operands((1, 5, 16), logits, shard="statistics", by_row=dict.fromkeys(SHARD_STATISTICS, 16)),
+        Operands((1, 5, 16), logits, "grad", logits, shard="gradient", by_row=dict.fromkeys(SHARD_COEFFICIENTS, 16)),
     ]
     for operands in calls:
         spec, arguments = kernel_arguments(operands)

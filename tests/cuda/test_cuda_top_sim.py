@@ -5,6 +5,7 @@ Runs in the process that test_cuda_sim.py starts; the bounds are those of that f
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -23,7 +24,9 @@ from xent_numba.backends import registry
 from xent_numba.backends.cuda import launch
 from xent_numba.backends.cuda.arrays import api as arrays
 from xent_numba.backends.cuda.backend import BACKEND
-from xent_numba.backends.cuda.plan import Plan
+from xent_numba.backends.cuda.deferred import deferred_checks
+from xent_numba.backends.cuda.plan import Plan, plan
+from xent_numba.backends.cuda.row.spec import Spec
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.prepare.distillation import make_distillation_options
 from xent_numba.prepare.options import make_options
@@ -234,6 +237,36 @@ def test_curvature_on_the_device(rng):
         arrays.grad_and_hessian_diag(options, OnDevice(x), OnDevice(y), diag_out=OnDevice(x))
     with pytest.raises(ValueError, match="vector has shape"):
         arrays.hvp(options, OnDevice(x), OnDevice(y), OnDevice(v[:1]))
+
+
+def test_checks_may_be_deferred(rng):
+    """A row with a bad label is nan until the check."""
+    x, v, y = rng.normal(size=(3, 5)), rng.normal(size=(3, 5)), np.array([0, 7, 4])
+    with deferred_checks() as checks:
+        product = arrays.hvp(make_options(), OnDevice(x), OnDevice(y), OnDevice(v)).copy_to_host()
+        log_prob, *_ = arrays.row_statistics(make_options(), OnDevice(x), OnDevice(y), ("log_prob",))
+        with pytest.raises(IndexError, match=r"target\[1\] = 7 is out of range"):
+            checks.check()
+        grad = arrays.hvp(make_options(z_loss=0.1), OnDevice(x), OnDevice(y % 5), OnDevice(v)).copy_to_host()
+        loss, _ = arrays.distillation(
+            make_distillation_options(-1, 1.0, False, "mean", None),
+            *(OnDevice(array) for array in (x, v, np.array([1.0, 0.0, 3.0]))),
+        )
+    assert np.isnan(product[1]).all()
+    assert np.array_equal(np.isnan(log_prob.copy_to_host()), [False, True, False])
+    exact = xn.cross_entropy_hvp(x, y % 5, v, z_loss=0.1, backend="numpy")
+    assert np.allclose(grad, exact, atol=1e-15)
+    expected = xn.distillation_loss(x, v, sample_weight=[1, 0, 3], backend="numpy")
+    assert np.allclose(loss.copy_to_host(), expected, rtol=1e-14)
+
+
+def test_the_choice_of_regime():
+    here, swept = device.DeviceFacts("", (9, 0), 132), Spec("float32", statistics=("argmax",), unit_stride=False)
+    assert plan(swept, 10**6, 10, "", here)[0:3:2] == ("columns", 128)
+    assert plan(swept, 10, 10, "", here)[0:3:2] == ("online", 32)
+    assert plan(swept, 10**6, 10**5, "", here)[0:3:2] == ("online", 512)
+    assert plan(swept, 10**6, 10**5, "columns", here).regime == "columns"
+    assert plan(replace(swept, second="float64", distillation=True), 10, 10**5, "", here).threads == 256
 
 
 @sampled(

@@ -60,6 +60,8 @@ def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, facts: DeviceFact
     if layout == "columns" and n_rows >= facts.multiprocessors * COLUMN_THREADS:
         return Plan("columns", "neighbouring rows lie side by side: a thread per row", COLUMN_THREADS)
     if spec.swept:
+        if n_classes <= TILE_CLASSES and n_rows >= facts.multiprocessors * COLUMN_THREADS:
+            return Plan("columns", f"{n_classes} ≤ {TILE_CLASSES} classes: a thread per row", COLUMN_THREADS)
         threads = _online_threads(n_classes, SWEEP_BATCH, ONLINE_THREADS // 2 if spec.float64 else ONLINE_THREADS)
         return Plan("online", "what reads a row element by element: a block per row", threads)
     if not spec.unit_stride:

@@ -34,6 +34,14 @@ def exact_difference(a: Any, b: Any) -> Any:
     return difference, (a - (difference - bit)) - (b + bit)
 
 
+@hw.device
+def warp_add(value: Any) -> Any:
+    """The sum of the values of a warp."""
+    for lane_mask in (16, 8, 4, 2, 1):
+        value += hw.shfl_xor(value, lane_mask)
+    return value
+
+
 def reductions(real: Any, threads: int, dense: bool) -> Reductions:
     """The reductions for rows of `threads` threads, one warp or a block of whole warps, in the float type `real`."""
 
@@ -41,12 +49,6 @@ def reductions(real: Any, threads: int, dense: bool) -> Reductions:
     def warp_max(value: Any) -> Any:
         for lane_mask in (16, 8, 4, 2, 1):
             value = hw.fmax(value, hw.shfl_xor(value, lane_mask))
-        return value
-
-    @hw.device
-    def warp_add(value: Any) -> Any:
-        for lane_mask in (16, 8, 4, 2, 1):
-            value += hw.shfl_xor(value, lane_mask)
         return value
 
     @hw.device
@@ -105,23 +107,17 @@ def row_sum(threads: int, real: Any) -> Any:
     warps, zero = threads // WARP, real(0)
 
     @hw.device
-    def warp_sum(value: Any) -> Any:
-        for lane_mask in (16, 8, 4, 2, 1):
-            value += hw.shfl_xor(value, lane_mask)
-        return value
-
-    @hw.device
     def block_sum(value: Any) -> Any:
         sums = hw.cuda.shared.array(warps, real)
-        value = warp_sum(value)
+        value = warp_add(value)
         hw.barrier()  # a call before this one may still be reading
         if hw.thread_index() % WARP == 0:
             sums[hw.thread_index() // WARP] = value
         hw.barrier()
         lane = hw.thread_index() % WARP
-        return warp_sum(sums[lane] if lane < warps else zero)
+        return warp_add(sums[lane] if lane < warps else zero)
 
-    return warp_sum if threads == WARP else block_sum
+    return warp_add if threads == WARP else block_sum
 
 
 def row_first(threads: int, real: Any, precedes: Any) -> Any:

@@ -26,7 +26,7 @@ from xent_numba.backends.cuda.row.target import label_logit, target_reader
 from xent_numba.backends.cuda.row.top import Measured, RowFromTop, Top, order_key, precedes
 
 
-class Share(NamedTuple):
+class ThreadSums(NamedTuple):
     """What a thread has found in its share of a row so far; the sums are relative to its own top class."""
 
     top: Any  # `Top`
@@ -85,14 +85,14 @@ def row_from_top(spec: Spec, threads: int, batch: int) -> Any:
 
 
 def _nothing(spec: Spec) -> Any:
-    """() -> the `Share` of no class."""
+    """() -> the `ThreadSums` of no class."""
     real = row_functions(spec).real
     zero, minus_inf = real(0), real(-np.inf)
 
     @hw.device
     def nothing() -> Any:
         none = Sum(zero, zero)
-        return Share(Top(minus_inf, hw.i64(-1), minus_inf, zero), none, none, none, none, hw.i64(0))
+        return ThreadSums(Top(minus_inf, hw.i64(-1), minus_inf, zero), none, none, none, none, hw.i64(0))
 
     return nothing
 
@@ -108,7 +108,7 @@ def _wanted(spec: Spec) -> tuple[bool, bool, bool, bool]:
 
 
 def _add(spec: Spec) -> Any:
-    """(args, (key of the label, y, q), Share, j, x_j, v_j) -> the Share with one more class."""
+    """(args, (key of the label, y, q), ThreadSums, j, x_j, v_j) -> the ThreadSums with one more class."""
     maths = row_functions(spec)
     exp, transform, derivative = maths.exp, maths.transform, maths.derivative
     has_gap, has_stream, has_target, has_rank = _wanted(spec)
@@ -126,7 +126,7 @@ def _add(spec: Spec) -> Any:
             target_sum = add_to(target_sum, t_j)
         if has_rank and precedes(key, j, label_key, y):
             before += 1
-        share = Share(top, others, gap, stream, target_sum, before)
+        share = ThreadSums(top, others, gap, stream, target_sum, before)
         if precedes(key, j, top.key, top.j):
             return rebase(share, Top(key, j, z, slope_v))
         term = exp(z - top.z)
@@ -135,13 +135,13 @@ def _add(spec: Spec) -> Any:
             gap = add_to(gap, term * (top.z - z))
         if has_stream:
             stream = add_to(stream, term * (slope_v - top.slope_v))
-        return Share(top, others, gap, stream, target_sum, before)
+        return ThreadSums(top, others, gap, stream, target_sum, before)
 
     return add
 
 
 def _rebase(spec: Spec) -> Any:
-    """(Share, another top) -> the Share relative to that, which comes before its own; its own becomes another class."""
+    """(ThreadSums, another top) -> the ThreadSums relative to that, which comes before its own; its own becomes another class."""
     maths = row_functions(spec)
     exp, one, zero, minus_inf = maths.exp, maths.real(1), maths.real(0), maths.real(-np.inf)
     has_gap, has_stream, _, _ = _wanted(spec)
@@ -151,7 +151,7 @@ def _rebase(spec: Spec) -> Any:
         old, others, gap, stream, target_sum, before = share
         if old.j < 0 or (old.z == minus_inf and top.z > minus_inf):  # nothing that counts so far
             none = Sum(zero, zero)
-            return Share(top, none, none, none, target_sum, before)
+            return ThreadSums(top, none, none, none, target_sum, before)
         scale = exp(old.z - top.z)
         with_old = one + others.value
         if has_gap:
@@ -162,13 +162,13 @@ def _rebase(spec: Spec) -> Any:
             )
         if has_stream:
             stream = Sum((stream.value + with_old * (old.slope_v - top.slope_v)) * scale, stream.compensation * scale)
-        return Share(top, Sum(with_old * scale, others.compensation * scale), gap, stream, target_sum, before)
+        return ThreadSums(top, Sum(with_old * scale, others.compensation * scale), gap, stream, target_sum, before)
 
     return rebase
 
 
 def _merge(spec: Spec, threads: int) -> Any:
-    """(args, x, second, Share of a thread) -> `RowFromTop`, the same for all threads of the row."""
+    """(args, x, second, ThreadSums of a thread) -> `RowFromTop`, the same for all threads of the row."""
     maths, memory = row_functions(spec), address_functions(spec)
     real, transform, derivative = maths.real, maths.transform, maths.derivative
     has_gap, has_stream, has_target, has_rank = _wanted(spec)
