@@ -249,7 +249,7 @@ def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:
 
 CUDA = (
     simulated("sign of the target in the loss",
-              (EPILOGUE, "weight(args, y), (row_max - z_y) + log_total", "weight(args, y), (z_y - row_max) + log_total")),
+              (EPILOGUE, "(row_max - z_y) + log_total", "(z_y - row_max) + log_total")),
     simulated("sign of the target in the gradient",
               (EPILOGUE, "inverse, -(w * sum_exp_others)", "inverse, (w * sum_exp_others)")),
     *(simulated(f"{file.split('/')[-1]}: sign of a distribution in the loss",
