@@ -42,7 +42,7 @@ _spec.loader.exec_module(codegen)
 
 KERNELS = codegen.kernels()
 OFTEN = ("tile", "warp", "block 512", "online", "split", "columns", "labels")
-RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged", "deferred")
+RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged", "deferred", "focal")
 SAMPLED = {"sm_75": {"bfloat16", "float16"}, "sm_120": {"float32"}}  # what the oldest and the newest are compiled for
 ADDED_BY_SM_80 = ("cvt.rn.bf16", "cvt.rn.f16x2", "cp.async", "redux.sync", "mbarrier", "L2::")
 
