@@ -43,8 +43,8 @@ _spec.loader.exec_module(codegen)
 KERNELS = codegen.kernels()
 OFTEN = ("tile", "warp", "block 512", "online", "split", "columns", "labels")
 RARELY = (
-    "options", "distribution", "lse", "softmax", "forward", "ragged", "deferred", "statistics", "argmax", "hvp",
-    "vector", "diag", "in float64",
+    "options", "distribution", "lse", "softmax", "forward", "ragged", "deferred", "focal", "statistics", "argmax",
+    "hvp", "vector", "diag", "in float64",
 )  # fmt: skip
 SWEPT = ("online statistics", "online hvp all options", "columns diag all options", "online distillation in float64")
 SAMPLED = {"sm_75": {"bfloat16", "float16"}, "sm_120": {"float32"}}  # what the oldest and the newest are compiled for
