@@ -151,4 +151,4 @@ def row_statistics(
     call = prepare_statistics(chosen, options, logits, target, names)
     for problem, slab_fields in call.slabs:
         chosen.row_statistics(problem, slab_fields)
-    return RowStatistics(*(field if field is None or field.ndim else field[()] for field in call.fields))
+    return RowStatistics(*[field if field is None or field.ndim else field[()] for field in call.fields])

@@ -172,7 +172,7 @@ def compiled(name: str, *edits: tuple[str, str, str], first: str = "01") -> Muta
 
 CPU = (
     compiled("sign of the target in the loss",
-             (ROW_EPILOGUE, "_scaled_gap(stats.row_max, x_y, scale)", "_scaled_gap(x_y, stats.row_max, scale)")),
+             (ROW_EPILOGUE, "scaled_gap(stats.row_max, x_y, scale)", "scaled_gap(x_y, stats.row_max, scale)")),
     compiled(
         "sign of the target in the gradient",
         (ROW_EPILOGUE, "dense_factor * e_y - label_weight * stats", "dense_factor * e_y + label_weight * stats"),

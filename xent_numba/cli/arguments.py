@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from _typeshed import SupportsWrite
 
-BLOCK_BYTES = 64 << 20  # of logits in a block: enough to keep all threads busy, few enough to react to Ctrl-C
+BLOCK_BYTES = 128 << 20  # of logits in a block: enough to keep all threads busy, few enough to react to Ctrl-C
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import numpy as np
@@ -14,7 +16,7 @@ from xent_numba.prepare.misuse import raise_if_swapped
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from xent_numba.prepare.options import Options
 
     Array = NDArray[Any]
+    Slab = tuple[Problem, RowFields]
 
 FIELDS = RowFields._fields
 OF_TARGET = ("log_prob", "rank")  # the fields that need a target
@@ -32,12 +35,26 @@ _INTEGERS = ("argmax", "rank")
 class PreparedStatistics(NamedTuple):
     """A call ready to run."""
 
-    slabs: Iterator[tuple[Problem, RowFields]]  # a backend must fill one before it asks for the next
+    slabs: Iterable[Slab]  # a backend must fill one before it asks for the next
     fields: RowFields  # the results, in the shape of class indices
 
 
 def check_fields(fields: object, has_target: bool) -> tuple[str, ...]:
     """The names of the fields, once it is certain that each is known, is named once and can be computed."""
+    if isinstance(fields, tuple):
+        with suppress(TypeError):  # an element that cannot be hashed, and is no name either
+            return _cached(fields, has_target)
+    return _checked(fields, has_target)
+
+
+@lru_cache(maxsize=128)
+def _cached(fields: tuple[Any, ...], has_target: bool) -> tuple[str, ...]:
+    """`_checked`, remembered."""
+    return _checked(fields, has_target)
+
+
+def _checked(fields: object, has_target: bool) -> tuple[str, ...]:
+    """`check_fields` without the cache."""
     choices = ", ".join(map(repr, FIELDS))
     if isinstance(fields, str):
         raise TypeError(f"fields = {fields!r} must be a sequence of names; write fields=({fields!r},)")
@@ -81,13 +98,11 @@ def prepare_statistics(
             if found.first_bad >= 0:
                 value = int(given.reshape(-1)[found.first_bad])
                 raise_bad_label(found.first_bad, value, shape, classes, options)
+    dtype = loss_dtype(x.dtype)
     results = RowFields(
-        *(
-            np.empty(shape, np.intp if name in _INTEGERS else loss_dtype(x.dtype)) if name in names else None
-            for name in FIELDS
-        )
+        *[None if name not in names else np.empty(shape, np.intp if name in _INTEGERS else dtype) for name in FIELDS]
     )
-    slabs = _slabs(options, x, axis, labels, ignore, results) if names and x.size else iter(())
+    slabs = _slabs(options, x, axis, labels, ignore, results) if names and x.size else ()
     return PreparedStatistics(slabs, results)
 
 
@@ -108,24 +123,41 @@ def refuse_distribution(shape: tuple[int, ...], axis: int) -> NoReturn:
 
 def _slabs(
     options: Options, x: Array, axis: int, labels: Array | None, ignore: tuple[int, ...], results: RowFields
-) -> Iterator[tuple[Problem, RowFields]]:
+) -> Iterable[Slab]:
     """The call as (A, B, C) views; misaligned logits are copied, a block of rows at a time."""
+    shared = (
+        options.label_smoothing,
+        options.logit_scale,
+        options.softcap,
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+        options.n_threads,
+        False,
+    )
+    by_row = (labels, *results)
+    if x.ndim == 2 and axis == 1 and x.flags.aligned:  # as nearly always
+        y, *fields = [None if array is None else array[None] for array in by_row]
+        return ((Problem(x[None], y, None, None, None, ignore, *shared), RowFields(*fields)),)
     layout = canonical(axis, x)
-    shape = (-1, layout.a, layout.b)
-    by_row = [None if array is None else array.reshape(shape) for array in (labels, *results)]
+    parts = [None if array is None else array.reshape(-1, layout.a, layout.b) for array in by_row]
+    slabs = []
     for i, (view,) in enumerate(layout.slabs()):
-        y, *fields = (None if array is None else array[i] for array in by_row)
-        problem = Problem(
-            view, y, None, None, None, ignore, 0.0, options.logit_scale, options.softcap, 0.0, 0.0, 1.0,
-            1.0, options.n_threads, False,
-        )  # fmt: skip
-        if is_aligned(view):
-            yield problem, RowFields(*fields)
-            continue
-        for block in row_blocks(view.shape, BLOCK // view.shape[2]):
-            part = problem._replace(logits=view[block].copy(), labels=None if y is None else y[block])
-            found = RowFields(*(None if out is None else np.empty(out[block].shape, out.dtype) for out in fields))
-            yield part, found
-            for field, values in zip(fields, found, strict=True):
-                if field is not None:
-                    field[block] = values
+        y, *fields = [None if part is None else part[i] for part in parts]
+        slabs.append((Problem(view, y, None, None, None, ignore, *shared), RowFields(*fields)))
+    return slabs if is_aligned(x) else _aligned(slabs)
+
+
+def _aligned(slabs: Iterable[Slab]) -> Iterator[Slab]:
+    """Aligned copies of blocks of rows.  One must be filled before the next, as its results are copied back then."""
+    for problem, fields in slabs:
+        shape = problem.logits.shape
+        for block in row_blocks(shape, BLOCK // shape[2]):
+            labels = None if problem.labels is None else problem.labels[block]
+            found = RowFields(*[None if out is None else np.empty(out[block].shape, out.dtype) for out in fields])
+            yield problem._replace(logits=problem.logits[block].copy(), labels=labels), found
+            arrays: Iterator[tuple[Any, Any]] = zip(fields, found, strict=True)
+            for array, values in arrays:
+                if array is not None:
+                    array[block] = values

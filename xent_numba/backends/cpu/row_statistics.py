@@ -15,7 +15,7 @@ from xent_numba.backends.cpu.runtime import threads
 if TYPE_CHECKING:
     from xent_numba.backends.protocol import Problem, RowFields
 
-_KERNELS = {"long": entry.statistics_long, "lanes": entry.statistics_lanes}
+_KERNELS = {"long": entry.statistics_long, "lanes": entry.statistics_lanes, "packed": entry.statistics_packed}
 _NO_LABELS = np.empty(0, np.int64)
 # The smallest |logit_scale| for which Σ e (m − x) has as many digits as the entropy: with a smaller one, it overflows.
 _LEAST_SCALE = {True: 1e-285, False: 1e-26}
@@ -48,7 +48,9 @@ def run(problem: Problem, fields: RowFields) -> None:
     wanted = tuple([field is None for field in fields])
     key = logits.dtype, None if labels is None else labels.dtype, type(transform), type(scale), wanted
     contiguous = logits.strides[2] == logits.itemsize
-    chosen = plan(logits.shape, contiguous, computes_in_float64(logits, None, problem.softcap), False, False)
+    float64 = computes_in_float64(logits, None, problem.softcap)
+    sums = not (fields.log_prob is None and fields.entropy is None and fields.logsumexp is None)
+    chosen = plan(logits.shape, contiguous, float64, sums, False)
     groups = -(-chosen.work_items // chosen.group)
     loop = threads.parallel_loop(problem.n_threads, chosen.parallel)
     _KERNELS[chosen.regime](key, operands, chosen.group, chosen.work_items, groups, loop)

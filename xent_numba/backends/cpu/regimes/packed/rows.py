@@ -81,14 +81,14 @@ _TWO_TILES, _TWO_MAXIMA = 2 * TILE_CLASSES, 2 * ROWS
 
 # ------------------------------------------------------------------------------------------------ labels
 @inline
-def _target_logits(tile: Any, width: int, y: Any, vtype: Any) -> Any:
+def target_logits_of(tile: Any, width: int, y: Any, vtype: Any) -> Any:
     """Each row's logit at its label, after the transform, in float64; anything where there is no label."""
     index = select(y < splat(0, y), splat(0, y), y) + iota(vtype) * splat(width, y)
     return promote(gather(tile, index, vtype))
 
 
 @inline
-def _mask_targets(tile: Any, width: int, y: Any, dense: Any, lanes: int) -> None:
+def mask_targets(tile: Any, width: int, y: Any, dense: Any, lanes: int) -> None:
     """Put −inf in the place of the logits at the labels, unless a dense target needs them.
 
     They are written early, to avoid a store-forwarding stall: the vectors that hold them are loaded later.
@@ -168,8 +168,8 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
     all_dense_sums = stack_buffer(vtype64, ROWS), stack_buffer(vtype64, ROWS)
 
     row_max = _row_max(current.lane_maxima, inputs.saved_shift, vtype)
-    target_logits = _target_logits(current.tile, width, inputs.y, vtype)
-    _mask_targets(current.tile, width, inputs.y, inputs.dense, lanes)
+    target_logits = target_logits_of(current.tile, width, inputs.y, vtype)
+    mask_targets(current.tile, width, inputs.y, inputs.dense, lanes)
     shift = tile_shift(row_max, inputs.saved_shift, inputs.scale)
     shifts = store_shift(shift, vtype)
     later = prefetch_rows(following.p, row_stride, lanes)

@@ -9,6 +9,7 @@ from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.regimes.row_statistics.lanes import lanes_rows
 from xent_numba.backends.cpu.regimes.row_statistics.long import long_rows
 from xent_numba.backends.cpu.regimes.row_statistics.operands import StatisticsOperands
+from xent_numba.backends.cpu.regimes.row_statistics.packed import packed_rows
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 
 
@@ -30,3 +31,4 @@ def _kernel_of(name: str, compute_rows: Any) -> Any:
 
 statistics_long = _kernel_of("statistics_long", long_rows)
 statistics_lanes = _kernel_of("statistics_lanes", lanes_rows)
+statistics_packed = _kernel_of("statistics_packed", packed_rows)

@@ -14,7 +14,15 @@ from xent_numba.backends.cpu.row.epilogue import scaled_gap, sum_with_top
 from xent_numba.backends.cpu.row.operands import row_pointer
 from xent_numba.backends.cpu.row.order import exact_order, key_of
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import advance, load, stack_buffer, store, store_scalar, stride
+from xent_numba.backends.cpu.simd.load_store import (
+    advance,
+    load,
+    load_scalar,
+    stack_buffer,
+    store,
+    store_scalar,
+    stride,
+)
 from xent_numba.backends.cpu.simd.math import apply_scale, divide
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane
 from xent_numba.backends.cpu.simd.vector import is_nan, select, splat
@@ -132,33 +140,40 @@ def is_ignored_lane(y: Any, r: int) -> Any:
 
 
 @inline
-def _store_argmax(out: Any, i: int, argmax: Any, r: int) -> None:
-    """out[i] = the argmax in lane r, if it is wanted."""
+def store_lanes(out: Any, first: int, count: int, values: Any) -> None:
+    """out[first + k] = lane k of the values for the first `count` lanes, if the field is wanted.
+
+    By way of memory: to extract a lane whose number is not a constant would take that way for each of them.
+    """
     if out is not None:
-        out[i] = extract_lane(argmax, r)
+        memory = stack_buffer(values, 1)
+        store(memory, 0, values)
+        for k in range(count):
+            out[first + k] = load_scalar(memory, k)
 
 
 @inline
-def _store_rank(out: Any, i: int, ahead: Any, r: int) -> None:
-    """out[i] = the rank of the row in lane r, if it is wanted."""
-    if out is not None:
-        out[i] = 1 + np.int64(extract_lane(ahead, r))
-
-
-@inline
-def store_lane(out: Any, i: int, values: Any, r: int) -> None:
-    """out[i] = lane r of the values, if the field is wanted."""
-    if out is not None:
-        out[i] = extract_lane(values, r)
-
-
-@inline
-def _store_floats(operands: Any, i: int, found: Any, r: int) -> None:
-    """The float fields of the row in lane r, if there are any."""
+def store_floats(operands: Any, first: int, count: int, found: Any) -> None:
+    """Store the first lanes of the `FloatFields`, if there are any."""
     if found is not None:
-        store_lane(operands.log_prob, i, found.log_prob, r)
-        store_lane(operands.entropy, i, found.entropy, r)
-        store_lane(operands.logsumexp, i, found.logsumexp, r)
+        store_lanes(operands.log_prob, first, count, found.log_prob)
+        store_lanes(operands.entropy, first, count, found.entropy)
+        store_lanes(operands.logsumexp, first, count, found.logsumexp)
+
+
+@optional
+def _plus_one(ahead: Any) -> Any:
+    """The ranks, from how many classes are before the label's; None for None."""
+    return ahead + splat(1.0, ahead)
+
+
+@inline
+def _store_ignored(operands: Any, item: Any, y: Any, vtype: Any) -> None:
+    """Store the fields of the rows that are ignored, if there are labels."""
+    if y is not None and any_true(y < splat(0, y)):
+        for r in range(item.rows):
+            if extract_lane(y, r) < 0:
+                store_ignored(operands, item.first_row + r)
 
 
 @inline
@@ -170,14 +185,9 @@ def store_item(operands: Any, item: Any, y: Any, f_y: Any, stats: Any, order: An
     """
     has_nan = stack_buffer(promote(vtype), 1)
     store(has_nan, 0, splat(0.0, promote(vtype)))
-    for r in range(item.rows):
-        _store_argmax(operands.argmax, item.first_row + r, order.argmax, r)
-        _store_rank(operands.rank, item.first_row + r, order.ahead, r)
+    store_lanes(operands.argmax, item.first_row, item.rows, order.argmax)
+    store_lanes(operands.rank, item.first_row, item.rows, _plus_one(order.ahead))
     if any_true(order.irregular):
         _store_exact_order(operands, item, y, order, has_nan, vtype)
-    found = _float_fields(stats, operands, f_y, has_nan, vtype)
-    for r in range(item.rows):
-        if is_ignored_lane(y, r):
-            store_ignored(operands, item.first_row + r)
-        else:
-            _store_floats(operands, item.first_row + r, found, r)
+    store_floats(operands, item.first_row, item.rows, _float_fields(stats, operands, f_y, has_nan, vtype))
+    _store_ignored(operands, item, y, vtype)

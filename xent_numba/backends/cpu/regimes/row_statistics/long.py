@@ -11,7 +11,7 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.regimes.long.order import argmax_of, max_of_keys, order_block, rank_of, row_order
 from xent_numba.backends.cpu.regimes.long.statistics import BLOCK_VECTORS, statistics
-from xent_numba.backends.cpu.regimes.row_statistics.fields import float_fields, store_lane
+from xent_numba.backends.cpu.regimes.row_statistics.fields import float_fields, store_floats
 from xent_numba.backends.cpu.regimes.row_statistics.operands import (
     measures_wanted,
     order_wanted,
@@ -76,7 +76,7 @@ def _gap_of(measured: Any) -> Any:
 
 @inline
 def _store_buffered(buffer: Any, operands: Any, first: int, count: int, vtype: Any) -> None:
-    """Compute and store the float fields of `count` buffered rows that are not ignored."""
+    """Compute and store the float fields of `count` buffered rows."""
     if buffer is not None:
         vtype64 = promote(vtype)
         zero = splat(0.0, vtype64)
@@ -90,18 +90,7 @@ def _store_buffered(buffer: Any, operands: Any, first: int, count: int, vtype: A
         )
         x_y, has_nan = load(buffer.x_y, 0, vtype64), load(buffer.has_nan, 0, vtype64)
         found = float_fields(operands, stats, x_y, has_nan, vtype)
-        for k in range(count):
-            if not _is_ignored(operands, first + k):
-                store_lane(operands.log_prob, first + k, found.log_prob, k)
-                store_lane(operands.entropy, first + k, found.entropy, k)
-                store_lane(operands.logsumexp, first + k, found.logsumexp, k)
-
-
-@inline
-def _is_ignored(operands: Any, i: int) -> bool:
-    """Whether row i is ignored."""
-    y = label(operands.labels, i, operands.logits.shape[2], operands.ignored_classes)
-    return is_ignored(operands.labels, y)
+        store_floats(operands, first, count, found)
 
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -192,13 +181,21 @@ def _compute_row(operands: Any, buffer: Any, i: int, k: int, vtype: Any) -> None
     a, b, _, _ = work_item(operands.logits.shape, i, 1)
     classes = operands.logits.shape[2]
     y = label(operands.labels, i, classes, operands.ignored_classes)
-    if is_ignored(operands.labels, y):
-        store_ignored(operands, i)
-    else:
+    if not is_ignored(operands.labels, y):
         p = row_pointer(operands.logits, a, b)
         top, measures = top_wanted(operands), measures_wanted(operands.entropy)
         row = RowInput(p, classes, y, None, operands.transform, operands.scale, top, measures)
         _compute(buffer, operands, row, _order(order_wanted(operands), row, operands, vtype), i, k, vtype)
+
+
+@inline
+def _store_ignored(labels: Any, operands: Any, first: int, count: int) -> None:
+    """Store the fields of those of the rows that are ignored, if there are labels."""
+    if labels is not None:
+        classes = operands.logits.shape[2]
+        for i in range(first, first + count):
+            if label(labels, i, classes, operands.ignored_classes) < 0:
+                store_ignored(operands, i)
 
 
 @inline
@@ -212,3 +209,4 @@ def long_rows(operands: Any, start: int, stop: int) -> None:
         for k in range(count):
             _compute_row(operands, buffer, first + k, k, vtype)
         _store_buffered(buffer, operands, first, count, vtype)
+        _store_ignored(operands.labels, operands, first, count)
