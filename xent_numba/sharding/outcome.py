@@ -100,7 +100,7 @@ def gradient(
             factor = factor * upstream.reshape(-1)
     for shard, part, grad_view in shards(checked, grad):
         assert grad_view is not None
-        sums = Sums(*(column[part] for column in state.sums))
+        sums = state.sums.rows(part)
         found = merging.coefficients(
             sums,
             weights._replace(sample=weights.sample[part]),
