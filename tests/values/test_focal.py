@@ -18,7 +18,7 @@ from tests.values.test_accuracy import FAR, KINDS, targets
 
 INF, NAN = math.inf, math.nan
 FLOATS = [np.float32, np.float64]
-GAMMAS = [0.01, 0.5, 2.0, 5.0]
+GAMMAS = [0.01, 0.5, 2.0, 5.0, 50.0]
 RARE = pytest.mark.rare
 
 
