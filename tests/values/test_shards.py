@@ -304,7 +304,7 @@ def test_the_same_bits_for_any_number_of_threads(shape, rng):
 def test_factors_that_the_kernels_cannot_hold(rng):
     """Rows with extreme sample weights, by the reference; the others have the bits that they have without them."""
     x, y = rng.normal(size=(6, 600)).astype(np.float32), rng.integers(0, 600, 6)
-    ordinary, extreme = np.ones(6), np.array([1.0, 1e-30, 1.0, 1e33, 0.0, 1.0])
+    ordinary, extreme = np.ones(6), np.array([1.0, 1e-36, 1.0, 1e33, 0.0, 1.0])
     with xn.use_backend("cpu"):
         grads = []
         for s in (ordinary, extreme):
