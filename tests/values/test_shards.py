@@ -63,6 +63,8 @@ def random_options(rng, shape, axis):
         options["logit_scale"] = float(rng.choice([0.3, -2.0, 1e-3]))
     if rng.random() < 0.3:
         options["softcap"] = float(rng.choice([5.0, 50.0]))
+        if options.get("label_smoothing") == 1.0:  # all logits may be at the cap, and T p − t then nothing but rounding
+            options["label_smoothing"] = 0.9
     if rng.random() < 0.3:
         options["z_loss"] = 0.01
     if kind > 1 and "label_smoothing" not in options and rng.random() < 0.4:
