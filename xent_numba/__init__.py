@@ -15,8 +15,8 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 # signatures                   the types in those signatures, for type checkers
 # prepare/                     arguments checked and brought into canonical form
 # backends/                    the protocol, the registry, and the backends: numpy (reference), cpu and cuda
-# shards                       the public function and class for shards of the classes; what they do is in
-# sharded, merging, coverage   shards computed and compared; their sums merged and evaluated; which classes are there
+# shards, parts                the public function and class of shards of the classes
+# sharding/                    what they do: parts made, compared and merged, and what follows from them
 # compute                      a prepared loss: the backend fills every slab, and its partial sums are reduced
 # reduction                    from partial sums to the reduced loss, in a fixed order
 # config                       show_config, and why a shape is computed the way it is
@@ -38,8 +38,9 @@ from xent_numba.distillation import distillation_loss, distillation_loss_and_gra
 from xent_numba.evaluation import Evaluation, evaluate
 from xent_numba.gradient import cross_entropy_grad
 from xent_numba.layer import CrossEntropyLoss
+from xent_numba.parts import PartialCrossEntropy
 from xent_numba.probabilities import log_softmax, logsumexp, softmax
-from xent_numba.shards import PartialCrossEntropy, partial_cross_entropy
+from xent_numba.shards import partial_cross_entropy
 from xent_numba.statistics import RowStatistics, row_statistics
 
 __all__ = [

@@ -23,6 +23,7 @@ LAYOUTS = [
     ((2, 9, 3), 1),
     ((2, 3, 8), 2),
     ((3, 300), 1),
+    ((600, 3), 0),
 ]
 N_CASES = 120
 COSTLY = ["numpy", pytest.param("cpu", marks=pytest.mark.rare)]  # of tests that would compile many kernels
@@ -62,6 +63,8 @@ def random_options(rng, shape, axis):
         options["logit_scale"] = float(rng.choice([0.3, -2.0, 1e-3]))
     if rng.random() < 0.3:
         options["softcap"] = float(rng.choice([5.0, 50.0]))
+        if options.get("label_smoothing") == 1.0:  # all logits may be at the cap, and T p − t then nothing but rounding
+            options["label_smoothing"] = 0.9
     if rng.random() < 0.3:
         options["z_loss"] = 0.01
     if kind > 1 and "label_smoothing" not in options and rng.random() < 0.4:
@@ -280,6 +283,49 @@ def test_misaligned_logits(backend, rng):
     loss, grad = xn.cross_entropy_and_grad(x.copy(), y, backend="numpy")
     np.testing.assert_allclose(whole.loss(), loss, rtol=1e-14)
     np.testing.assert_allclose(gradient(whole, x, y, 1, [0, 5, 12]), grad, rtol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(300, 700), (1500, 60)])
+def test_the_same_bits_for_any_number_of_threads(shape, rng):
+    """Also for a row alone; by the kernels for long rows, and by those that have a row in each lane."""
+    x, y = rng.normal(size=shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
+    cuts = [0, shape[1] // 2 - 3, shape[1]]
+    found = []
+    with xn.use_backend("cpu"):
+        for n_threads in (1, 2, None):
+            whole = sum(parts_of(x, y, 1, cuts, {"n_threads": n_threads}))
+            found.append((whole.to_array(), gradient(whole, x, y, 1, cuts, reduction="sum", n_threads=n_threads)))
+        alone = sum(parts_of(x[77:78], y[77:78], 1, cuts, {}))
+        np.testing.assert_array_equal(alone.to_array(), found[0][0][77:78])
+        np.testing.assert_array_equal(gradient(alone, x[77:78], y[77:78], 1, cuts, reduction="sum"), found[0][1][77:78])
+    for numbers, grad in found[1:]:
+        np.testing.assert_array_equal(numbers, found[0][0])
+        np.testing.assert_array_equal(grad, found[0][1])
+
+
+def test_factors_that_the_kernels_cannot_hold(rng):
+    """Rows with extreme sample weights, by the reference; the others have the bits that they have without them."""
+    x, y = rng.normal(size=(6, 600)).astype(np.float32), rng.integers(0, 600, 6)
+    ordinary, extreme = np.ones(6), np.array([1.0, 1e-36, 1.0, 1e33, 0.0, 1.0])
+    with xn.use_backend("cpu"):
+        grads = []
+        for s in (ordinary, extreme):
+            whole = sum(parts_of(x, y, 1, [0, 280, 600], {"sample_weight": s}))
+            grads.append(gradient(whole, x, y, 1, [0, 280, 600], reduction="sum"))
+    np.testing.assert_array_equal(grads[0][[0, 2, 5]], grads[1][[0, 2, 5]])
+    expected = xn.cross_entropy_and_grad(x, y, sample_weight=extreme, reduction="sum", backend="numpy")[1]
+    np.testing.assert_allclose(grads[1], expected, rtol=1e-6)
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("n", [65_537, 131_073])
+def test_the_accuracy_law_of_several_segments(n, backend, rng):
+    for kind in ("normal", "confident 12", "nearly tied", "masked", "others equal 0.1249", "ascending"):
+        x = KINDS[kind](rng, n).astype(np.float32)[None]
+        y = np.array([int(np.argmax(x))])
+        whole = added(parts_of(x, y, 1, [0, 40_000, n - 1, n], {}), rng)
+        grad = gradient(whole, x, y, 1, [0, 40_000, n - 1, n], reduction="sum")[0]
+        assert row_excess(x[0], y[0], whole.loss("none")[0], grad) < 1, kind
 
 
 def test_many_parts_add_up_no_errors(rng):

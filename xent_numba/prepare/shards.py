@@ -164,5 +164,6 @@ def _aligned(shard: Shard, rows: slice, grad: Array | None) -> Iterator[tuple[Sh
 
 def at_classes(array: Array, classes: NDArray[np.int64]) -> NDArray[np.float64]:
     """array[a, b, classes[a, b]] of an (A, B, C) array as float64; that of class 0 where the class is −1."""
-    found: Array = np.take_along_axis(array, np.maximum(classes, 0)[..., None], axis=2)[..., 0]
+    rows = np.arange(array.shape[1])
+    found: Array = array[np.arange(array.shape[0])[:, None], rows, np.maximum(classes, 0)]
     return found.astype(np.float64)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _STATISTICS = {"long": regimes.statistics_long, "lanes": regimes.statistics_lanes}
 _GRADIENT = {"long": regimes.gradient_long, "lanes": regimes.gradient_lanes}
 _ALL = np.ones(0, np.bool)
+# What the factors of a gradient may be.  Exponentials are multiplied by them before they lose a scale of 2^32 or 2^64.
+_FACTORS = {False: (1e-37, 1e28), True: (1e-300, 1e270)}
 
 
 def in_range(shard: Shard) -> bool:
@@ -107,7 +109,7 @@ def _run(kernel: Any, fields: tuple[Any, ...], arguments: tuple[Any, ...], chose
 # ------------------------------------------------------------------------------------------------ by the reference
 def _rows_out_of_range(shard: Shard, coefficients: ShardCoefficients) -> tuple[Array, ...] | None:
     """The rows whose factors the kernels cannot hold; None where there are none, nearly always."""
-    least, most = limits_of(shard).gradient
+    least, most = _FACTORS[computes_in_float64(shard.logits, shard.distribution, shard.softcap)]
     bad = np.zeros((1, 1), np.bool)
     with np.errstate(all="ignore"):
         for factor in (coefficients.p_factor, coefficients.u_factor if shard.has_dense else None):

@@ -70,6 +70,10 @@ def transform(x: Float64s, problem: Problem) -> tuple[Float64s, Float64s, Float6
     if problem.softcap is None:
         return scaled, lost, np.full((1, 1), problem.logit_scale)
     u = scaled / problem.softcap
+    return problem.softcap * np.tanh(u), nothing, softcap_slope(u, problem.logit_scale)
+
+
+def softcap_slope(u: Float64s, logit_scale: float) -> Float64s:
+    """f' = scale · (1 − tanh² u) = scale · sech² u, without cancellation where tanh is nearly 1."""
     a = np.exp(-2.0 * np.abs(u))
-    # f' = scale · (1 − tanh² u) = scale · sech² u, without cancellation where tanh is nearly 1
-    return problem.softcap * np.tanh(u), nothing, problem.logit_scale * (4.0 * a / (1.0 + a) ** 2)
+    return logit_scale * (4.0 * a / (1.0 + a) ** 2)

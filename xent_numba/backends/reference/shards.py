@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xent_numba.backends.compensated import scaled_difference, sum_of
-from xent_numba.backends.reference.blocks import block_rows, times
+from xent_numba.backends.reference.blocks import block_rows, softcap_slope, times
 from xent_numba.backends.reference.statistics import sum_without
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ def signed(x: Float64s, logit_scale: float, softcap: float | None) -> Float64s:
 
 
 def slope_of(x: Float64s, logit_scale: float, softcap: float) -> Float64s:
-    """f'(x) of a softcap: scale · sech² u, without cancellation where tanh u is nearly 1."""
-    a = np.exp(-2.0 * np.abs(logit_scale * x / softcap))
-    return logit_scale * (4.0 * a / (1.0 + a) ** 2)
+    """f'(x) of a softcap."""
+    return softcap_slope(logit_scale * x / softcap, logit_scale)
 
 
 def scale_of(logit_scale: float, softcap: float | None) -> float:

@@ -39,6 +39,7 @@ from xent_numba.backends.cpu.simd.load_store import advance, load, load_n, point
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones, select, splat
 
+ANY_SIZE = 1.0  # in the place of a focal_gamma, with which p_factor may be smaller than without
 SKIPPED = -2  # in the place of a class: the row is not read, and its gradient is 0
 
 
@@ -114,23 +115,24 @@ def _long_gradient(
         else:
             row = _row(operands, where.a, where.b, own)
             scalars = GradientScalars(factors.centre[i], factors.p_factor[i], factors.u_factor[i], factors.at_own[i])
-            coefficients = gradient_coefficients(None, scalars, operands.scale, vtype)
+            coefficients = gradient_coefficients(ANY_SIZE, scalars, operands.scale, vtype)
             carry = write_gradient(row, RowOutput(out, staging, streaming), 0, row.classes, coefficients, 0, vtype)
             flush_tail(staging, carry, advance(out, row.classes), vtype)
 
 
 # ------------------------------------------------------------------------------------------------ a row in each lane
 class _LaneFactors(NamedTuple):
-    """p_factor · exp − u_factor · u, times f'; `at_own` at class y of each row."""
+    """p_factor · rescale · exp − u_factor · u, times f'; `at_own` at class y of each row."""
 
     p_factor: Any
+    rescale: Any
     u_factor: Any
     at_own: Any
 
 
 def _element(factors: Any, e: Any, x: Any, tile: Any, j: int, y: Any, inputs: Any) -> Any:
     """What is written for class j of a tile."""
-    g = _subtract_dense(e * factors.p_factor, inputs.dense, factors.u_factor, tile.first + j, j)
+    g = _subtract_dense(e * factors.p_factor * factors.rescale, inputs.dense, factors.u_factor, tile.first + j, j)
     return insert_target_lanes(chain_rule(g, x, inputs.transform), tile.first + j, y, factors.at_own)
 
 
@@ -227,14 +229,14 @@ def _lane_gradient(
         ignored = select(y == splat(SKIPPED, y), splat(-1, y), splat(0, y))
         inputs = TileInput(ignored, dense, operands.transform, operands.scale, None, True, None)
         centre = demote(row_values(factors.centre, item, vtype64), vtype)
-        p_factor = row_values(factors.p_factor, item, vtype64)
+        p_factor = demote(row_values(factors.p_factor, item, vtype64), vtype)
         u_factor = demote(row_values(factors.u_factor, item, vtype64), vtype)
         at_own = demote(row_values(factors.at_own, item, vtype64), vtype)
         for first in range(0, classes, TILE_CLASSES):
             tile = tile_at(buffers, first, classes)
             _load(operands, item, tile, vtype)
             rescale = tile_exponentials(tile, inputs, centre)
-            lanes = _LaneFactors(demote(p_factor * rescale, vtype), u_factor, at_own)
+            lanes = _LaneFactors(p_factor, demote(rescale, vtype), u_factor, at_own)
             tile_gradient(tile, tile.exp, inputs, y, lanes, vtype)
             staging = write_tile(staging, tile.exp, rows_view(grad, item, first), tile.classes, vtype)
         staging = flush_carry(staging, grad, item, index + 1 == stop, vtype)

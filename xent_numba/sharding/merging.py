@@ -49,6 +49,10 @@ class Sums(NamedTuple):
     w_y: Float64s  # its class weight; likewise
     owned: Float64s  # how many of the classes are the label's
 
+    def rows(self, part: slice) -> Sums:
+        """Those of some of the rows."""
+        return Sums(*(column[part] for column in self))
+
 
 class Weights(NamedTuple):
     """What multiplies the rows and their targets."""
@@ -62,11 +66,9 @@ class Weights(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The targets of N rows, and the logarithms of their sums: (N,) each, or (1,)."""
+    """The targets of N rows, and their sums: (N,) each."""
 
     rest: Float64s  # nan where the maximum is not finite
-    log_sum: Float64s
-    lse: Float64s
     label_weight: Float64s  # the part of the target that only the label's class has
     target_sum: Float64s  # Σ u_j, of the part that all classes have
 
@@ -82,7 +84,7 @@ def merge(a: Sums, b: Sums, scale: float, *, dense: bool) -> Sums:
         # With the sum itself, and expm1 for the change, many small steps of the maximum add up no errors.
         whole, error = two_sum(np.where(swap, a.rest, b.rest), np.ones(1))
         error = error + np.where(swap, a.rest_error, b.rest_error)
-        change = whole * np.where(near, np.expm1(d), factor) + (whole * lost + error) * factor
+        change = whole * np.expm1(d, out=factor.copy(), where=near) + (whole * lost + error) * factor
         rest, e1 = two_sum(np.where(swap, b.rest, a.rest), np.where(near, whole, 0.0))
         rest, e2 = two_sum(rest, change)
         rest_error = np.where(swap, b.rest_error, a.rest_error) + e1 + e2
@@ -156,11 +158,8 @@ def _rows(sums: Sums, weights: Weights, scale: float, *, gradient: bool) -> Row:
     """The `Row` of merged sums, for the loss or for its gradient."""
     finite = np.isfinite(sums.maximum)
     rest = np.where(finite, sums.rest + sums.rest_error, np.nan)
-    log_sum = np.log1p(rest)
     return Row(
         rest,
-        log_sum,
-        scale * sums.maximum + log_sum,
         _label_weight(sums, weights, rest, scale, gradient=gradient),
         weights.targets * (sums.target_sum + sums.target_error),
     )
@@ -172,9 +171,10 @@ def row_losses(sums: Sums, weights: Weights, scale: float) -> Float64s:
         row = _rows(sums, weights, scale, gradient=False)
         below = times(row.label_weight, 0.25 * sums.maximum - 0.25 * sums.x_y)
         quarter = below + weights.targets * (sums.gap + sums.gap_error)
-        losses = (row.label_weight + row.target_sum) * row.log_sum + 4.0 * (scale * quarter)
+        log_sum = np.log1p(row.rest)
+        losses = (row.label_weight + row.target_sum) * log_sum + 4.0 * (scale * quarter)
         if weights.z_coefficient:
-            losses = losses + weights.z_coefficient * row.lse**2
+            losses = losses + weights.z_coefficient * (scale * sums.maximum + log_sum) ** 2
         return times(weights.sample, losses)
 
 
@@ -194,7 +194,9 @@ def coefficients(sums: Sums, weights: Weights, own: Own, factor: Float64s, scale
         row = _rows(sums, weights, scale, gradient=True)
         centre = np.where(np.isfinite(sums.maximum), sums.maximum, np.where(sums.maximum == -np.inf, 0.0, np.nan))
         total = 1.0 + row.rest
-        z = 2.0 * weights.z_coefficient * row.lse if weights.z_coefficient else np.zeros(1)
+        z = np.zeros(1)
+        if weights.z_coefficient:
+            z = 2.0 * weights.z_coefficient * (scale * sums.maximum + np.log1p(row.rest))
         p_factor = (row.label_weight + row.target_sum + z) / total
         e, others = _exp_and_others(own.x, centre, row.rest, scale)
         u = weights.targets * own.u
