@@ -41,9 +41,9 @@ class PreparedStatistics(NamedTuple):
 
 def check_fields(fields: object, has_target: bool) -> tuple[str, ...]:
     """The names of the fields, once it is certain that each is known, is named once and can be computed."""
-    if isinstance(fields, tuple):
+    if isinstance(fields, (tuple, list)):
         with suppress(TypeError):  # an element that cannot be hashed, and is no name either
-            return _cached(fields, has_target)
+            return _cached(tuple(fields), has_target)
     return _checked(fields, has_target)
 
 

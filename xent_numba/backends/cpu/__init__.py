@@ -13,6 +13,7 @@ plan         which regime computes a call, and every threshold that chooses a ke
 fallback     which calls and rows the reference backend computes instead, and the limits of the kernels
 arguments    from a `Problem` to the arguments of a kernel
 shards       the same for a `Shard`, and which of its kernels computes it
+row_statistics   the arguments and the kernel of a call of `row_statistics`
 selftest     whether the installed Numba can compile, cache and run all this, tested once for each version
 backend      the methods of the backend
 

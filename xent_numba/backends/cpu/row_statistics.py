@@ -23,6 +23,8 @@ _LEAST_SCALE = {True: 1e-285, False: 1e-26}
 
 def is_supported(problem: Problem, fields: RowFields) -> bool:
     """Whether the kernels' arithmetic can hold the options of a call; if not, the reference computes it."""
+    if problem.logit_scale == 1.0 and problem.softcap is None:
+        return True
     float64 = computes_in_float64(problem.logits, None, problem.softcap)
     too_small = problem.softcap is None and abs(problem.logit_scale) < _LEAST_SCALE[float64]
     labelled = problem._replace(labels=np.empty(0)) if problem.labels is None else problem

@@ -53,10 +53,9 @@ _TWO_TILES, _TWO_MAXIMA = 2 * TILE_CLASSES, 2 * ROWS  # in vectors
 @inline
 def _terms_buffer(wanted: Any, vtype: Any) -> Any:
     """`RowTerms` of pointers to those of as many rows as there are lanes; None for what is not wanted."""
-    vtype64 = promote(vtype)
     return RowTerms(
-        stack_buffer(vtype64, ROWS),
-        _vectors(wanted.gap, vtype64),
+        stack_buffer(promote(vtype), ROWS),
+        _vectors(wanted.gap, vtype),
         _vectors(wanted.top, vtype),
         _vectors(wanted.argmax, vtype),
         _vectors(wanted.rank, vtype),
@@ -93,7 +92,7 @@ def _put_terms(buffer: Any, r: int, terms: Any, lanes: int) -> None:
     """Store the `RowTerms` of row r."""
     i = r * lanes
     store(buffer.sum_exp, i, promote(terms.sum_exp))
-    _put(buffer.gap, i, _promoted(terms.gap))
+    _put(buffer.gap, i, terms.gap)
     _put(buffer.ties, i, terms.ties)
     _put(buffer.first, i, _with_lane(terms.first))
     _put(buffer.ahead, i, terms.ahead)
@@ -119,9 +118,9 @@ def _others(ties: Any, sum_exp: Any, row_max: Any) -> Any:
 
 
 @optional
-def _measured(gap: Any, rescale: Any) -> Any:
-    """The `Measured` of the rows; None for None."""
-    return Measured(reduce_add_each(gap, rescale) * rescale, splat(0.0, rescale), splat(0.0, rescale))
+def _measured(gap: Any, rescale: Any, vtype: Any) -> Any:
+    """The `Measured` of the rows; None for None.  Their gaps may have an error of a few units more than the sums."""
+    return Measured(promote(reduce_add_each(gap, vtype)) * rescale, splat(0.0, rescale), splat(0.0, rescale))
 
 
 @specialize
@@ -219,7 +218,7 @@ def _compute_item(operands: Any, current: Any, following: Any, vtype: Any) -> No
     others = _others(buffer.ties, reduce_add_each(buffer.sum_exp, rescale) * rescale, row_max)
     zero = splat(0.0, rescale)
     top = Top(-1, _left_out_logit(wanted.top, row_max, f_y))
-    stats = RowStatistics(promote(row_max), others, zero, zero, top, _measured(buffer.gap, rescale))
+    stats = RowStatistics(promote(row_max), others, zero, zero, top, _measured(buffer.gap, rescale, vtype))
     irregular = irregular_rows(nans_of_sums(stats, operands.log_prob, f_y), operands.rank, own, None)
     argmax = _argmax(buffer.first, wanted.top, row_max, own, y)
     order = ItemOrder(argmax, _promoted(_added(buffer.ahead, vtype)), irregular)

@@ -79,9 +79,9 @@ def _add_gap(gap: Any, e: Any, x: Any, centre: Any) -> Any:
 
 
 @optional
-def _add_first(first: Any, is_max: Any, i: int) -> Any:
+def _add_first(first: Any, is_max: Any, minus_i: Any) -> Any:
     """The `RowTerms.first` with the vector of classes from i on; None for None."""
-    return select(is_max, maximum(splat(-i, first), first), first)
+    return select(is_max, maximum(minus_i, first), first)
 
 
 @optional
@@ -119,6 +119,7 @@ def row_terms(wanted: Any, row: Any) -> Any:
     p, classes, shift, scale, keys, r, y, prefetch = row
     row_max = shift.centre
     terms = no_terms(wanted, row_max)
+    minus_i, step = splat(0.0, row_max), splat(lanes_of(row_max), row_max)
     for i in range(0, classes, lanes_of(row_max)):
         prefetch_l2(prefetch.l2, i)
         prefetch_l1(prefetch.l1, i)
@@ -129,7 +130,8 @@ def row_terms(wanted: Any, row: Any) -> Any:
             _add_exp(terms.ties, terms.sum_exp, e, is_max),
             _add_gap(terms.gap, e, x, shift.centre),
             _add_one(terms.ties, is_max),
-            _add_first(terms.first, is_max, i),
+            _add_first(terms.first, is_max, minus_i),
             _add_ahead(terms.ahead, x, keys, r, i, y),
         )
+        minus_i = minus_i - step
     return RowTerms(terms.sum_exp, terms.gap, terms.ties, terms.first, _add_ties(terms.ahead, p, keys, r, y))
