@@ -13,7 +13,7 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.regimes.curvature.elements import DiagonalCoefficients, ProductCoefficients
-from xent_numba.backends.cpu.regimes.curvature.operands import measures_of, second_order_vtype
+from xent_numba.backends.cpu.regimes.curvature.operands import measures_of, second_order_vtype, top_of
 from xent_numba.backends.cpu.regimes.long.epilogue import in_one_lane, target_at
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
@@ -122,7 +122,9 @@ def _input(operands: Any, vector: Any, a: int, b: int) -> Any:
     """The `RowInput` of row (a, b), which leaves out its `Top`, with the `Measures` for a vector or without."""
     row = row_input(operands, a, b)
     measures = measures_of(vector, a, b)
-    return RowInput(row.logits, row.classes, row.y, row.dense, row.transform, row.scale, True, measures)
+    return RowInput(
+        row.logits, row.classes, row.y, row.dense, row.transform, row.scale, top_of(row.transform), measures
+    )
 
 
 @inline
