@@ -67,9 +67,10 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
     saved = Spec(dtype, labels="int64", ignore=1, output="grad", saved_lse="float32", grad_output="float32")
     softmax = Spec(dtype, output="softmax")
     deferred = Spec(dtype, labels="int64", ignore=1, rows=True, z_loss=True, device_scales=True)
+    focal = replace(grad, focal=True, weight="float32", sample_weight="float32", z_loss=True)
     variants = {
         "": grad, " forward": forward, " ragged": ragged, " all options": everything, " distribution": distribution,
-        " saved lse": saved, " softmax": softmax, " deferred": deferred,
+        " saved lse": saved, " softmax": softmax, " deferred": deferred, " focal": focal,
     }  # fmt: skip
 
     def kernel(

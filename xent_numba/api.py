@@ -109,8 +109,8 @@ def cross_entropy(
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
     focal_gamma : float, default 0.0
-        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
-        less, the more certain it is.  Only for class indices, without label smoothing.
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -150,6 +150,13 @@ def cross_entropy(
     The mean divides the sum of the losses by Σ s w_y over the rows that are not ignored (class indices), or by Σ s
     (distribution).  Its z-loss is divided by Σ s in both cases.  It is nan where its divisor is 0.
 
+    A focal factor lets rows count less the better they are predicted [6]_.  With p = softmax(z)_y, the loss of a row is
+
+        loss = s (w_y (1 − p)^γ (−log p) + λ · lse(z)²)
+
+    with all digits of 1 − p where p is nearly 1.  The divisor of the mean is Σ s w_y all the same, without the factors.
+    A target in the shape of the logits is a distribution here, even if its rows are one-hot integers.
+
     A float64 distribution makes the arithmetic float64, whatever the dtype of the logits.  Logits are never changed.
 
     The names, the weighted mean, `ignore_index` and the smoothing [1]_ are those of PyTorch [2]_, `sample_weight` is
@@ -163,6 +170,7 @@ def cross_entropy(
     .. [3] https://scikit-learn.org/stable/modules/generated/sklearn.metrics.log_loss.html
     .. [4] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", section 5, JMLR 24(240), 2023.
     .. [5] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", section 2, arXiv:2408.00118, 2024.
+    .. [6] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", section 3, ICCV 2017.
 
     Examples
     --------
@@ -253,8 +261,8 @@ def cross_entropy_and_grad(
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
     focal_gamma : float, default 0.0
-        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
-        less, the more certain it is.  Only for class indices, without label smoothing.
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -289,6 +297,8 @@ def cross_entropy_and_grad(
     With p = softmax(z) and the symbols of `cross_entropy`, and before the division that makes a mean,
 
         ∂loss/∂x_j = s f'(x_j) (T p_j − t_j + 2 λ · lse(z) · p_j)
+
+    With a focal factor, w_y in T and t_y has the factor (1 − p)^γ − γ (1 − p)^(γ−1) p log p, with p = p_y.
 
     Examples
     --------

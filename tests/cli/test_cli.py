@@ -247,6 +247,7 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
         "wide.npy target.npy --z-loss 0.01 --weight weight.npy",
         {"logits": "wide", "z_loss": 0.01, "weight": "weight"},
     ),
+    "focal": ("logits.npy target.npy --focal-gamma 2", {"focal_gamma": 2.0}),
     "threads": ("logits.npy target.npy --n-threads 1", {"n_threads": 1}),
 }
 

@@ -83,7 +83,11 @@ def test_layouts(layout, classes, columns, on_gpu, monkeypatch, rng):
 def test_options_on_the_device(on_gpu, rng):
     x, y = rng.normal(size=(5, 9)).astype(np.float32), rng.integers(0, 9, 5)
     weight, sample = rng.uniform(0.5, 2, 9).astype(np.float32), rng.uniform(0.5, 2, 5)
-    for options in ({"reduction": "none"}, {"z_loss": 0.1}, {"reduction": "sum", "label_smoothing": 0.1}):
+    for options in (
+        {"reduction": "none"},
+        {"z_loss": 0.1, "focal_gamma": 2},
+        {"reduction": "sum", "label_smoothing": 0.1},
+    ):
         checked = make_options(**options)
         loss, grad = arrays.loss(checked, on_gpu(x), on_gpu(y), on_gpu(weight), on_gpu(sample), want_grad=True)
         exact, slope = xn.cross_entropy_and_grad(

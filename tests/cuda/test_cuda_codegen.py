@@ -42,7 +42,7 @@ _spec.loader.exec_module(codegen)
 
 KERNELS = codegen.kernels()
 OFTEN = ("tile", "warp", "block 512", "online", "split", "columns", "labels")
-RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged", "deferred")
+RARELY = ("options", "distribution", "lse", "softmax", "forward", "ragged", "deferred", "focal")
 SAMPLED = {"sm_75": {"bfloat16", "float16"}, "sm_120": {"float32"}}  # what the oldest and the newest are compiled for
 ADDED_BY_SM_80 = ("cvt.rn.bf16", "cvt.rn.f16x2", "cp.async", "redux.sync", "mbarrier", "L2::")
 
@@ -182,7 +182,9 @@ def test_what_is_compiled_is_what_a_launch_asks_for():
         Operands((1, 5, 16), logits, labels=labels, rows=16),
         Operands((1, 5, 16), logits, "grad", logits, labels, ignore=(-100,), rows=16),
         Operands((1, 5, 16), logits, "grad", logits, labels, **factors, **several, **options),
-        Operands((1, 5, 16), logits, "grad", logits, labels, z_coefficient=0.1, device_scales=2**47, rows=16),
+        Operands(
+            (1, 5, 16), logits, "grad", logits, labels, z_coefficient=0.1, focal_gamma=2.0, device_scales=2**47, rows=16
+        ),
     ]
     for operands in calls:
         spec, arguments = kernel_arguments(operands)

@@ -103,13 +103,13 @@ else:
         exact = function(args[0].astype(np.float64), *args[1:], backend="numpy", **options)
         return got, exact
 
-    def check(got, exact, dtype, floor=0.0, scale=1.0):
+    def check(got, exact, dtype, floor=0.0, scale=1.0, times=1.0):
         exact = np.asarray(exact, np.float64)
         got = np.asarray(got).astype(np.float64)
         assert np.array_equal(np.isnan(got), np.isnan(exact))
         assert np.array_equal(np.isinf(got), np.isinf(exact))
         use = np.isfinite(exact)
-        limit = allowed(exact[use] / scale, dtype, floor) * scale + rounding(exact[use], dtype)
+        limit = times * allowed(exact[use] / scale, dtype, floor) * scale + rounding(exact[use], dtype)
         assert np.all(np.abs(got[use] - exact[use]) <= limit)
 
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -233,6 +233,16 @@ else:
         assert loss[list(EDGES).index("tied and huge")] == np.float32(np.log(2))
         assert not grad[0][np.isneginf(x[0])].any()
 
+    def test_focal_losses(regime, rng):
+        """The law, with a bound (1 + γ) times as large."""
+        x, y = inputs(rng, regime[1], np.float32, rows=6)
+        x[4, y[4]], x[5, y[5]] = -np.inf, 100.0
+        weight = rng.uniform(0.5, 2.0, regime[1])
+        for w, gamma in ((None, 0.5), (weight, 3.0)):
+            found = both(xn.cross_entropy_and_grad, x, y, weight=w, reduction="none", focal_gamma=gamma)
+            for got, exact in zip(*found, strict=True):
+                check(got, exact, np.float32, scale=2.0, times=1 + gamma)
+
     def test_one_class():
         loss, grad = xn.cross_entropy_and_grad(np.array([[3.0], [-7.0]], np.float32), np.array([0, 0]), backend="cuda")
         assert loss == 0
@@ -247,10 +257,10 @@ else:
         x[2] = -np.inf
         assert xn.logsumexp(x, backend="cuda")[2] == -np.inf
 
-    @pytest.mark.parametrize("dense", [False, True])
-    def test_saved_lse_and_upstream(regime, dense, rng):
+    @pytest.mark.parametrize("option", [{}, {"label_smoothing": 0.1}, {"focal_gamma": 1.5}], ids=str)
+    def test_saved_lse_and_upstream(regime, option, rng):
         x, y = inputs(rng, regime[1], np.float32)
-        options = {"reduction": "none", "label_smoothing": 0.1 * dense, "grad_output": rng.uniform(-1, 1, len(y))}
+        options = {"reduction": "none", "grad_output": rng.uniform(-1, 1, len(y)), **option}
         x[0] += np.float32(1e5)  # a float64 lse keeps its digits
         exact = xn.cross_entropy_grad(x.astype(np.float64), y, backend="numpy", **options)
         for saved in (None, xn.logsumexp(x.astype(np.float64), backend="numpy")):

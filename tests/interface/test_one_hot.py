@@ -123,6 +123,8 @@ def test_the_first_bad_row_in_c_order_of_any_axis(rng, monkeypatch):
 def test_options_are_checked_as_for_any_distribution():
     with pytest.raises(ValueError, match="ignore_index = 1 needs class indices"):
         xn.cross_entropy(A, np.eye(3, dtype=int), ignore_index=1)
+    with pytest.raises(ValueError, match=r"focal_gamma = 1.0 needs class indices: .* target.argmax\(axis=-1\)"):
+        xn.cross_entropy(A, np.eye(3, dtype=int), focal_gamma=1)
 
 
 def test_no_copy_of_the_target_is_made():

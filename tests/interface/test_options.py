@@ -14,6 +14,7 @@ def test_defaults():
     assert options.ignore == (-100,)
     assert options.reduction == "mean"
     assert (options.label_smoothing, options.logit_scale, options.softcap, options.z_loss) == (0.0, 1.0, None, 0.0)
+    assert options.focal_gamma == 0.0
     assert options.n_threads is None
 
 
@@ -74,6 +75,10 @@ def test_ignore_index(given, ignored, beyond):
         ("softcap", float("nan"), ValueError, "softcap = nan"),
         ("z_loss", -1e-9, ValueError, "z_loss = -1e-09 must be finite and not negative"),
         ("z_loss", float("inf"), ValueError, "z_loss = inf"),
+        ("focal_gamma", -0.5, ValueError, "focal_gamma = -0.5 must be finite and not negative"),
+        ("focal_gamma", float("nan"), ValueError, "focal_gamma = nan must be finite"),
+        ("focal_gamma", float("inf"), ValueError, "focal_gamma = inf must be finite"),
+        ("focal_gamma", None, TypeError, "focal_gamma = None must be a real number"),
         ("n_threads", 0, ValueError, "n_threads = 0 must be at least 1"),
         ("n_threads", 1.5, TypeError, "n_threads = 1.5 must be an integer"),
         ("n_threads", True, TypeError, "n_threads = True"),
@@ -83,6 +88,15 @@ def test_errors_name_the_option_and_its_value(option, value, error, text):
     for _ in range(2):  # the second time, whatever the first one left in the cache
         with pytest.raises(error, match=text):
             make_options(**{option: value})
+
+
+def test_a_focal_factor_needs_one_class_per_row():
+    text = "focal_gamma = 2.0 cannot be combined with label_smoothing = 0.1: .* p is the probability of one class"
+    with pytest.raises(ValueError, match=text):
+        make_options(focal_gamma=2.0, label_smoothing=0.1)
+    assert make_options(focal_gamma=0.0, label_smoothing=0.1).is_plain is False
+    assert make_options(focal_gamma=2).is_plain is False
+    assert make_options(focal_gamma=0).is_plain is True
 
 
 def test_equal_values_of_other_types_are_not_found_in_the_cache():

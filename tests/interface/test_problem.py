@@ -302,6 +302,7 @@ ERRORS = [
     ((A, Q + 0j), {}, TypeError, "target has dtype complex128; a distribution"),
     ((A, Q), {"ignore_index": 1}, ValueError, "ignore_index = 1 needs class indices"),
     ((A, Q), {"ignore_index": None}, ValueError, "ignore_index = None needs class indices"),
+    ((A, Q), {"focal_gamma": 2}, ValueError, r"focal_gamma = 2.0 needs class indices: .* target.argmax\(axis=-1\)"),
     ((A, Y), {"weight": [1, 2]}, ValueError, r"weight has shape \(2,\); it must have shape \(3,\): one per class"),
     ((A, Y), {"weight": [1, np.nan, 2]}, ValueError, rf"weight\[1\] = nan must be {RANGE}"),
     ((A, Y), {"weight": [1, 2, -1]}, ValueError, rf"weight\[2\] = -1.0 must be {RANGE}"),

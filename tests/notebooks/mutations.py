@@ -112,9 +112,9 @@ def _file_with(text: str) -> str:
 NUMPY = (
     reference(
         "sign of the target in the loss",
-        ("target.w, np.take_along_axis(below", "target.w, -np.take_along_axis(below"),
+        ("(weight, np.take_along_axis(below", "(weight, -np.take_along_axis(below"),
     ),
-    reference("sign of the target in the gradient", ("at_target = 0.0 - target.w", "at_target = target.w")),
+    reference("sign of the target in the gradient", ("at_target = 0.0 - weight", "at_target = weight")),
     reference("sign of a distribution in the loss", ("target.t, below", "target.t, -below")),
     reference("sign of a distribution in the gradient", ("* p - target.t", "* p + target.t")),
     reference(
@@ -125,8 +125,8 @@ NUMPY = (
     reference("no log1p", ("np.log1p(others)", "np.log(sum_of(exps))")),
     reference(
         "p − 1 at the target",
-        ("target.w * (sum_without(stats.exps, target.y) / stats.sums)",
-         "target.w * (1.0 - np.take_along_axis(p, target.y, axis=1))"),
+        ("weight * (sum_without(stats.exps, target.y) / stats.sums)",
+         "weight * (1.0 - np.take_along_axis(p, target.y, axis=1))"),
     ),
     reference("0 · inf", ("return np.where((weight == 0.0) & np.isinf(value), 0.0, weight * value)",
                           "return weight * value")),
@@ -220,8 +220,8 @@ CPU = (
              (PACKED, "return reduce_max_each(lane_maxima, vtype)",
               "return splat(0.0, reduce_max_each(lane_maxima, vtype))"), first="04"),
     compiled("packed: gradient × 1.001",
-             (PACKED_ROW, "factors.p_factor, i, excluded",
-              "splat(1.001, factors.p_factor) * factors.p_factor, i, excluded"),
+             (PACKED_ROW, "factors.p_factor), factors), i, excluded",
+              "factors.p_factor), factors) * splat(1.001, factors.p_factor), i, excluded"),
              first="04"),
     compiled("split: no rescaling",
              (STATISTICS, "rescale_one(lower_sum, lower.row_max, upper.row_max, scale, vtype)",
@@ -249,7 +249,7 @@ def simulated(name: str, *edits: tuple[str, str, str]) -> Mutant:
 
 CUDA = (
     simulated("sign of the target in the loss",
-              (EPILOGUE, "w * ((row_max - z_y) + log_total)", "w * ((z_y - row_max) + log_total)")),
+              (EPILOGUE, "(row_max - z_y) + log_total", "(z_y - row_max) + log_total")),
     simulated("sign of the target in the gradient",
               (EPILOGUE, "inverse, -(w * sum_exp_others)", "inverse, (w * sum_exp_others)")),
     *(simulated(f"{file.split('/')[-1]}: sign of a distribution in the loss",
@@ -269,8 +269,7 @@ CUDA = (
                            "hw.log(total)")),
     simulated("gradient without 1/N",
               (EPILOGUE, "grad_scale = hw.device(lambda args: real(args.grad_scale))", "pass")),
-    simulated("loss × 1.001", (EPILOGUE, "loss = w * ((row_max - z_y) + log_total)",
-                               "loss = real(1.001) * w * ((row_max - z_y) + log_total)")),
+    simulated("loss × 1.001", (EPILOGUE, "loss = w * nll", "loss = real(1.001) * w * nll")),
     simulated("loss of a distribution × 1.001", (EPILOGUE, "loss = slope * log_total + target_gap",
                                                  "loss = real(1.001) * (slope * log_total + target_gap)")),
     simulated("gradient × 1.001", (EPILOGUE, "p_factor, at_target = w * inverse,",

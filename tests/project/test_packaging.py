@@ -94,6 +94,7 @@ def test_supported_options_exist_and_work() -> None:
         "logit_scale": 2.0,
         "softcap": 30.0,
         "z_loss": 0.1,
+        "focal_gamma": 2.0,
         "n_threads": 1,
         "grad_out": np.zeros((2, 3)),
     }

@@ -33,7 +33,10 @@ def options_of_numpy() -> None:
     assert_type(xn.cross_entropy(single, target, label_smoothing=tenth, logit_scale=np.float16(2)), np.float32)
     assert_type(xn.cross_entropy(single, target, axis=last, ignore_index=last, n_threads=last), np.float32)
     assert_type(xn.softmax(single, axis=last), NDArray[np.float32])
-    assert_type(xn.CrossEntropyLoss(softcap=tenth, z_loss=tenth, ignore_index=[last])(single, target), np.float32)
+    assert_type(
+        xn.CrossEntropyLoss(softcap=tenth, z_loss=tenth, ignore_index=[last], focal_gamma=tenth)(single, target),
+        np.float32,
+    )
 
 
 def losses_of_rows() -> None:

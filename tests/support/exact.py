@@ -13,7 +13,7 @@ DIGITS = 200
 
 def exact_rows(
     x, target, *, weight=None, sample_weight=None, ignore=(-100,), label_smoothing=0.0, logit_scale=1.0, softcap=None,
-    z_coefficient=0.0, columns=None,
+    z_coefficient=0.0, focal_gamma=0.0, columns=None,
 ):  # fmt: skip
     """Losses and gradients (of all columns, or those given) of the rows of x (N, C), as arrays of mpmath numbers."""
     with mpmath.workdps(DIGITS):
@@ -21,7 +21,16 @@ def exact_rows(
         losses, grads = np.zeros(n, object), np.zeros((n, c), object)
         rows = _rows(x, target, weight, sample_weight, ignore, label_smoothing, logit_scale, softcap)
         for i, s, t, z, slope, _, p, lse in rows:
-            losses[i] = s * (mpmath.fsum(t[j] * (lse - z[j]) for j in range(c) if t[j] != 0) + z_coefficient * lse**2)
+            factor = slope_factor = mpmath.mpf(1)
+            if focal_gamma:
+                y = int(target[i])
+                q, gamma = mpmath.fsum(p[:y] + p[y + 1 :]), mpmath.mpf(focal_gamma)
+                factor = q**gamma
+                slope_factor = factor - gamma * q ** (gamma - 1) * p[y] * mpmath.log(p[y]) if q and p[y] else factor
+            losses[i] = s * (
+                factor * mpmath.fsum(t[j] * (lse - z[j]) for j in range(c) if t[j] != 0) + z_coefficient * lse**2
+            )
+            t = [slope_factor * v for v in t]
             mass = mpmath.fsum(t)
             for j in range(c) if columns is None else columns:
                 grads[i, j] = s * slope[j] * (mass * p[j] - t[j] + 2 * z_coefficient * lse * p[j])

@@ -54,14 +54,28 @@ def exact_row(row, y, known=None):
         return loss, -others / total, {v: e / total for v, e in zip(values.tolist(), terms, strict=True)}
 
 
-def excess(found, truth, dtype, *, larger=0.0):
+def focal(exact, gamma):
+    """What `exact_row` returns, for a focal loss: each gradient with the factor φ instead of 1, the loss with q^γ."""
+    loss, own, others = exact
+    if gamma == 0.0:
+        return exact
+    with mpmath.workdps(DIGITS):
+        q, gamma = -own, mpmath.mpf(gamma)
+        power = q**gamma
+        factor = power + gamma * power / q * (1 - q) * loss if q else q
+        return power * loss, factor * own, {v: factor * p for v, p in others.items()}
+
+
+def excess(found, truth, dtype, *, larger=0.0, gamma=0.0):
     """Worst error over bound: (4 + |ln v|) units in the last place of v, or of what is `larger`.
+
+    For a focal loss, the bound is (8 + |ln v|) (1 + γ) units.
 
     The units are those of the arithmetic: float64 for float64, else float32.  What is stored in 16 bits may be off by
     half a unit of its own format on top of that, for it is rounded once.  What is not normal may be 0.
     """
     high, low = truth
-    return float(np.max(_errors(found, high, low, dtype) / _bounds(high, dtype, larger), initial=0.0))
+    return float(np.max(_errors(found, high, low, dtype) / _bounds(high, dtype, larger, gamma), initial=0.0))
 
 
 def _errors(found, high, low, dtype):
@@ -75,26 +89,27 @@ def _errors(found, high, low, dtype):
     return error
 
 
-def _bounds(high, dtype, larger=0.0):
+def _bounds(high, dtype, larger=0.0, gamma=0.0):
     precision = np.finfo(np.float64 if np.dtype(dtype).char == "d" else np.float32)
     size = np.maximum(np.abs(high), larger)
     normal = size >= precision.tiny
     size = np.where(normal, size, 1.0)
     unit = np.ldexp(float(precision.eps), np.frexp(size)[1] - 1)
-    return np.where(normal, unit * (4 + np.abs(np.log(size))), float(precision.tiny))
+    units = (8 if gamma else 4) + np.abs(np.log(size))
+    return np.where(normal, unit * units * (1 + gamma), float(precision.tiny))
 
 
-def row_excess(row, y, loss, grad, known=None):
-    """The worst error over its bound in one row's loss (or None) and gradient (or None)."""
+def row_excess(row, y, loss, grad, known=None, gamma=0.0):
+    """The worst error over its bound in one row's loss (or None) and gradient (or None), with focal_gamma = γ."""
     values, where, _ = known = known or distinct(row)
-    exact, own, others = exact_row(row, y, known)
+    exact, own, others = focal(exact_row(row, y, known), gamma)
     worst = 0.0
     if loss is not None:
-        worst = excess([loss], pair([exact]), np.float64 if row.dtype.char == "d" else np.float32)
+        worst = excess([loss], pair([exact]), np.float64 if row.dtype.char == "d" else np.float32, gamma=gamma)
     if grad is not None:
         high, low = pair([*(others.get(v, 0) for v in values.tolist()), own])
         where = where.copy()
         where[y] = values.size
         errors = _errors(grad, high[where], low[where], row.dtype)
-        worst = max(worst, float(np.max(errors / _bounds(high, row.dtype)[where], initial=0.0)))
+        worst = max(worst, float(np.max(errors / _bounds(high, row.dtype, 0.0, gamma)[where], initial=0.0)))
     return worst

@@ -41,7 +41,8 @@ LAYOUTS = ["padded", "cube", "flipped", "in place", "padded out", "unaligned", "
 PLAIN = """plain weight sample ignore several z_loss weight+sample+several+z_loss upstream upstream+sample+weight
     bad""".split()
 COMMON = """weight+smoothing weight+smoothing+sample+several+z_loss q q+smoothing q+sample+z_loss q64 scale negative
-    scale+sample+z_loss softcap softcap+scale lse lse+upstream lse+weight+ignore+z_loss""".split()
+    scale+sample+z_loss softcap softcap+scale lse lse+upstream lse+weight+ignore+z_loss focal
+    focal+weight+sample+several+z_loss""".split()
 RARE = """int32 smoothing smoothing+sample+ignore+z_loss q+weight q+weight+smoothing q64+smoothing scale+smoothing
     q+scale softcap+negative+z_loss softcap+smoothing q+softcap lse+smoothing lse+scale+upstream lse+softcap lse+q
     """.split()
@@ -180,7 +181,7 @@ def arguments(case: Case, x: Any, shape: tuple[int, ...]) -> dict[str, Any]:
         found["target"] = arranged(q, case.layout)[0]
     chosen: dict[str, Any] = {"weight": ("weight", weight), "sample": ("sample_weight", sample.reshape(shape))}
     chosen |= {"several": ("ignore_index", (-7, 1, case.classes - 1)), "upstream": ("grad_output", upstream)}
-    chosen |= {"smoothing": ("label_smoothing", 0.1), "z_loss": ("z_loss", 0.01)}
+    chosen |= {"smoothing": ("label_smoothing", 0.1), "z_loss": ("z_loss", 0.01), "focal": ("focal_gamma", 1.5)}
     found |= dict(chosen[token] for token in tokens & chosen.keys())
     if "lse" in tokens:
         with np.errstate(all="ignore"):

@@ -143,6 +143,7 @@ BAD_OPTIONS = st.one_of(
     st.tuples(st.just("logit_scale"), st.sampled_from([math.inf, math.nan, "1", None, 1j])),
     st.tuples(st.just("softcap"), st.sampled_from([0.0, -1.0, math.nan, "1", True])),
     st.tuples(st.just("z_loss"), st.sampled_from([-1.0, math.inf, math.nan, None])),
+    st.tuples(st.just("focal_gamma"), st.sampled_from([-1.0, math.inf, math.nan, None, "2", True])),
     st.tuples(st.just("n_threads"), st.sampled_from([0, -1, 1.5, "2", True])),
     st.tuples(st.just("backend"), st.sampled_from(["tpu", "", 3, ("cpu",)])),
 )

@@ -155,6 +155,7 @@ def _loss_call(problem: Problem, grad: Array | None, losses: Float64s) -> njit_r
         logit_scale=problem.logit_scale,
         softcap=np.inf if problem.softcap is None else problem.softcap,
         z_coefficient=problem.z_coefficient,
+        focal_gamma=problem.focal_gamma,
         grad_scale=problem.grad_scale,
     )
     return call._replace(
@@ -179,7 +180,7 @@ def _call(logits: Array, distribution: Array | None, out: Array | None, mode: in
     steps = int(layouts[0, 3]), int(layouts[1, 3]), int(layouts[2, 3])
     options = njit_rows.Options(
         mode, a * b, b, classes, _group(classes), *steps, *mantissas,
-        "d" in (logits.dtype.char, q.dtype.char), False, False, False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 1.0,
+        "d" in (logits.dtype.char, q.dtype.char), False, False, False, 0.0, 0.0, 1.0, 1.0, np.inf, 0.0, 0.0, 1.0,
     )  # fmt: skip
     return njit_rows.Call(options, x, q, g, layouts, no_labels, no_labels, nothing, nothing, nothing, nothing, nothing)
 

@@ -55,6 +55,7 @@ from xent_numba.backends.njit_blocks import (
 SHORT = 256  # rows of up to so many classes lie side by side, where that can be
 TILE_LOGITS = 4096  # so many logits are computed at once, but at least a row, and at most TILE_ROWS
 TILE_ROWS = 256
+SMALLEST_NORMAL = 2.0**-1022
 
 LOSS, GRADIENT, SOFTMAX, LOG_SOFTMAX, LOGSUMEXP = range(5)  # what `Options.mode` asks for; LOSS: and nothing else
 LOGITS, TARGET, OUT = range(3)  # rows of `Call.layouts`
@@ -83,6 +84,7 @@ class Options(NamedTuple):
     logit_scale: float
     softcap: float  # infinite for none
     z_coefficient: float
+    focal_gamma: float
     grad_scale: float
 
 
@@ -262,6 +264,29 @@ def find_sums(o: Options, saved: Any, first: int, rows: Any, e: Any, all_lost: A
 
 
 @jit
+def focal_factors(o: Options, row: Any, others: float, own: float, lse: float) -> tuple[float, float]:
+    """What multiplies the label's weight in the loss, q^γ, and in the gradient: see `reference.focal`.
+
+    `others` and `own` are divided by S.  A label that is not `top` has a p of at most 1/2, so q may be 1 − p.
+    """
+    if o.focal_gamma == 0.0:
+        return 1.0, 1.0
+    if row.label == row.top:
+        p, q = own, others
+        nll = -math.log1p(-q) if q < 0.5 else -math.log(p)
+    else:
+        nll = row.gap / row.label_weight if row.label_weight != 0.0 else 0.0
+        nll += lse - row.maximum if o.has_lse else row.log_sum
+        p = math.exp(-nll)
+        q = (others + own) - p
+    if q < SMALLEST_NORMAL:
+        return 0.0, 0.0
+    log_q = math.log1p(-p) if p < 0.5 else min(math.log(q), 0.0)
+    power = math.exp(o.focal_gamma * log_q)
+    return power, power * (1.0 + o.focal_gamma * (p * nll / q if p != 0.0 else 0.0))
+
+
+@jit
 def find_results(
     o: Options, first: int, rows: Any, saved: Any, losses: Any, sample_weight: Any, grad_output: Any
 ) -> float:
@@ -274,16 +299,20 @@ def find_results(
         total = 1.0 if o.has_lse else others + own  # with a saved logsumexp, e is p already
         row.log_sum = math.log1p(others + (own - 1.0)) if is_finite else math.nan
         lse = saved[first + r] if o.has_lse else row.maximum + row.log_sum
+        in_loss, in_gradient = focal_factors(o, row, others / total, own / total, lse)
         drift = 2.0 * o.z_coefficient * lse if o.z_coefficient != 0.0 else 0.0
+        loss = row.gap * in_loss + target * in_loss * row.log_sum
+        if o.z_coefficient != 0.0:
+            loss += o.z_coefficient * lse * lse
+        if o.focal_gamma != 0.0:
+            row.label_weight, target = row.label_weight * in_gradient, target * in_gradient
+            row.target_others *= in_gradient
         if o.mode != LOSS:
             row.inverse = UNSCALE / total if is_finite else math.nan
             row.pull = target + drift
             row.at_top = (row.target_others - target * (others / total)) + drift * (own / total)
             row.takes_at_top = others / total < 0.5 or (row.label == row.top and not o.is_dense and not o.has_lse)
 
-        loss = row.gap + target * row.log_sum
-        if o.z_coefficient != 0.0:
-            loss += o.z_coefficient * lse * lse
         loss = 0.0 if factor == 0.0 and abs(loss) == math.inf else factor * loss
         if o.mode == LOGSUMEXP:
             loss = lse if is_finite else (row.maximum if others == others else math.nan)

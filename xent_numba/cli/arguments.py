@@ -141,7 +141,11 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
         "--z-loss", type=float, default=0.0, metavar="X", help="add X * logsumexp^2 to the loss of each row"
     )
     options.add_argument(
-        "--focal-gamma", type=float, default=0.0, metavar="X", help="multiply the loss of each row by (1 - p)^X"
+        "--focal-gamma",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="multiply the loss of each row by (1 - p)^X, where p is the probability of its label",
     )
     how = parser.add_argument_group("computation and output")
     how.add_argument("--backend", metavar="NAME", help="auto, numpy, cpu, njit or cuda (see xent-numba info)")

@@ -94,7 +94,7 @@ def _build(
     if gamma and epsilon:
         raise ValueError(
             f"focal_gamma = {focal_gamma!r} cannot be combined with label_smoothing = {label_smoothing!r}: in "
-            "(1 - p)^gamma, p is the probability of one class, and smoothing spreads the target over all of them"
+            "(1 - p)^gamma, p is the probability of one class, and smoothing brings in all others"
         )
     threads = None if n_threads is None else _integer("n_threads", n_threads)
     if threads is not None and threads < 1:

@@ -145,6 +145,7 @@ def _run(
         logit_scale=problem.logit_scale,
         softcap=problem.softcap,
         z_coefficient=problem.z_coefficient,
+        focal_gamma=problem.focal_gamma,
         grad_scale=problem.grad_scale,
     )
     inputs = {

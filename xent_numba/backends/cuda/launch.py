@@ -92,7 +92,7 @@ def _run_split(chosen: Plan, spec: Spec, args: Any, n_rows: int, stream: Any) ->
     """The kernels of the regime "split": statistics of the segments, epilogue of the rows, output."""
     threads, segments, segment_classes = chosen.threads, chosen.segments, chosen.segment_classes
     grid = (segments, n_rows)
-    if spec.saved_lse and not spec.dense:
+    if not spec.has_statistics:
         hw.configure(kernel("split output", spec, threads), grid, threads, stream)(args, 0, segment_classes)
         return
     size = split.NUMBERS * split.number_size(spec)

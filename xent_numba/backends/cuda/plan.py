@@ -80,7 +80,7 @@ def most_vectors(spec: Spec, threads: int, compute_capability: tuple[int, int]) 
     """How many vectors per thread stay in registers (see the table of benchmarks/cuda_codegen.py)."""
     heavy = spec.dense or spec.softcap
     if threads == 1024:  # 64 registers a thread
-        if heavy or spec.float64 or spec.sample_weight or spec.grad_output or not spec.aligned:
+        if heavy or spec.focal or spec.float64 or spec.sample_weight or spec.grad_output or not spec.aligned:
             return 0
         return 8 if compute_capability >= (9, 0) else 4
     # Loops over more than this are not unrolled, which would send the registers to memory.

@@ -168,4 +168,4 @@ def scaled_factors(operands: Any, saved: Any, epilogue: Any, item: Any, vtype: A
     )
     grad_output = row_values(operands.grad_output, item, inverse)
     scale = epilogue.sample_weight * grad_output * splat(operands.grad_scale, grad_output)
-    return ScaledFactors(factors.p_factor * scale, demote(scale, vtype), demote(factors.at_target * scale, vtype))
+    return ScaledFactors(factors.p_factor * scale, demote(scale, vtype), demote(factors.at_target * scale, vtype), None)

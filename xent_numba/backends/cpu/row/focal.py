@@ -19,7 +19,7 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.row.epilogue import log_sum, negative_log_p
-from xent_numba.backends.cpu.simd.math import divide, exp, log_of_parts
+from xent_numba.backends.cpu.simd.math import divide, exp, log_of_rounded
 from xent_numba.backends.cpu.simd.vector import select, splat
 
 _LEAST = 2.0**-1022  # the smallest normal float64
@@ -51,11 +51,20 @@ def _focal_factors(gamma: float, p: Any, q: Any, nll: Any) -> Any:
     """The `FocalFactors` from p, q and L; 0 where q is, NaN where it is NaN."""
     zero, one = splat(0.0, p), splat(1.0, p)
     vanishes = q < splat(_LEAST, q)
-    log_q = select(vanishes, splat(-math.inf, q), log_of_parts(q, p))
+    log_q = select(vanishes, splat(-math.inf, q), _log_of_parts(q, p))
     power = exp(splat(gamma, q) * log_q)
     p_nll = select(p == zero, zero, p * nll)  # L is infinite where p is 0
     r = p_nll / select(vanishes, one, q)  # not `divide`: q may be too small for a float32
     return FocalFactors(power, power * (one + splat(gamma, q) * r))
+
+
+@inline
+def _log_of_parts(q: Any, p: Any) -> Any:
+    """log q for normal q, where p = 1 − q is just as accurate: log1p(−p) for p < 1/2."""
+    one = splat(1.0, q)
+    is_small = p < splat(0.5, p)
+    u = select(is_small, one - p, q)
+    return log_of_rounded(u, select(is_small, (one - u) - p, q - q))
 
 
 @inline
@@ -83,7 +92,7 @@ def focal_curvature_of(gamma: Any, stats: Any, x_y: Any, e_y: Any, total: Any, s
         vanishes = q < splat(_LEAST, q)
         p_nll = select(p == zero, zero, p * nll)
         r = p_nll / select(vanishes, one, q)
-        power = exp(splat(gamma - 1.0, q) * log_of_parts(select(vanishes, one, q), p))
+        power = exp(splat(gamma - 1.0, q) * _log_of_parts(select(vanishes, one, q), p))
         psi = splat(gamma, q) * power * (p_nll - p - p - splat(gamma - 1.0, q) * p * r)
         return select(vanishes, zero, psi)
 

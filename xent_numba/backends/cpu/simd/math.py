@@ -266,21 +266,12 @@ def log1p(q: Any) -> Any:
     """log(1 + q) of float64 lanes for finite q ≥ 0; the error is about 1 ulp."""
     one = splat(1.0, q)
     u = one + q
-    return _log(u, q - (u - one))
+    return log_of_rounded(u, q - (u - one))
 
 
 @inline
-def log_of_parts(q: Any, p: Any) -> Any:
-    """log q of float64 lanes for normal q, where p = 1 − q is just as accurate: log1p(−p) for p < 1/2; NaN for NaN."""
-    one = splat(1.0, q)
-    is_small = p < splat(0.5, p)
-    u = select(is_small, one - p, q)
-    return _log(u, select(is_small, (one - u) - p, q - q))
-
-
-@inline
-def _log(u: Any, error: Any) -> Any:
-    """log(u + error) for normal u and the error of its rounding; NaN where that is NaN."""
+def log_of_rounded(u: Any, error: Any) -> Any:
+    """log(u + error) of float64 lanes for normal u and the error of its rounding; NaN where that is NaN."""
     one = splat(1.0, u)
     bits = bitcast_to_int(u)
     sqrt_half = splat(_SQRT_HALF_BITS, bits)

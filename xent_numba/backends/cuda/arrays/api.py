@@ -142,6 +142,7 @@ def _run(
         operands.label_smoothing, operands.logit_scale = options.label_smoothing, options.logit_scale
         operands.softcap = options.softcap
         operands.z_coefficient = options.z_loss * found.ratio
+        operands.focal_gamma = options.focal_gamma
         operands.grad_scale = factor / found.loss if found.loss else 0.0
         operands.device_scales = found.scan + launch.DEVICE_SCALES if found.scan else 0
         operands.rows = 0 if rows is None else rows.array.ctypes.data + first_row * rows.array.itemsize

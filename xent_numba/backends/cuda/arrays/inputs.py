@@ -24,6 +24,7 @@ from xent_numba.prepare.inputs import (
     as_logits,
     as_target,
     as_weights,
+    check_focal_gamma,
     check_ignore_index,
     check_out,
     check_out_type,
@@ -123,6 +124,7 @@ def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight
     inputs = LossInputs(options, x, axis, stream, t, is_distribution)
     if is_distribution:
         check_ignore_index(options)
+        check_focal_gamma(options)
     else:
         inputs.ignore = _ignorable(options, t.dtype)
         if len(inputs.ignore) > 1:

@@ -62,7 +62,7 @@ def row_in_two_reads(spec: Spec, threads: int, batch: int) -> Any:
     elements_before, fill_row = memory.elements_before, memory.fill_row
     statistics, merge, store_output = passes.statistics, passes.merge, passes.store_output
     has_output, zero, lowest = bool(spec.output), maths.real(0), maths.lowest
-    needs_statistics = not spec.saved_lse or spec.dense
+    has_statistics = spec.has_statistics
 
     @hw.device
     def compute_row(args: Any, row: Any, thread: Any) -> None:
@@ -72,7 +72,7 @@ def row_in_two_reads(spec: Spec, threads: int, batch: int) -> Any:
             z_y = label_logit(args, x, y)
             begin = -elements_before(x)
             stats = RowStatistics(lowest, zero, zero, zero)
-            if needs_statistics:
+            if has_statistics:
                 stats = merge(statistics(args, row, x, y, thread, begin, args.n_classes))
             loss, lse, factors = epilogue(args, row, y, stats, z_y)
             if thread == 0:
@@ -100,7 +100,7 @@ def _statistics(spec: Spec, threads: int, batch: int) -> Any:
     transform, dense_target = maths.transform, maths.dense_target
     dense, has_distribution, ragged = spec.dense, bool(spec.distribution), spec.ragged
     sparse_label = bool(spec.labels) and not dense
-    sums_exp = not spec.saved_lse
+    sums_exp = spec.sums_exp
     step, total_words, one, zero, minus_inf = threads * vector_width, batch * words, real(1), real(0), real(-np.inf)
     inf = real(np.inf)
     held = held_vectors(spec, threads, batch)

@@ -39,7 +39,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
     reduce = reductions(real, threads, spec.dense)
     reduce_max, reduce_add = reduce.reduce_max, reduce.reduce_add
     dense, has_output, ragged, has_distribution = spec.dense, bool(spec.output), spec.ragged, bool(spec.distribution)
-    sums_exp = not spec.saved_lse
+    sums_exp, has_statistics = spec.sums_exp, spec.has_statistics
     sparse_label = bool(spec.labels) and not dense
     total_words, step = vectors * words, threads * vector_width
     one, zero, minus_inf = real(1), real(0), real(-np.inf)
@@ -74,7 +74,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
         total, left_out, target_gap, target_sum = zero, zero, zero, zero
         q = distribution_row(args, row) if has_distribution else hw.i64(0)
         q_registers = hw.cuda.local.array(q_words, q_word_type)
-        for i in range(vectors if sums_exp or dense else 0):
+        for i in range(vectors if has_statistics else 0):
             if i * step < row_end:
                 if has_distribution:
                     load_distribution(args, q, start + i * step, q_registers)
@@ -92,7 +92,7 @@ def row_in_registers(spec: Spec, threads: int, vectors: int) -> Any:
                         target_sum += t_j
                         if t_j != zero:
                             target_gap += t_j * (row_max - z)
-        if sums_exp or dense:
+        if has_statistics:
             total, left_out, target_gap, target_sum = reduce_add(total, left_out, target_gap, target_sum)
         if dense:
             total += left_out - one  # one class is left out, not one of each thread

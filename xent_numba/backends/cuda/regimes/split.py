@@ -117,7 +117,7 @@ def build_output(spec: Spec, threads: int, batch: int) -> Any:
     kept_label, label_logit = maths.kept_label, maths.label_logit
     epilogue, store_output = maths.epilogue, passes.store_output
     logits_row, out_row, fill_row, segment = memory.logits_row, memory.out_row, memory.fill_row, _segment(spec)
-    saved, zero, lowest = bool(spec.saved_lse) and not spec.dense, maths.real(0), maths.lowest
+    saved, zero, lowest = not spec.has_statistics, maths.real(0), maths.lowest
     load, size = hw.load_f64 if spec.float64 else hw.load_f32, number_size(spec)
 
     def kernel(args: Any, results: Any, segment_classes: Any) -> None:

@@ -87,7 +87,7 @@ def _row_in_tile(spec: Spec) -> Any:
     has_distribution = bool(spec.distribution)
     sparse_label = has_label and not dense
     one, zero, nan, minus_inf = real(1), real(0), real(np.nan), real(-np.inf)
-    sums_exp = not spec.saved_lse
+    sums_exp = spec.sums_exp
 
     @hw.device
     def compute_row(args: Any, row: Any, tile: Any, first: Any) -> None:

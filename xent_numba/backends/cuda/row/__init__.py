@@ -5,6 +5,7 @@ spec         what a kernel is compiled for, and the named tuple of its arguments
 address      where rows lie; loading and storing their vectors, whole or in part
 transform    z = f(x) of a logit (logit_scale, softcap), its derivative, and the exponential
 target       labels, class weights and the effective target
+focal        the focal factor of a label's weight
 epilogue     from the statistics of a row to its loss, and to the factors of its output
 output       what is stored: the gradient or a softmax of each class, the loss or log-sum-exp of each row
 functions    all of these for one spec, as the kernels use them

@@ -17,6 +17,7 @@ import numpy as np
 
 from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.hw.access import access
+from xent_numba.backends.cuda.row.focal import focal_function
 from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec
 from xent_numba.backends.cuda.row.target import class_weight
 
@@ -94,8 +95,8 @@ def factor_of_row(name: str, dtype: str, real: Any) -> Any:
 
 def _of_sparse_target(spec: Spec, real: Any, exp: Any, row_factors: Any) -> Any:
     """The epilogue of a label without smoothing."""
-    weight = class_weight(spec, real)
-    z_loss = spec.z_loss
+    weight, focal_factors = class_weight(spec, real), focal_function(spec, real)
+    z_loss, focal = spec.z_loss, spec.focal
     two, zero, nan, inf = real(2), real(0), real(np.nan), real(np.inf)
 
     @hw.device
@@ -108,8 +109,11 @@ def _of_sparse_target(spec: Spec, real: Any, exp: Any, row_factors: Any) -> Any:
             sum_exp_others, total = nan, nan
         log_total = hw.log1p(sum_exp_others) if z_y >= max_others else hw.log(total)
         lse = row_max + log_total
-        w = weight(args, y)
-        loss = w * ((row_max - z_y) + log_total) if w > zero else zero * lse
+        w, nll = weight(args, y), (row_max - z_y) + log_total
+        loss = w * nll if w > zero else zero * lse
+        if focal:
+            in_loss, in_gradient = focal_factors(args, e_y / total, sum_exp_others / total, nll)
+            loss, w = in_loss * loss, in_gradient * w
         sample_weight, scale, z_coefficient = row_factors(args, row)
         inverse = scale / total
         if z_loss:
@@ -173,11 +177,12 @@ def _from_saved_lse(spec: Spec, real: Any, row_factors: Any) -> Any:
     """The epilogue where log Σ exp is given: p_j = exp(z_j − lse), and p_y − 1 = expm1(z_y − lse).
 
     A float64 lse is the sum of its rounding to float32 and a residual.  The first stands for the maximum, the second
-    goes to the factors: exp(z − lse) = exp(z − rounded) · exp(−residual).
+    goes to the factors: exp(z − lse) = exp(z − rounded) · exp(−residual).  A focal factor needs 1 − p_y with all its
+    digits, and so the sum of the other classes' p_j.
     """
-    weight = class_weight(spec, real)
+    weight, focal_factors, focal = class_weight(spec, real), focal_function(spec, real), spec.focal
     load, size = access(spec.saved_lse).load, ITEMSIZE[spec.saved_lse]
-    dense, two, zero, has_label = spec.dense, real(2), real(0), bool(spec.labels)
+    dense, zero, half, one, two, has_label = spec.dense, real(0), real(0.5), real(1), real(2), bool(spec.labels)
     minus_inf, inf, nan = hw.f64(-np.inf), hw.f64(np.inf), real(np.nan)
 
     @hw.device
@@ -194,7 +199,12 @@ def _from_saved_lse(spec: Spec, real: Any, row_factors: Any) -> Any:
             return zero, lse, OutputFactors(lse, (stats.target_sum + slope) * residual_factor, zero, scale)
         w = weight(args, y)
         log_p_y = (z_y - lse) - residual
-        at_target = w * hw.expm1(log_p_y) + slope * hw.exp(log_p_y)
+        if focal:
+            q = stats.sum_exp_others * hw.exp((stats.row_max - lse) - residual)
+            q = one if q > one else q
+            _, in_gradient = focal_factors(args, hw.exp(log_p_y), q, -hw.log1p(-q) if q < half else -log_p_y)
+            w *= in_gradient
+        at_target = w * (-q if focal else hw.expm1(log_p_y)) + slope * hw.exp(log_p_y)
         return zero, lse, OutputFactors(lse, (w + slope) * residual_factor * scale, at_target * scale, scale)
 
     return epilogue

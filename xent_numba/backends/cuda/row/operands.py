@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from xent_numba.backends.cuda.hw.sizes import VECTOR_BYTES
 from xent_numba.backends.cuda.row.spec import ITEMSIZE, Spec, arguments_type
 
+FLOAT32_MAX = 3.4e38
+
 
 class Operand(NamedTuple):
     """An array on the device; strides in bytes along (A, B, class), as far as it has these axes."""
@@ -42,6 +44,7 @@ class Operands:
     logit_scale: float = 1.0
     softcap: float | None = None
     z_coefficient: float = 0.0
+    focal_gamma: float = 0.0
     grad_scale: float = 1.0
     device_scales: int = 0  # address of (1 / denominator, ratio of the denominators), float64, where the host has none
     rows: int = 0  # addresses of a contiguous result per row, of the loss dtype
@@ -89,6 +92,7 @@ def kernel_arguments(operands: Operands, compute_capability: tuple[int, int] = (
         "softcap": cap,
         "scale_over_cap": operands.logit_scale / cap,
         "z_coefficient": operands.z_coefficient,
+        "focal_gamma": operands.focal_gamma if spec.float64 else min(operands.focal_gamma, FLOAT32_MAX),
         "grad_scale": operands.grad_scale,
         "device_scales": operands.device_scales,
         "rows": operands.rows,
@@ -126,6 +130,7 @@ def _spec(operands: Operands, compute_capability: tuple[int, int]) -> Spec:
         scaled=operands.logit_scale != 1.0,
         softcap=operands.softcap is not None,
         z_loss=operands.z_coefficient != 0.0,
+        focal=operands.focal_gamma != 0.0,
         output=operands.output,
         rows=bool(operands.rows),
         lse=bool(operands.lse),

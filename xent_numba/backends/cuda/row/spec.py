@@ -28,10 +28,11 @@ class Spec:
     scaled: bool = False  # z = logit_scale · x
     softcap: bool = False  # z = softcap · tanh(logit_scale · x / softcap)
     z_loss: bool = False
+    focal: bool = False  # the label's weight has the factor (1 − p)^γ
     output: str = ""  # what is stored for each class: "", "grad", "softmax" or "log_softmax"
     rows: bool = False  # store the loss of each row
     lse: bool = False  # store log Σ exp of each row
-    saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces the statistics
+    saved_lse: str = ""  # dtype of a saved log Σ exp, which replaces that of the statistics
     device_scales: bool = False  # the denominators are in device memory, not in the arguments: the check is deferred
     aligned: bool = True  # every row starts on 16 bytes and is a multiple of 16 bytes long
     unit_stride: bool = True  # the classes of a row lie side by side; otherwise every access is scalar
@@ -47,6 +48,16 @@ class Spec:
     def dense(self) -> bool:
         """Whether the target has weight on every class (label smoothing, a distribution), not only on the label."""
         return self.smoothing or bool(self.distribution)
+
+    @property
+    def sums_exp(self) -> bool:
+        """Whether a row is summed up: unless the sum is saved, and there is no focal factor of a part of it."""
+        return not self.saved_lse or self.focal
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether a row is read before its output is known."""
+        return self.sums_exp or self.dense
 
     @property
     def ragged(self) -> bool:
@@ -78,13 +89,17 @@ def arguments_type(spec: Spec) -> Any:
     names += ["device_scales"] * spec.device_scales
     names += ["confidence", "smoothing_share"] * spec.smoothing
     names += ["logit_scale"] * (spec.scaled or spec.softcap) + ["softcap", "scale_over_cap"] * spec.softcap
+    names += ["focal_gamma"] * spec.focal
     names += ["z_coefficient"] * spec.z_loss + ["grad_scale"] * (spec.output == "grad")
     return namedtuple("Arguments", names)
 
 
 FLOATS = frozenset(
-    {"confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient", "grad_scale"}
-)
+    {
+        "confidence", "smoothing_share", "logit_scale", "softcap", "scale_over_cap", "z_coefficient", "focal_gamma",
+        "grad_scale",
+    }
+)  # fmt: skip
 
 
 def signature(spec: Spec, extra: tuple[str, ...] = ()) -> Any:

@@ -253,6 +253,7 @@ def _diagonal_factors(operands: Any, second: Any, item: Any, found: Any, vtype: 
         curvature.spread * curvature.inverse * g_factor,
         demote(g_factor, vtype),
         demote(curvature.at_target * g_factor, vtype),
+        None,
     )
     return _Factors(gradient, diagonal, labels.y)
 
@@ -270,7 +271,14 @@ def _diagonal_item(operands: Any, second: Any, item: Any, stagings: Any, vtype: 
             rescale = tile_exponentials(tile, found.inputs, found.stats.row_max)
         diagonal = rescaled_diagonal(factors.diagonal, rescale, vtype)
         tile_gradient(tile, out, found.inputs, None, diagonal, vtype)
-        tile_gradient(tile, tile.exp, found.inputs, factors.y, rescaled(factors.gradient, rescale, vtype), vtype)
+        tile_gradient(
+            tile,
+            tile.exp,
+            found.inputs,
+            factors.y,
+            rescaled(operands.focal_gamma, factors.gradient, rescale, vtype),
+            vtype,
+        )
         of_diag = write_tile(of_diag, out, rows_view(second.diag, item, first), tile.classes, vtype)
         of_grad = write_tile(of_grad, tile.exp, rows_view(operands.grad, item, first), tile.classes, vtype)
     return of_grad, of_diag

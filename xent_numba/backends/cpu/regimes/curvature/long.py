@@ -194,7 +194,9 @@ def _diagonal_coefficients(operands: Any, second: Any, row: Any, stats: Any, wei
     g_factor = weight * operands.grad_scale
     at_target = extract_lane(chain_rule(g_y, x_y, transform), 0) * g_factor
     gradient = GradientScalars(_centre(stats), spread * inverse * g_factor, g_factor, at_target)
-    return _Diagonal(gradient_coefficients(gradient, row.scale, vtype), diagonal, np.int64(label.y))
+    return _Diagonal(
+        gradient_coefficients(operands.focal_gamma, gradient, row.scale, vtype), diagonal, np.int64(label.y)
+    )
 
 
 @inline
@@ -205,7 +207,7 @@ def _no_diagonal(operands: Any, second: Any, vtype: Any) -> Any:
     diagonal = DiagonalCoefficients(
         shift, keep_residual, 0.0, factor, 0.0, 0.0, 0.0, np.int64(-1), 0.0, 0.0, second.bend
     )
-    gradient = gradient_coefficients(GradientScalars(0.0, 0.0, 0.0, 0.0), row.scale, vtype)
+    gradient = gradient_coefficients(operands.focal_gamma, GradientScalars(0.0, 0.0, 0.0, 0.0), row.scale, vtype)
     return PendingPair(
         no_pending(row_pointer(second.diag, 0, 0), row, diagonal, operands.streaming, vtype),
         no_pending(row_pointer(operands.grad, 0, 0), row, gradient, operands.streaming, vtype),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from numba import types
+
 from xent_numba.backends.cpu.compile.inline import by_class, inline, specialize
 from xent_numba.backends.cpu.row.target import dense_target_lanes, insert_target_lanes, is_distribution_type
 from xent_numba.backends.cpu.row.transform import chain_rule
@@ -18,6 +20,7 @@ class ScaledFactors(NamedTuple):
     p_factor: Any
     u_factor: Any
     at_target: Any
+    rescale: Any  # another factor of the exponentials, where p_factor may be too small for both; else None
 
 
 @inline
@@ -36,10 +39,33 @@ def subtract_dense_target_lanes(g: Any, k: Any, dense: Any, j: int, tile_j: int)
     return g - k * dense_target_lanes(dense, j, tile_j, g)
 
 
+@specialize
+def rescaled(focal_gamma: Any, factors: Any, rescale: Any, vtype: Any) -> Any:
+    """The `ScaledFactors` of exponentials that must be multiplied by `rescale`, from those with p_factor in float64.
+
+    A focal factor may be so small that p_factor, times `rescale`, would be no normal number.
+    """
+    if isinstance(focal_gamma, types.NoneType):
+        return lambda focal_gamma, factors, rescale, vtype: ScaledFactors(
+            demote(factors.p_factor * rescale, vtype), factors.u_factor, factors.at_target, None
+        )
+    return lambda focal_gamma, factors, rescale, vtype: ScaledFactors(
+        demote(factors.p_factor, vtype), factors.u_factor, factors.at_target, demote(rescale, vtype)
+    )
+
+
 @inline
-def rescaled(factors: Any, rescale: Any, vtype: Any) -> Any:
-    """The `ScaledFactors` of exponentials that must be multiplied by `rescale`, from those with p_factor in float64."""
-    return ScaledFactors(demote(factors.p_factor * rescale, vtype), factors.u_factor, factors.at_target)
+def times_factors(e: Any, factors: Any) -> Any:
+    """The exponentials times p_factor, and times `rescale` where that is not part of it."""
+    return _rescale(e * factors.p_factor, factors.rescale)
+
+
+@inline
+def _rescale(g: Any, factor: Any) -> Any:
+    """g times a factor, which may be None."""
+    if factor is None:
+        return g
+    return g * factor
 
 
 @specialize
@@ -59,7 +85,7 @@ def _with_target(g: Any, j: int, tile_j: int, y: Any, factors: Any, dense: Any) 
 
 def _gradient(factors: Any, e: Any, x: Any, tile: Any, j: int, y: Any, inputs: Any) -> Any:
     """The gradient of `ScaledFactors`."""
-    g = _with_target(e * factors.p_factor, tile.first + j, j, y, factors, inputs.dense)
+    g = _with_target(times_factors(e, factors), tile.first + j, j, y, factors, inputs.dense)
     return chain_rule(g, x, inputs.transform)
 
 

@@ -164,7 +164,8 @@ def _compute_item(operands: Any, saved_lse: Any, grad: Any, item: Any, staging: 
             if classes > TILE_CLASSES:
                 load_item_tile(operands, item, tile, vtype)
                 rescale = tile_exponentials(tile, inputs, stats.row_max)
-            tile_gradient(tile, tile.exp, inputs, labels.y, rescaled(factors, rescale, vtype), vtype)
+            scaled = rescaled(operands.focal_gamma, factors, rescale, vtype)
+            tile_gradient(tile, tile.exp, inputs, labels.y, scaled, vtype)
             staging = write_tile(staging, tile.exp, rows_view(grad, item, first), tile.classes, vtype)
     return item_losses(operands, epilogue, y, item.rows), staging
 

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import by_class, inline
+from numba import types
+
+from xent_numba.backends.cpu.compile.inline import by_class, inline, specialize
 from xent_numba.backends.cpu.row.target import dense_target_part, insert_target
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
@@ -51,6 +53,7 @@ class GradientCoefficients(NamedTuple):
     u_factor: Any
     at_target: Any
     keep_residual: Any  # whether the residual of the shift counts, see `has_residual`
+    rescale: Any  # another factor of the exponentials, where p_factor may be too small for both; else None
 
 
 class RowOutput(NamedTuple):
@@ -72,11 +75,24 @@ class ScaledShift(NamedTuple):
     keep_residual: bool
 
 
-@inline
-def gradient_coefficients(scalars: Any, scale: Any, vtype: Any) -> Any:
-    """The `GradientCoefficients` from `GradientScalars`."""
-    shift, p_factor, keep_residual = scaled_shift(scalars.centre, scalars.p_factor, scale, vtype)
-    return GradientCoefficients(shift, p_factor, scalars.u_factor, scalars.at_target, keep_residual)
+@specialize
+def gradient_coefficients(focal_gamma: Any, scalars: Any, scale: Any, vtype: Any) -> Any:
+    """The `GradientCoefficients` from `GradientScalars`.
+
+    A focal factor may be so small that p_factor, times the scale of the exponentials, would be no normal number.
+    """
+
+    def together(focal_gamma: Any, scalars: Any, scale: Any, vtype: Any) -> Any:
+        shift, p_factor, keep_residual = scaled_shift(scalars.centre, scalars.p_factor, scale, vtype)
+        return GradientCoefficients(shift, p_factor, scalars.u_factor, scalars.at_target, keep_residual, None)
+
+    def apart(focal_gamma: Any, scalars: Any, scale: Any, vtype: Any) -> Any:
+        shift, rescale, keep_residual = scaled_shift(scalars.centre, 1.0, scale, vtype)
+        return GradientCoefficients(
+            shift, scalars.p_factor, scalars.u_factor, scalars.at_target, keep_residual, rescale
+        )
+
+    return together if isinstance(focal_gamma, types.NoneType) else apart
 
 
 @inline
@@ -99,9 +115,18 @@ def subtract_dense_target(g: Any, u_factor: Any, dense: Any, i: Any, count: Any)
     return g - splat(u_factor, g) * dense_target_part(dense, i, count, g)
 
 
+@inline
+def _rescale(g: Any, factor: Any) -> Any:
+    """g times a factor, which may be None."""
+    if factor is None:
+        return g
+    return g * splat(factor, g)
+
+
 def _gradient(coefficients: Any, e: Any, x: Any, i: int, count: Any, row: Any) -> Any:
     """The gradient of `GradientCoefficients`."""
-    g = subtract_dense_target(e * splat(coefficients.p_factor, e), coefficients.u_factor, row.dense, i, count)
+    g = _rescale(e * splat(coefficients.p_factor, e), coefficients.rescale)
+    g = subtract_dense_target(g, coefficients.u_factor, row.dense, i, count)
     return chain_rule(g, x, row.transform)
 
 

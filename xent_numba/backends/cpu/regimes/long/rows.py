@@ -57,7 +57,9 @@ def _no_gradient(saved_lse: Any, operands: Any, vtype: Any) -> Any:
 @optional
 def _empty_gradient(grad: Any, operands: Any, vtype: Any) -> Any:
     """A `PendingGradient` that is complete: of no classes."""
-    coefficients = gradient_coefficients(GradientScalars(0.0, 0.0, 0.0, 0.0), operands.scale, vtype)
+    coefficients = gradient_coefficients(
+        operands.focal_gamma, GradientScalars(0.0, 0.0, 0.0, 0.0), operands.scale, vtype
+    )
     return no_pending(row_pointer(grad, 0, 0), row_input(operands, 0, 0), coefficients, operands.streaming, vtype)
 
 
@@ -66,7 +68,8 @@ def _next_gradient(pending: Any, row: Any, terms: Any, out: Any, factor: float, 
     """The `PendingGradient` of a row, once that of the row before is complete."""
     if pending is None:
         return None
-    coefficients = gradient_coefficients(gradient_scalars(row, terms, factor, operands, vtype), row.scale, vtype)
+    scalars = gradient_scalars(row, terms, factor, operands, vtype)
+    coefficients = gradient_coefficients(operands.focal_gamma, scalars, row.scale, vtype)
     return next_pending(pending, row, coefficients, out)
 
 

@@ -62,7 +62,7 @@ def _write_softmax(out: Any, row: Any, stats: Any, streaming: bool, vtype: Any) 
         row_max = stats.row_max if stats.row_max > -math.inf else 0.0
         scalars = GradientScalars(row_max, 1.0 / stats.sum_exp_others, 0.0, 0.0)
         output = RowOutput(out, stack_buffer(vtype, 2), streaming)
-        carry = write_gradient(row, output, 0, row.classes, gradient_coefficients(scalars, None, vtype), 0, vtype)
+        carry = write_gradient(row, output, 0, row.classes, gradient_coefficients(None, scalars, None, vtype), 0, vtype)
         flush_tail(output.staging, carry, advance(out, row.classes), vtype)
 
 

@@ -134,5 +134,6 @@ def _segment_gradient(fields: Any, i: int, scalars: Any, segments: int, k: int) 
     start = (segments - 1 - k) * SEGMENT_CLASSES
     stop = min(row.classes, start + SEGMENT_CLASSES)
     found = GradientScalars(scalars[0], scalars[1], scalars[2], scalars[3])
-    carry = write_gradient(row, output, start, stop, gradient_coefficients(found, row.scale, vtype), 0, vtype)
+    coefficients = gradient_coefficients(operands.focal_gamma, found, row.scale, vtype)
+    carry = write_gradient(row, output, start, stop, coefficients, 0, vtype)
     flush_tail(output.staging, carry, advance(output.p, stop), vtype)

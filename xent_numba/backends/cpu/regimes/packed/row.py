@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline
+from xent_numba.backends.cpu.regimes.lanes.gradient import times_factors
 from xent_numba.backends.cpu.regimes.lanes.tile import exp_of_tile
 from xent_numba.backends.cpu.regimes.long.gradient import subtract_dense_target
 from xent_numba.backends.cpu.row.target import (
@@ -102,5 +103,5 @@ def to_gradient(row: Any, out: Any, classes: int, excluded: Any, factors: Any, d
     """
     step = lanes_of(factors.p_factor)
     for i in range(0, classes, step):
-        g = insert_target(load(row, i, factors.p_factor) * factors.p_factor, i, excluded, factors.at_target)
+        g = insert_target(times_factors(load(row, i, factors.p_factor), factors), i, excluded, factors.at_target)
         store(out, i, subtract_dense_target(g, factors.u_factor, dense, i, min(step, classes - i)))

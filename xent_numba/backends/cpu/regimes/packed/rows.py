@@ -197,10 +197,26 @@ def _statistics(operands: Any, grad: Any, inputs: Any, current: Any, following: 
 
 
 # ------------------------------------------------------------------------------------------------ gradient
+@optional
+def _stored(values: Any, vtype: Any) -> Any:
+    """A pointer to a vector; None for None."""
+    memory = stack_buffer(vtype, 1)
+    store(memory, 0, values)
+    return memory
+
+
+@optional
+def _loaded(memory: Any, r: int, vtype: Any) -> Any:
+    """Lane r of a vector in memory, in all lanes; None for None."""
+    return splat(load_scalar(memory, r), vtype)
+
+
 @inline
 def _store_factors(factors: Any, vtype: Any) -> Any:
     """`ScaledFactors` of pointers, from which those of one row are loaded."""
-    pointers = ScaledFactors(stack_buffer(vtype, 1), stack_buffer(vtype, 1), stack_buffer(vtype, 1))
+    pointers = ScaledFactors(
+        stack_buffer(vtype, 1), stack_buffer(vtype, 1), stack_buffer(vtype, 1), _stored(factors.rescale, vtype)
+    )
     store(pointers.p_factor, 0, factors.p_factor)
     store(pointers.u_factor, 0, factors.u_factor)
     store(pointers.at_target, 0, factors.at_target)
@@ -209,9 +225,10 @@ def _store_factors(factors: Any, vtype: Any) -> Any:
 
 @inline
 def _factors_of_row(pointers: Any, r: int, vtype: Any) -> Any:
-    """The `ScaledFactors` of row r: p_factor in all lanes, the others as scalars."""
+    """The `ScaledFactors` of row r: p_factor and rescale in all lanes, the others as scalars."""
     p_factor = splat(load_scalar(pointers.p_factor, r), vtype)
-    return ScaledFactors(p_factor, load_scalar(pointers.u_factor, r), load_scalar(pointers.at_target, r))
+    u_factor, at_target = load_scalar(pointers.u_factor, r), load_scalar(pointers.at_target, r)
+    return ScaledFactors(p_factor, u_factor, at_target, _loaded(pointers.rescale, r, vtype))
 
 
 @inline
@@ -258,7 +275,8 @@ def _compute_item(
     label_weight = label_weights(operands.confidence, operands.weight, y, promote(vtype))
     epilogue = item_epilogue(operands, stats, target_logits, label_weight, item, vtype)
     if grad is not None:
-        factors = rescaled(scaled_factors(operands, saved, epilogue, item, vtype), rescale, vtype)
+        factors = scaled_factors(operands, saved, epilogue, item, vtype)
+        factors = rescaled(operands.focal_gamma, factors, rescale, vtype)
         staging = _write_gradient(grad, inputs, current, _store_factors(factors, vtype), staging, vtype)
     return item_losses(operands, epilogue, y, item.rows), staging
 
