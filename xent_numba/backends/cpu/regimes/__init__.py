@@ -19,6 +19,7 @@ lanes/          a vector of rows, one in each lane
 packed/         a vector of rows, each along its classes
 item_epilogue   from the statistics of a vector of rows to losses and gradient factors, for lanes and packed
 staging         full cache lines for non-temporal stores
+curvature/      Hessian-vector products, and the diagonal of the Hessian: in long, lanes and packed
 softmax         softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
 label_scan      one pass over the labels, before any of these
 
