@@ -134,8 +134,9 @@ def cross_entropy_hvp(
 
         φ = q^γ − γ q^(γ−1) p_y log p_y        ψ = p_y dφ/dp_y
 
-    The rows are independent of each other, so H v has as many rows as v.  A float64 vector makes the arithmetic
-    float64, whatever the dtype of the logits.
+    The rows are independent of each other: each is multiplied by a Hessian of its own.  A float64 vector makes the
+    arithmetic float64, whatever the dtype of the logits.  In float32 arithmetic, differences of the values of the
+    vector must be smaller than 1e28; otherwise the product may be infinite or nan.
 
     Examples
     --------

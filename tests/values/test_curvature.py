@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
+from tests.support.backends import BACKENDS
 from tests.support.exact import exact_curvature
 from tests.support.logits import random_logits
+
+# For tests that would compile many kernels.
+FEW = ["numpy", *(pytest.param(name, marks=pytest.mark.rare) for name in BACKENDS if name != "numpy")]
 
 # Rows whose second derivatives are tiny, or are lost where 1 − p is computed as it is written.
 HARD = np.array(
@@ -30,22 +34,29 @@ def relative_error(values, exact):
     return float(np.max(np.abs(values[counts].astype(float) - exact[counts]) / np.abs(exact[counts])))
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_relative_accuracy_where_a_row_is_certain(dtype, backend):
-    x, eps = HARD.astype(dtype), float(np.finfo(dtype).eps)
-    units = np.eye(4, dtype=dtype)
+KINDS = [(np.float32, False), (np.float64, True)]
+KINDS += [pytest.param(*kind, marks=pytest.mark.rare) for kind in [(np.float64, False), (np.float32, True)]]
+
+
+@pytest.mark.parametrize(("dtype", "one_hot"), KINDS)
+@pytest.mark.parametrize("classes", [4, pytest.param(40, marks=pytest.mark.rare), 400])
+def test_relative_accuracy_where_a_row_is_certain(dtype, one_hot, classes, backend):
+    x, eps = np.full((len(HARD), classes), -np.inf, dtype), float(np.finfo(dtype).eps)
+    where = np.linspace(0, classes - 1, 4).astype(int)
+    x[:, where] = HARD
+    units = np.eye(classes, dtype=dtype)
+    target = units[where[LABELS]] if one_hot else where[LABELS]
     size = 4 + 104  # the size of the accuracy law, (4 + |ln v|) ulp, for the least float32
-    for target in (LABELS, units[LABELS]):
-        _, diag = xn.cross_entropy_grad_and_hessian_diag(x, target, reduction="sum")
-        _, expected = exact_curvature(x, target, x)
-        assert relative_error(diag, expected) < size * eps
-        for j in range(4):  # where v is one class, no element is the difference of two nearly equal numbers
-            v = np.tile(units[j], (len(x), 1))
-            expected, _ = exact_curvature(x, target, v)
-            found = xn.cross_entropy_hvp(x, target, v, reduction="sum")
-            assert relative_error(found, expected) < size * eps
-            shifted = xn.cross_entropy_hvp(x, target, v + dtype(8.0), reduction="sum")  # H 1 = 0: nothing changes
-            np.testing.assert_allclose(shifted, found, rtol=size * eps, atol=np.finfo(dtype).tiny)
+    _, diag = xn.cross_entropy_grad_and_hessian_diag(x, target, reduction="sum")
+    _, expected = exact_curvature(HARD.astype(dtype), LABELS, HARD)
+    assert relative_error(diag[:, where], expected) < size * eps
+    for j in range(4):  # where v is one class, no element is the difference of two nearly equal numbers
+        v = np.tile(units[where[j]], (len(x), 1))
+        expected, _ = exact_curvature(HARD.astype(dtype), LABELS, v[:, where])
+        found = xn.cross_entropy_hvp(x, target, v, reduction="sum")
+        assert relative_error(found[:, where], expected) < size * eps
+        shifted = xn.cross_entropy_hvp(x, target, v + dtype(8.0), reduction="sum")  # H 1 = 0: nothing changes
+        np.testing.assert_allclose(shifted, found, rtol=size * eps, atol=np.finfo(dtype).tiny)
 
 
 OPTIONS = [
@@ -61,6 +72,7 @@ OPTIONS = [
 @pytest.mark.parametrize("gauss_newton", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options) or "plain")
 @pytest.mark.parametrize("kind", ["labels", "distribution"])
+@pytest.mark.parametrize("backend", FEW, indirect=True)
 def test_every_option(kind, options, gauss_newton, backend, rng):
     x = rng.normal(scale=3.0, size=(7, 5))
     v = rng.normal(size=x.shape)
@@ -81,6 +93,7 @@ def test_every_option(kind, options, gauss_newton, backend, rng):
     )
 
 
+@pytest.mark.parametrize("backend", FEW, indirect=True)
 def test_the_mean_divides_as_that_of_the_loss_does(backend, rng):
     x, v = rng.normal(size=(2, 7, 5))
     y = np.array([0, 1, -100, 3, 4, -100, 1])
@@ -107,19 +120,21 @@ def test_ignored_rows_are_not_read(backend, rng):
 
 
 def test_edges(backend):
-    for dtype in (np.float64, np.float32):
+    for dtype, one_hot in ((np.float64, True), (np.float32, False)):
         x = np.array([[-np.inf, 1.0, 0.0], [-np.inf] * 3, [np.nan, 0.0, 0.0], [np.inf, 0.0, 0.0]], dtype)
         y = np.array([0, 0, 0, 0])
-        for target in (y, np.eye(3, dtype=dtype)[y]):
-            v = np.array([[1.0, 2.0, 3.0]] * 4, dtype)
-            hv = xn.cross_entropy_hvp(x, target, v, reduction="sum")
-            grad, diag = xn.cross_entropy_grad_and_hessian_diag(x, target, reduction="sum")
-            p = 1 / (1 + np.exp(-1.0))
-            np.testing.assert_allclose(hv[0], [0.0, -p * (1 - p), p * (1 - p)], rtol=1e-6)
-            np.testing.assert_allclose(diag[0], [0.0, p * (1 - p), p * (1 - p)], rtol=1e-6)
-            np.testing.assert_allclose(grad[0], [-1.0, p, 1 - p], rtol=1e-6)
-            for values in (hv, grad, diag):
-                assert np.isnan(values[1:]).all()
+        target = np.eye(3, dtype=dtype)[y] if one_hot else y
+        v = np.array([[1.0, 2.0, 3.0]] * 4, dtype)
+        hv = xn.cross_entropy_hvp(x, target, v, reduction="sum")
+        grad, diag = xn.cross_entropy_grad_and_hessian_diag(x, target, reduction="sum")
+        p = 1 / (1 + np.exp(-1.0))
+        np.testing.assert_allclose(hv[0], [0.0, -p * (1 - p), p * (1 - p)], rtol=1e-6)
+        np.testing.assert_allclose(diag[0], [0.0, p * (1 - p), p * (1 - p)], rtol=1e-6)
+        np.testing.assert_allclose(grad[0], [-1.0, p, 1 - p], rtol=1e-6)
+        for values in (hv, grad, diag):
+            assert np.isnan(values[1:]).all()
+        if one_hot:
+            continue
         one = np.zeros((2, 1), dtype)
         assert not xn.cross_entropy_hvp(one, [0, 0], one + 3).any()
         grad, diag = xn.cross_entropy_grad_and_hessian_diag(one, [0, 0])
@@ -170,6 +185,7 @@ def test_layouts_threads_and_in_place(classes, backend, rng):
             np.testing.assert_allclose(third, one, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("backend", FEW, indirect=True)
 @pytest.mark.parametrize("v_dtype", [np.float64, np.float32, np.float16, np.int8])
 def test_vectors_of_every_dtype(v_dtype, backend, rng):
     x = rng.normal(size=(8, 6)).astype(np.float32)
@@ -182,6 +198,7 @@ def test_vectors_of_every_dtype(v_dtype, backend, rng):
     np.testing.assert_allclose(xn.cross_entropy_hvp(x.tolist(), y, v.tolist()), expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("backend", FEW, indirect=True)
 def test_the_gauss_newton_matrix_is_semi_definite(backend, rng):
     x = random_logits(rng, (4, 6), masked=False, offsets=False)
     y = rng.integers(0, 6, 4)
@@ -192,3 +209,24 @@ def test_the_gauss_newton_matrix_is_semi_definite(backend, rng):
         np.testing.assert_allclose(hessian, hessian.T, atol=1e-14)
         assert np.linalg.eigvalsh(hessian)[0] > -1e-14
         assert np.linalg.eigvalsh(hessian)[-1] <= 0.5
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the numpy backend has neither threads nor streams")
+@pytest.mark.parametrize("backend", ["cpu"], indirect=True)
+def test_large_results_in_place_and_by_any_number_of_threads(backend, rng):
+    x, v = rng.normal(size=(2, 41_000, 103)).astype(np.float32)  # 17 MB, which are written past the caches
+    y = rng.integers(0, 103, len(x))
+    for classes in (103, 1030):
+        shape = (-1, classes)
+        labels = y[: x.size // classes] % classes
+        expected = xn.cross_entropy_hvp(x.reshape(shape), labels, v.reshape(shape), n_threads=1)
+        for place in (0, 1):
+            arrays = [x.reshape(shape).copy(), v.reshape(shape).copy()]
+            xn.cross_entropy_hvp(arrays[0], labels, arrays[1], out=arrays[place], n_threads=2)
+            np.testing.assert_array_equal(arrays[place], expected)
+        if classes > 256:
+            expected = xn.cross_entropy_grad_and_hessian_diag(x.reshape(shape), labels, n_threads=1)
+            grad, diag = x.reshape(shape).copy(), np.empty_like(x).reshape(shape)
+            xn.cross_entropy_grad_and_hessian_diag(grad, labels, grad_out=grad, diag_out=diag, n_threads=2)
+            np.testing.assert_array_equal(grad, expected[0])
+            np.testing.assert_array_equal(diag, expected[1])

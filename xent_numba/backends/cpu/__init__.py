@@ -14,6 +14,7 @@ fallback     which calls and rows the reference backend computes instead, and th
 arguments    from a `Problem` to the arguments of a kernel
 shards       the same for a `Shard`, and which of its kernels computes it
 row_statistics   the arguments and the kernel of a call of `row_statistics`
+curvature    the arguments of the kernels of second derivatives, and the rows that the reference computes
 selftest     whether the installed Numba can compile, cache and run all this, tested once for each version
 backend      the methods of the backend
 

@@ -20,6 +20,7 @@ packed/         a vector of rows, each along its classes
 item_epilogue   from the statistics of a vector of rows to losses and gradient factors, for lanes and packed
 staging         full cache lines for non-temporal stores
 row_statistics/ what a row can tell: its kernels, and its rows in each regime
+curvature/      Hessian-vector products, and the diagonal of the Hessian: in long, lanes and packed
 softmax         softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
 shards          statistics and gradients of some of the classes, in long and lanes
 label_scan      one pass over the labels, before any of these

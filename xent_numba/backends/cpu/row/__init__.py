@@ -28,6 +28,7 @@ target       u_j, the dense part of the target: label smoothing and distribution
 measures     sums of a row that the losses do not need: for entropies and for products with p
 order        the order of the classes of a row, for argmax and rank
 epilogue     what one pass over a row finds out; the loss and the factors of the gradient that follow from it
+curvature    the factors of second derivatives: Hessian-vector products, and the diagonal of the Hessian
 focal        the factors of a focal loss, by which the label_weight is multiplied in the loss and in the gradient
 
 A value is a vector: of neighbouring classes of one row in some regimes, of one class of many rows in others.  The

@@ -92,7 +92,7 @@ def focal_curvature_of(gamma: Any, stats: Any, x_y: Any, e_y: Any, total: Any, s
         vanishes = q < splat(_LEAST, q)
         p_nll = select(p == zero, zero, p * nll)
         r = p_nll / select(vanishes, one, q)
-        power = exp(splat(gamma - 1.0, q) * log_of_parts(select(vanishes, one, q), p))
+        power = exp(splat(gamma - 1.0, q) * _log_of_parts(select(vanishes, one, q), p))
         psi = splat(gamma, q) * power * (p_nll - p - p - splat(gamma - 1.0, q) * p * r)
         return select(vanishes, zero, psi)
 

@@ -21,6 +21,7 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.row.target import product_or_zero
 from xent_numba.backends.cpu.row.transform import chain_rule
+from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import load, load_n
 from xent_numba.backends.cpu.simd.math import compensated_add, with_error
@@ -111,6 +112,7 @@ def add_stream(total: Any, v: Any, e: Any, at_top: Any) -> Any:
 @optional
 def _stream(stream: Any, row: Any, i: int, vtype: Any) -> Any:
     """f'_j v_j for the vector of classes from i on; None for None."""
+    prefetch_ahead(stream, i)
     return chain_rule(load(stream, i, vtype), load(row.logits, i, vtype), row.transform)
 
 

@@ -57,7 +57,9 @@ class RowInput(NamedTuple):
     dense: Any  # `DenseTarget`, or None
     transform: Any
     scale: Any
-    top: Any  # None: the sum leaves out class y; else the `Top` of the row, whatever y is
+    # None: the sum leaves out class y.  Else it leaves out the `Top` of the row, whatever y is: True, or an integer, of
+    # how many classes the maximum is to be found first, lest one that is a little larger comes later again and again.
+    top: Any
     measures: Any  # the `Measures` that are wanted beside the sum; None without a `Top`
 
 

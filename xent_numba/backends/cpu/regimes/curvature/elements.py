@@ -41,7 +41,7 @@ class DiagonalCoefficients(NamedTuple):
     p: float
     spread: float
     square: float
-    y: int  # the class of the label where that has another formula, else −1
+    y: Any  # the class of the label where that has another formula, else −1
     at_label: float
     u_factor: float
     bend: float

@@ -9,12 +9,11 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 
-from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.curvature.elements import DiagonalCoefficients, ProductCoefficients
-from xent_numba.backends.cpu.regimes.curvature.operands import measures_of, second_order_vtype
-from xent_numba.backends.cpu.regimes.long.epilogue import in_one_lane, target_at
+from xent_numba.backends.cpu.regimes.curvature.long_label import curvature_of, mask_of, row_label, value_at
+from xent_numba.backends.cpu.regimes.curvature.operands import measures_of, second_order_vtype, top_of
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     gradient_coefficients,
@@ -30,81 +29,23 @@ from xent_numba.backends.cpu.row.curvature import (
     diagonal_of_x,
     needs_label,
     offset_without_focal,
-    row_curvature,
 )
-from xent_numba.backends.cpu.row.epilogue import RowStatistics, label_of_top
 from xent_numba.backends.cpu.row.operands import (
     RowInput,
     is_ignored,
-    label_weight_of,
     row_input,
     row_pointer,
     value_or_one,
 )
 from xent_numba.backends.cpu.row.target import smoothing_at
-from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
+from xent_numba.backends.cpu.row.transform import chain_rule
 from xent_numba.backends.cpu.simd.cast import promote
-from xent_numba.backends.cpu.simd.load_store import load_n, stride
+from xent_numba.backends.cpu.simd.load_store import stride
 from xent_numba.backends.cpu.simd.reduce import extract_lane
-from xent_numba.backends.cpu.simd.vector import one_lane, select, splat
+from xent_numba.backends.cpu.simd.vector import one_lane, select
 
 
 # ------------------------------------------------------------------------------------------------ one row
-class _Label(NamedTuple):
-    """The label of a row; for a distribution, the `Top` in its place."""
-
-    stats: Any  # the `RowStatistics`, without the label_weight
-    y: int
-    weight: float
-    is_top: bool  # whether y is the class of the `Top`
-
-
-@specialize
-def _label(distribution: Any, stats: Any, operands: Any, row: Any, vtype: Any) -> Any:
-    """The `_Label` of a row with these `RowStatistics`."""
-    if isinstance(distribution, types.NoneType):
-        return lambda distribution, stats, operands, row, vtype: _Label(
-            stats, row.y, label_weight_of(operands.confidence, operands.weight, row.y), row.y == stats.top.y
-        )
-
-    def of_distribution(distribution: Any, stats: Any, operands: Any, row: Any, vtype: Any) -> Any:
-        u = target_at(row.dense, stats.top.y, vtype)
-        rest = label_of_top(stats, u)
-        of_rest = RowStatistics(
-            stats.row_max, stats.sum_exp_others, rest.target_gap, rest.target_sum, stats.top, stats.measured
-        )
-        return _Label(of_rest, stats.top.y, u, True)
-
-    return of_distribution
-
-
-@inline
-def _at(p: Any, y: int, vtype: Any) -> Any:
-    """p[y] in one lane of the arithmetic of the call; p[0] where y is −1."""
-    return one_lane(np.float64(extract_lane(load_n(p, max(y, 0), 1, splat(0.0, vtype)), 0)), vtype)
-
-
-@inline
-def _curvature(operands: Any, label: Any, x_y: Any, vtype: Any) -> Any:
-    """The `RowCurvature` of a row in one lane; x_y is the logit at its label, as given."""
-    vtype64 = promote(vtype)
-    return row_curvature(
-        operands,
-        in_one_lane(label.stats, vtype),
-        one_lane(label.weight, vtype64),
-        promote(apply_transform(x_y, operands.transform)),
-        _mask(label.is_top, vtype),
-        vtype,
-    )
-
-
-@inline
-def _mask(flag: bool, vtype: Any) -> Any:
-    """A flag as a mask of one lane."""
-    vtype64 = promote(vtype)
-    return one_lane(1.0 if flag else 0.0, vtype64) > one_lane(0.0, vtype64)
-
-
 @inline
 def _centre(stats: Any) -> Any:
     """What is subtracted from the logits before exp."""
@@ -112,9 +53,9 @@ def _centre(stats: Any) -> Any:
 
 
 @inline
-def _with_class(row: Any, y: int) -> Any:
+def _with_class(row: Any, y: Any) -> Any:
     """The `RowInput` with y for the class that has a scalar of its own, −1 for none."""
-    return RowInput(row.logits, row.classes, np.int64(y), row.dense, row.transform, row.scale, row.top, row.measures)
+    return RowInput(row.logits, row.classes, y, row.dense, row.transform, row.scale, row.top, row.measures)
 
 
 @inline
@@ -122,7 +63,9 @@ def _input(operands: Any, vector: Any, a: int, b: int) -> Any:
     """The `RowInput` of row (a, b), which leaves out its `Top`, with the `Measures` for a vector or without."""
     row = row_input(operands, a, b)
     measures = measures_of(vector, a, b)
-    return RowInput(row.logits, row.classes, row.y, row.dense, row.transform, row.scale, True, measures)
+    return RowInput(
+        row.logits, row.classes, row.y, row.dense, row.transform, row.scale, top_of(row.transform), measures
+    )
 
 
 @inline
@@ -137,12 +80,12 @@ def _write_zeros(out: Any, classes: int, vtype: Any) -> None:
 def _product_coefficients(operands: Any, second: Any, row: Any, stats: Any, factor: float, vtype: Any) -> Any:
     """(`ProductCoefficients`, the class with a scalar of its own or −1) of a row; `factor` multiplies all of it."""
     label, v, zeta = (
-        _label(operands.distribution, stats, operands, row, vtype),
+        row_label(operands.distribution, stats, operands, row, vtype),
         row.measures.stream,
         operands.z_coefficient,
     )
-    x_y, v_y = _at(row.logits, label.y, vtype), _at(v, label.y, vtype)
-    found = _curvature(operands, label, x_y, vtype)
+    x_y, v_y = value_at(row.logits, label.y, vtype), value_at(v, label.y, vtype)
+    found = curvature_of(operands, label, x_y, vtype)
     at_top, mean = one_lane(stats.measured.at_top, found.inverse), one_lane(stats.measured.stream, found.inverse)
     mean = mean * found.inverse
     along = promote(chain_rule(v_y, x_y, row.transform)) - at_top  # of the label
@@ -213,16 +156,16 @@ class _Diagonal(NamedTuple):
 
     gradient: Any  # `GradientCoefficients`
     diagonal: Any  # `DiagonalCoefficients`
-    y: int  # the class with a scalar of its own in the gradient
+    y: Any  # the class with a scalar of its own in the gradient
 
 
 @inline
 def _diagonal_coefficients(operands: Any, second: Any, row: Any, stats: Any, weight: float, vtype: Any) -> Any:
     """The `_Diagonal` of a row with this sample weight."""
-    label, zeta = _label(operands.distribution, stats, operands, row, vtype), operands.z_coefficient
-    x_y, x_top = _at(row.logits, label.y, vtype), _at(row.logits, stats.top.y, vtype)
-    found = _curvature(operands, label, x_y, vtype)
-    is_top = _mask(label.is_top, vtype)
+    label, zeta = row_label(operands.distribution, stats, operands, row, vtype), operands.z_coefficient
+    x_y, x_top = value_at(row.logits, label.y, vtype), value_at(row.logits, stats.top.y, vtype)
+    found = curvature_of(operands, label, x_y, vtype)
+    is_top = mask_of(label.is_top, vtype)
     transform, factor = row.transform, weight * second.scale
     g_y = found.at_target - one_lane(smoothing_at(row.dense, max(label.y, 0)), found.at_target)
     g_top = found.spread * found.p_top - one_lane(smoothing_at(row.dense, max(stats.top.y, 0)), g_y)

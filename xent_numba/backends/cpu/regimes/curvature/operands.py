@@ -9,8 +9,11 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.row.measures import Measures
 from xent_numba.backends.cpu.row.operands import row_pointer, vtype_of
+from xent_numba.backends.cpu.row.transform import Softcap, is_instance_type
 from xent_numba.backends.cpu.simd.load_store import pointer
 from xent_numba.backends.cpu.simd.vector import zero_float64_vector
+
+_LOOK_AHEAD = 1 << 12  # classes: twice through the first-level cache, the second time for their exponentials
 
 
 class SecondOrder(NamedTuple):
@@ -40,6 +43,14 @@ def _vtype(v: Any, operands: Any) -> Any:
     if not isinstance(v, types.NoneType) and v.dtype == types.float64:
         return lambda v, operands: zero_float64_vector()
     return lambda v, operands: vtype_of(operands)
+
+
+@specialize
+def top_of(transform: Any) -> Any:
+    """The field `top` of a row: the maximum is found first, unless every logit is costly, as with a softcap."""
+    if is_instance_type(transform, Softcap):
+        return lambda transform: True
+    return lambda transform: _LOOK_AHEAD
 
 
 @optional

@@ -100,6 +100,14 @@ def _add_block(sums: Any, block: Any, dense: Any) -> Any:
     return DenseSums(gap, target, gap_error + block.gap_error, target_error + block.target_error)
 
 
+@specialize
+def first_classes(top: Any, block: int) -> Any:
+    """Of how many classes the maximum is the first shift: those of a block, or of as many as `top` says."""
+    if isinstance(top, types.Integer):
+        return lambda top, block: top
+    return lambda top, block: block
+
+
 # ------------------------------------------------------------------------------------------------ class left out
 @inline
 def class_with(row: Any, start: int, stop: int, value: Any) -> Any:
@@ -177,7 +185,7 @@ def segment(row: Any, start: int, stop: int, pending: Any, vtype: Any) -> Any:
     zero, minus_inf = splat(0.0, vtype), splat(-math.inf, vtype)
     sum_exp, sum_error, sums = promote(zero), promote(zero), no_dense_sums(promote(zero))
     measures = no_measure_sums(promote(zero))
-    count = min(stop - start, BLOCK_VECTORS * lanes)
+    count = min(stop - start, first_classes(row.top, BLOCK_VECTORS * lanes))
     tail = count % lanes
     row_max = max_of_block(row, start, count // lanes, minus_inf)
     if tail > 0:
