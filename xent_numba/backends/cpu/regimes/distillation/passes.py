@@ -15,7 +15,7 @@ from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, carefu
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import exp_shifted_scaled
-from xent_numba.backends.cpu.simd.load_store import load, load_n, store
+from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, store
 from xent_numba.backends.cpu.simd.math import compensated_add, with_error
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, splat
 
@@ -127,7 +127,8 @@ def sum_terms(pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale:
         run, e_t, e_s = add_terms((zero, zero, zero), t, s, centres.t, centres.s, shifts, scale)
         store(kept.t, i & (KEPT - 1), e_t)
         store(kept.s, i & (KEPT - 1), e_s)
-        totals = _add_three(totals, run)
+        apart = first_n_or(run[2], min(lanes, stop - i), zero)  # −inf − (−inf) in the other lanes is NaN
+        totals = _add_three(totals, (run[0], run[1], apart))
         i += lanes
     return total_of(totals[0]), total_of(totals[1]), total_of(totals[2])
 
