@@ -12,7 +12,6 @@ import numpy as np
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.plan import SEGMENT_CLASSES, TILE_CLASSES
 from xent_numba.backends.cpu.regimes.distillation.passes import (
-    KEPT,
     Ahead,
     Pair,
     careful_sum,
@@ -61,7 +60,6 @@ from xent_numba.backends.cpu.simd.math import log1p
 from xent_numba.backends.cpu.simd.reduce import any_true, extract_lane, reduce_add, reduce_max
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, select, splat
 
-KEPT_VECTORS = KEPT // 8  # of either length
 _BLOCK_VECTORS = 16  # of a long row, whose gradient is written together
 _BUFFER_VECTORS = _BLOCK_VECTORS + 2  # with the carry before a block, and what whole vectors write beyond its end
 
@@ -172,7 +170,7 @@ def _near_row(pair: Any, kept: Any, output: Any, carry: Any, classes: int, near:
     for i in range(0, classes, block):
         count = min(block, classes - i)
         part, e = Pair(advance(pair.t, i), advance(pair.s, i)), Pair(kept.t, kept.s)
-        if classes > KEPT:
+        if classes > SEGMENT_CLASSES:
             exponentials(part.t, kept.t, count, near.shifts.t, scale, vtype)
         else:
             e = Pair(advance(kept.t, i), advance(kept.s, i))
@@ -188,7 +186,7 @@ def _far_row(pair: Any, kept: Any, output: Any, carry: Any, classes: int, far: A
     for i in range(0, classes, block):
         count = min(block, classes - i)
         e = Pair(kept.t, kept.s)
-        if classes > KEPT:
+        if classes > SEGMENT_CLASSES:
             exponentials(advance(pair.t, i), kept.t, count, far[0].t, scale, vtype)
             exponentials(advance(pair.s, i), kept.s, count, far[0].s, scale, vtype)
         else:
@@ -253,7 +251,9 @@ def long_rows(operands: Any, start: int, stop: int, group: int, partials: Any) -
     """Compute the rows start … stop, and add their losses in order to partials[row // group]."""
     vtype = compute_type(pointer(operands.teacher), pointer(operands.student))
     buffer, carry = _long_buffer(operands.grad, vtype), np.int64(0)
-    kept = Pair(stack_buffer(vtype, KEPT_VECTORS), stack_buffer(vtype, KEPT_VECTORS))
+    size = operands.kept.shape[1] // 2
+    kept = advance(pointer(operands.kept), (start // operands.chunk) * 2 * size)
+    kept = Pair(kept, advance(kept, size))
     for i in range(start, stop):
         loss, carry = _long_row(operands, operands.grad, i, kept, buffer, carry, vtype)
         a, b, _, _ = work_item(operands.student.shape, i, 1)
