@@ -22,15 +22,15 @@ from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes,
 from xent_numba.backends.cpu.regimes.lanes.rows import tile_at
 from xent_numba.backends.cpu.regimes.lanes.tile import Tile, TileInput, tile_exponentials, tile_statistics
 from xent_numba.backends.cpu.regimes.long.epilogue import top_sum
-from xent_numba.backends.cpu.regimes.long.gradient import ELEMENTS, RowOutput, scaled_shift, write_gradient
+from xent_numba.backends.cpu.regimes.long.gradient import ELEMENTS, scaled_shift
+from xent_numba.backends.cpu.regimes.long.pending import PendingPair, complete_pending, next_pending, no_pending
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
-from xent_numba.backends.cpu.regimes.staging import flush_tail
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import in_float64, sum_with_top
 from xent_numba.backends.cpu.row.measures import Measures
 from xent_numba.backends.cpu.row.operands import RowInput, row_pointer
 from xent_numba.backends.cpu.simd.cast import demote
-from xent_numba.backends.cpu.simd.load_store import advance, load, load_part, pointer, stack_buffer
+from xent_numba.backends.cpu.simd.load_store import load, load_part, pointer, stack_buffer
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, splat, zero_vector
 
@@ -59,24 +59,58 @@ def _centred(coefficients, e, x, i, count, row):
 ELEMENTS[Centred] = _centred
 
 
+class Spread(NamedTuple):
+    """The coefficients of p_j (1 − p_j)."""
+
+    shift: Any
+    keep_residual: bool
+    at_target: float
+    factor: float
+
+
+def _spread(coefficients, e, x, i, count, row):
+    p = e * splat(coefficients.factor, e)
+    return p * (splat(1.0, e) - p)
+
+
+ELEMENTS[Spread] = _spread
+
+
+@inline
+def _complete(pending, row, last, vtype):
+    complete_pending(pending.first, row.classes, last, vtype)
+    complete_pending(pending.second, row.classes, last, vtype)
+
+
 @kernel
-def long_rows(logits, vectors, out, found, streaming):
-    """Entropy, v_top, ⟨p, v⟩ − v_top and the class of the top of (1, N, C) rows in found (N, 4); p_j (v_j − ⟨p, v⟩)."""
-    vtype = zero_vector(pointer(logits))
+def long_rows(logits, vectors, out, spread, found, streaming):
+    """Entropy, v_top, ⟨p, v⟩ − v_top and the class of the top of (1, N, C) rows in found (N, 4).
+
+    Written while the next row is read: p_j (v_j − ⟨p, v⟩) in `out`, which may be the logits, and p_j (1 − p_j) in
+    `spread`.
+    """
+    vtype, classes = zero_vector(pointer(logits)), logits.shape[2]
+    measures = Measures(True, row_pointer(vectors, 0, 0))
+    row = RowInput(row_pointer(logits, 0, 0), classes, -1, None, None, None, True, measures)
+    shift, factor, keep = scaled_shift(0.0, 0.0, row.scale, vtype)
+    first = no_pending(row_pointer(spread, 0, 0), row, Spread(shift, keep, 0.0, factor), streaming, vtype)
+    coefficients = Centred(shift, keep, 0.0, factor, 0.0, 0.0, measures.stream)
+    pending = PendingPair(first, no_pending(row_pointer(out, 0, 0), row, coefficients, streaming, vtype))
     for i in range(logits.shape[1]):
         measures = Measures(True, row_pointer(vectors, 0, i))
-        row = RowInput(row_pointer(logits, 0, i), logits.shape[2], -1, None, None, None, True, measures)
-        stats = statistics(row, None, vtype)
+        row = RowInput(row_pointer(logits, 0, i), classes, -1, None, None, None, True, measures)
+        stats = statistics(row, pending, vtype)
         total, log_s = top_sum(stats, row.scale, vtype)
         at_top, mean = stats.measured.at_top, stats.measured.stream / total
         found[i, 0], found[i, 1], found[i, 2] = log_s + stats.measured.gap / total, at_top, mean
         found[i, 3] = stats.top.y
+        _complete(pending, row, False, vtype)
         centre = stats.row_max if stats.row_max > -math.inf else 0.0
-        shift, factor, keep_residual = scaled_shift(centre, 1.0 / total, row.scale, vtype)
-        coefficients = Centred(shift, keep_residual, 0.0, factor, at_top, mean, measures.stream)
-        output = RowOutput(row_pointer(out, 0, i), stack_buffer(vtype, 2), streaming)
-        carry = write_gradient(row, output, 0, row.classes, coefficients, 0, vtype)
-        flush_tail(output.staging, carry, advance(output.p, row.classes), vtype)
+        shift, factor, keep = scaled_shift(centre, 1.0 / total, row.scale, vtype)
+        coefficients = Centred(shift, keep, 0.0, factor, at_top, mean, measures.stream)
+        first = next_pending(pending.first, row, Spread(shift, keep, 0.0, factor), row_pointer(spread, 0, i))
+        pending = PendingPair(first, next_pending(pending.second, row, coefficients, row_pointer(out, 0, i)))
+    _complete(pending, row, True, vtype)
 
 
 class CentredLanes(NamedTuple):
@@ -143,12 +177,12 @@ def lane_rows(logits, vectors, out, found):
             store_tile(tile.exp, rows_view(out, item, first), tile.classes, False, vtype)
 
 
-def run(regime, x, v, streaming=False):
+def run(regime, x, v):
     """The results of a kernel for logits x (N, C) and vectors v (N, C)."""
     found = np.zeros((len(x), 4))
     if regime == "long":
-        out = np.full(x.shape, 7, x.dtype)
-        long_rows(signature_key((x[None], v[None])), x[None], v[None], out[None], found, streaming)
+        out, spread = np.full(x.shape, 7, x.dtype), np.full(x.shape, 7, x.dtype)
+        long_rows(signature_key((x[None], v[None])), x[None], v[None], out[None], spread[None], found, False)
         return found, out
     order = "F" if regime == "apart" else "C"
     x, v, out = np.asarray(x, order=order), np.asarray(v, order=order), np.full(x.shape, 7, x.dtype, order=order)
@@ -252,7 +286,23 @@ def test_where_there_is_no_maximum(regime, classes, dtype):
     assert not out[5].any()
 
 
-def test_streams_are_written_past_the_caches_alike():
-    x = np.random.default_rng(3).normal(size=(5, 331)).astype(np.float32)
-    v = np.random.default_rng(4).normal(size=x.shape).astype(np.float32)
-    assert np.array_equal(run("long", x, v)[1], run("long", x, v, streaming=True)[1])
+def at_offset(array, offset):
+    """A copy that begins this many elements after a cache line."""
+    buffer = np.full(array.size + 64, 7, array.dtype)
+    start = -buffer.ctypes.data // array.itemsize % 16 + offset
+    copy = buffer[start : start + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(("of_logits", "of_spread"), [(0, 0), (5, 0), (0, 3), (11, 3), (3, 11)])
+def test_two_outputs_of_which_one_replaces_the_logits(of_logits, of_spread, streaming):
+    given = np.random.default_rng(3).normal(size=(5, 1037)).astype(np.float32)
+    v = np.random.default_rng(4).normal(size=given.shape).astype(np.float32)
+    x, spread, found = at_offset(given, of_logits), at_offset(given, of_spread), np.zeros((5, 4))
+    long_rows(signature_key((x[None], v[None])), x[None], v[None], x[None], spread[None], found, streaming)
+    p = np.exp(given.astype(float))
+    p /= p.sum(axis=1, keepdims=True)
+    np.testing.assert_array_equal(x, run("long", given, v)[1])
+    np.testing.assert_allclose(spread, p * (1.0 - p), rtol=1e-5)

@@ -51,11 +51,11 @@ def max_of_block(row: Any, i: int, vectors: int, minus_inf: Any) -> Any:
 
 
 @inline
-def _exp_term(row: Any, i: int, shift: Any, y: Any, vtype: Any) -> Any:
-    """exp of the vector of logits from class i on, 0 at class y; and these logits."""
+def _exp_term(row: Any, i: int, shift: Any, y: Any, largest: Any) -> Any:
+    """exp of the vector of logits from class i on, 0 at class y; the maximum of these and `largest`; and the logits."""
     prefetch_ahead(row.logits, i)
-    x = load_logits(row.logits, i, row.transform, vtype)
-    return exclude_target(exp_shifted_scaled(x, shift, row.scale), i, y), x
+    x = load_logits(row.logits, i, row.transform, largest)
+    return exclude_target(exp_shifted_scaled(x, shift, row.scale), i, y), maximum(x, largest), x
 
 
 @inline
@@ -73,11 +73,10 @@ def sum_of_block(row: Any, measures: Any, i: int, vectors: int, shift: Any, y: A
     k = 0
     while k + 4 <= vectors:
         j = i + k * lanes
-        e0, x0 = _exp_term(row, j, shift, y, zero)
-        e1, x1 = _exp_term(row, j + lanes, shift, y, zero)
-        e2, x2 = _exp_term(row, j + 2 * lanes, shift, y, zero)
-        e3, x3 = _exp_term(row, j + 3 * lanes, shift, y, zero)
-        m0, m1, m2, m3 = maximum(x0, m0), maximum(x1, m1), maximum(x2, m2), maximum(x3, m3)
+        e0, m0, x0 = _exp_term(row, j, shift, y, m0)
+        e1, m1, x1 = _exp_term(row, j + lanes, shift, y, m1)
+        e2, m2, x2 = _exp_term(row, j + 2 * lanes, shift, y, m2)
+        e3, m3, x3 = _exp_term(row, j + 3 * lanes, shift, y, m3)
         a0, a1, a2, a3 = a0 + e0, a1 + e1, a2 + e2, a3 + e3
         if measures is not None:
             r0 = add_measure_terms(r0, row, measures, j, e0, x0, origin)
@@ -92,8 +91,8 @@ def sum_of_block(row: Any, measures: Any, i: int, vectors: int, shift: Any, y: A
                 sums = add_measure_sums(sums, _sum_of_four(r0, r1, r2, r3))
                 r0, r1, r2, r3 = (zero, zero), (zero, zero), (zero, zero), (zero, zero)
     while k < vectors:
-        e0, x0 = _exp_term(row, i + k * lanes, shift, y, zero)
-        m0, a0 = maximum(x0, m0), a0 + e0
+        e0, m0, x0 = _exp_term(row, i + k * lanes, shift, y, m0)
+        a0 = a0 + e0
         if measures is not None:
             r0 = add_measure_terms(r0, row, measures, i + k * lanes, e0, x0, origin)
         k += 1

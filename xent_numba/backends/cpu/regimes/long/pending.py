@@ -66,8 +66,12 @@ def write_pending(pending: Any, vectors: int, vtype: Any) -> Any:
 
 @inline
 def _write_both(pending: Any, vectors: int, vtype: Any) -> None:
-    """Write some more vectors of a `PendingPair`."""
-    _write_more(pending.first, vectors, vtype)
+    """Write some more vectors of a `PendingPair`.
+
+    The first output is always ahead: it has read the logits before the second, aligned at another class, replaces them.
+    """
+    ahead = 1 if load_scalar(pending.first.progress, 0) == 0 else 0
+    _write_more(pending.first, vectors + ahead, vtype)
     _write_more(pending.second, vectors, vtype)
 
 
