@@ -12,6 +12,7 @@ plan         which regime computes a call, and every threshold that chooses a ke
              and imports nothing of the package, so the folders above may import its constants
 fallback     which calls and rows the reference backend computes instead, and the limits of the kernels
 arguments    from a `Problem` to the arguments of a kernel
+distillation from a `DistillationProblem` to the call of a kernel, and what the reference computes of it
 selftest     whether the installed Numba can compile, cache and run all this, tested once for each version
 backend      the methods of the backend
 

@@ -20,6 +20,7 @@ packed/         a vector of rows, each along its classes
 item_epilogue   from the statistics of a vector of rows to losses and gradient factors, for lanes and packed
 staging         full cache lines for non-temporal stores
 softmax         softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
+distillation/   the divergence of a student from its teacher: long rows, and a vector of rows
 label_scan      one pass over the labels, before any of these
 
 A regime of losses is a function compute_rows(operands, start, stop, group, partials), described in `entry`.  To add
