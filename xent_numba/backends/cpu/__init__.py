@@ -15,6 +15,7 @@ arguments    from a `Problem` to the arguments of a kernel
 shards       the same for a `Shard`, and which of its kernels computes it
 row_statistics   the arguments and the kernel of a call of `row_statistics`
 curvature    the arguments of the kernels of second derivatives, and the rows that the reference computes
+distillation from a `DistillationProblem` to the call of a kernel, and what the reference computes of it
 selftest     whether the installed Numba can compile, cache and run all this, tested once for each version
 backend      the methods of the backend
 

@@ -9,7 +9,7 @@ import numpy as np
 from xent_numba.backends.cpu.arguments import flat, native
 from xent_numba.backends.cpu.compile.kernel import signature_key
 from xent_numba.backends.cpu.fallback import FLOAT32, FLOAT64, ReferenceGradient, computes_in_float64
-from xent_numba.backends.cpu.plan import STREAM_BYTES, plan
+from xent_numba.backends.cpu.plan import CACHE_LINE, SEGMENT_CLASSES, STREAM_BYTES, Plan, plan
 from xent_numba.backends.cpu.regimes.distillation import entry
 from xent_numba.backends.cpu.runtime import threads
 from xent_numba.backends.reference import BACKEND as REFERENCE
@@ -31,7 +31,7 @@ _KERNELS = {"long": entry.distill_long, "lanes": entry.distill_lanes}
 def distillation_loss(problem: DistillationProblem, rows: Array | None, grad: Array | None) -> Float64s | None:
     """See `protocol.Backend`."""
     low, high = TEMPERATURES
-    if not low <= problem.temperature <= high:
+    if not low <= problem.temperature <= high or problem.student.shape[2] == 1:  # p = q = 1, exactly
         return REFERENCE.distillation_loss(problem, rows, grad)
     by_reference = None if grad is None else _reference_gradient(problem)  # first, as `grad` may be the student
     partials = _run(problem, rows, grad)
@@ -76,7 +76,11 @@ def _run(problem: DistillationProblem, rows: Array | None, grad: Array | None) -
     student, teacher, temperature = problem.student, problem.teacher, problem.temperature
     arrays = [array for array in (student, teacher, grad) if array is not None]
     contiguous = all(array.strides[2] == array.itemsize for array in arrays)
-    chosen = plan(student.shape, contiguous, computes_in_float64(student, teacher), False, False)
+    float64 = computes_in_float64(student, teacher)
+    chosen = plan(student.shape, contiguous, float64, False, False)
+    partials = np.zeros(-(-chosen.work_items // chosen.group))
+    loop = threads.parallel_loop(problem.n_threads, chosen.parallel)
+    chunk = -(-partials.size // threads.thread_count(problem.n_threads)) if loop else partials.size
     fields = (
         native(student),
         native(teacher),
@@ -87,10 +91,15 @@ def _run(problem: DistillationProblem, rows: Array | None, grad: Array | None) -
         temperature * temperature if problem.temperature_squared else 1.0,
         _grad_factor(problem),
         grad is not None and grad.nbytes >= STREAM_BYTES,
+        _kept(chosen, student.shape[2], -(-partials.size // chunk), float64),
+        chunk * chosen.group,
     )
-    partials = np.zeros(-(-chosen.work_items // chosen.group))
-    loop = threads.parallel_loop(problem.n_threads, chosen.parallel)
-    chunk = -(-partials.size // threads.thread_count(problem.n_threads)) if loop else partials.size
     kernel = _KERNELS[chosen.regime]
     kernel(signature_key(fields), fields, chosen.group, chosen.work_items, partials, chunk, loop)
     return partials
+
+
+def _kept(chosen: Plan, classes: int, chunks: int, float64: bool) -> Array:
+    """Memory for the exponentials of a segment of a long row, for each chunk of them, in whole cache lines."""
+    size = -(-min(classes, SEGMENT_CLASSES) // CACHE_LINE) * CACHE_LINE if chosen.regime == "long" else 0
+    return np.empty((chunks, 2 * size), np.float64 if float64 else np.float32)

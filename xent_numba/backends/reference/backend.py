@@ -147,13 +147,13 @@ class Reference:
                 s, t = block_rows(problem.student, block), block_rows(problem.teacher, block)
                 student, teacher = softened(s, temperature), softened(t, temperature)
                 found = divergence(t, s, teacher, student, temperature, squared=squared)
-                factor = per_row(problem.sample_weight, block)
-                losses = times(factor, found.kl)
+                weight = per_row(problem.sample_weight, block)
+                losses = times(weight, found.kl)
                 partials.append(float(np.sum(losses)))
                 if rows is not None:
                     rows[block] = losses.reshape(rows[block].shape)
                 if grad is not None:
-                    g = student_gradient(teacher, student, found.log_ratios) * (factor * problem.grad_scale)
+                    g = student_gradient(teacher, student, found.log_ratios) * (weight * problem.grad_scale)
                     store(grad, block, g * temperature if squared else g / temperature)
         return None if rows is not None else np.array(partials)
 

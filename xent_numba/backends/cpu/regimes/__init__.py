@@ -23,6 +23,7 @@ row_statistics/ what a row can tell: its kernels, and its rows in each regime
 curvature/      Hessian-vector products, and the diagonal of the Hessian: in long, lanes and packed
 softmax         softmax, log_softmax and logsumexp: their kernels, and their rows in lanes
 shards          statistics and gradients of some of the classes, in long and lanes
+distillation/   the divergence of a student from its teacher: long rows, and a vector of rows
 label_scan      one pass over the labels, before any of these
 
 A regime of losses is a function compute_rows(operands, start, stop, group, partials), described in `entry`.  To add

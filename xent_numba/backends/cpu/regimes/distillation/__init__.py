@@ -1,8 +1,9 @@
 """The divergence of a student from its teacher, KL(p ‖ q) with p = softmax(t/τ), q = softmax(s/τ), and its gradient.
 
 terms    the mathematics: the terms of a vector of classes, and from their sums to losses and factors of the gradient
-passes   three loops over a part of the rows: maxima; sums; corrections and gradient
-rows     the work items of both regimes, `long` and `lanes`, made of these loops
+passes   the loops over the classes of a part of the rows: maxima; sums; the last sum and the gradient
+long     one row at a time, along its classes
+lanes    a vector of rows, one in each lane
 entry    the kernels
 
 With o = max t − max s, the first two passes find S_t = Σ e_t, S_s = Σ e_s and Σ e_t (t − s − o), from which

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from xent_numba.backends.cpu.regimes.distillation.rows import lanes_rows, long_rows
+from xent_numba.backends.cpu.regimes.distillation.lanes import lanes_rows
+from xent_numba.backends.cpu.regimes.distillation.long import long_rows
 from xent_numba.backends.cpu.regimes.distillation.terms import DistillationOperands
 from xent_numba.backends.cpu.regimes.entry import kernel_of
 

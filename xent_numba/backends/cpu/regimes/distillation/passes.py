@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, careful_term, near_terms
-from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l1, prefetch_l2
+from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import exp_shifted_scaled
-from xent_numba.backends.cpu.simd.load_store import load, load_n, store
+from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, store
 from xent_numba.backends.cpu.simd.math import compensated_add, with_error
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, splat
 
-KEPT = 1 << 12  # classes, or elements of a tile, whose exponentials are kept between passes, in L1 or L2
 _RUN = 4  # vectors whose terms are added in the arithmetic of the logits
 
 
@@ -78,8 +77,6 @@ def _prefetch(ahead: Any, i: int, vtype: Any) -> None:
     k = i // lanes_of(vtype)
     prefetch_l2(ahead.t.p, k * ahead.t.step + L2_PREFETCH_DISTANCE)
     prefetch_l2(ahead.s.p, k * ahead.s.step + L2_PREFETCH_DISTANCE)
-    prefetch_l1(ahead.t.p, k * ahead.t.step)
-    prefetch_l1(ahead.s.p, k * ahead.s.step)
 
 
 @inline
@@ -107,27 +104,28 @@ def _add_three(totals: Any, run: Any) -> Any:
 
 @inline
 def sum_terms(pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale: Any, ahead: Any, vtype: Any) -> Any:
-    """The three sums of `add_terms`, per lane.  The exponentials of the last `KEPT` classes stay in `kept`."""
+    """The three sums of `add_terms`, per lane.  The exponentials are kept in `kept`."""
     lanes, zero = lanes_of(vtype), splat(0.0, vtype)
     totals = no_total(vtype), no_total(vtype), no_total(vtype)
     i = 0
     while i + _RUN * lanes <= stop:
-        run, where = (zero, zero, zero), i & (KEPT - 1)
+        run = zero, zero, zero
         for k in range(_RUN):
             j = i + k * lanes
             _prefetch(ahead, j, vtype)
             t, s = load(pair.t, j, vtype), load(pair.s, j, vtype)
             run, e_t, e_s = add_terms(run, t, s, centres.t, centres.s, shifts, scale)
-            store(kept.t, where + k * lanes, e_t)
-            store(kept.s, where + k * lanes, e_s)
+            store(kept.t, j, e_t)
+            store(kept.s, j, e_s)
         totals = _add_three(totals, run)
         i += _RUN * lanes
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
         run, e_t, e_s = add_terms((zero, zero, zero), t, s, centres.t, centres.s, shifts, scale)
-        store(kept.t, i & (KEPT - 1), e_t)
-        store(kept.s, i & (KEPT - 1), e_s)
-        totals = _add_three(totals, run)
+        store(kept.t, i, e_t)
+        store(kept.s, i, e_s)
+        apart = first_n_or(run[2], min(lanes, stop - i), zero)  # −inf − (−inf) in the other lanes is NaN
+        totals = _add_three(totals, (run[0], run[1], apart))
         i += lanes
     return total_of(totals[0]), total_of(totals[1]), total_of(totals[2])
 
@@ -146,7 +144,7 @@ def careful_sum(total: Any, pair: Any, stop: int, shifts: Any, scale: Any, vtype
 # ------------------------------------------------------------------------------------------------ third pass
 @inline
 def exponentials(p: Any, kept: Any, stop: int, shift: Any, scale: Any, vtype: Any) -> None:
-    """The exponentials of logits from p on, again, where those of more than `KEPT` classes were not kept."""
+    """The exponentials of logits from p on, again, where those of several parts were not kept."""
     lanes, minus_inf = lanes_of(vtype), splat(-math.inf, vtype)
     i = 0
     while i + lanes <= stop:

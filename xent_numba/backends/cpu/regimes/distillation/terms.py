@@ -40,6 +40,8 @@ class DistillationOperands(NamedTuple):
     loss_factor: float  # 1 or τ²
     grad_factor: float  # what multiplies q − p
     streaming: bool  # whether the gradient is written past the caches
+    kept: Any  # (chunks, 2 K) where a chunk of long rows keeps the exponentials of the K classes of a segment
+    chunk: int  # work items of a chunk
 
 
 @specialize
