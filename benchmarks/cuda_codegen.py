@@ -124,7 +124,7 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         " diag all options": replace(distribution, rows=False, output="grad and diag", **element),
     }
     for suffix, spec in from_top.items():
-        yield kernel("online", suffix, spec, threads // 2 if spec.float64 else threads, scalar=BY_ELEMENT)
+        yield kernel("online", suffix, spec, plan.SWEEP_THREADS, scalar=BY_ELEMENT)
         yield kernel("columns", suffix, spec, plan.COLUMN_THREADS, scalar=BY_ELEMENT)
     distilled = Spec(dtype, second=dtype, output="grad", rows=True, distillation=True, **element)
     shard = {"labels": "uint8", "ignore": 1, "weight": "float64", "smoothing": True, "softcap": True, **element}
@@ -135,7 +135,7 @@ def _kernels(dtype: str) -> Iterator[Kernel]:
         " shard gradient": Spec(dtype, distribution=dtype, shard="gradient", output="grad", **shard),
     }
     for suffix, spec in in_float64.items():
-        yield kernel("online", suffix + " in float64", spec, threads // 2, scalar=BY_ELEMENT)
+        yield kernel("online", suffix + " in float64", spec, plan.SWEEP_THREADS, scalar=BY_ELEMENT)
         yield kernel("columns", suffix + " in float64", spec, plan.COLUMN_THREADS, scalar=BY_ELEMENT)
     for suffix, spec in {"": grad, " ragged": ragged, " all options": everything}.items():
         yield kernel("split statistics", suffix, spec, threads, extra=("parts", "segment_classes"))

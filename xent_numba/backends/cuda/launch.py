@@ -20,11 +20,11 @@ from xent_numba.backends.cuda.plan import (
     ONLINE_BATCH,
     SCAN_ROWS,
     SCAN_THREADS,
-    SWEEP_BATCH,
     Plan,
     plan,
     scan_blocks,
     sum_sizes,
+    sweep_batch,
 )
 from xent_numba.backends.cuda.regimes import (
     block,
@@ -64,8 +64,8 @@ def build(name: str, spec: Spec, threads: int, vectors: int = 0) -> Any:
         if spec.distillation or spec.shard:
             row = distilled.row_from_teacher if spec.distillation else sharded.row_of_shard
         if name == "columns":
-            return thread_per_row(row(spec, 1, SWEEP_BATCH), threads)
-        return block_per_row(row(spec, threads, SWEEP_BATCH))
+            return thread_per_row(row(spec, 1, sweep_batch(spec)), threads)
+        return block_per_row(row(spec, threads, sweep_batch(spec)))
     builders: dict[str, Any] = {
         "tile": lambda: tile.build(spec, threads),
         "columns": lambda: columns.build(spec, threads, COLUMN_BATCH),

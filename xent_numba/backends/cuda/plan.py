@@ -35,7 +35,7 @@ WARP_THREADS = 128  # four rows a block
 BLOCK_THREADS = (128, 256, 512, 1024)
 ONLINE_THREADS = 512
 ONLINE_BATCH = 4  # vectors that a thread has in flight
-SWEEP_BATCH = 4  # elements that a thread has in flight where rows are read by the element
+SWEEP_THREADS = 256  # where rows are read element by element, which takes up to 255 registers
 SPLIT_CLASSES = 16384  # fewer would not make segments that are worth a block
 SCAN_THREADS = 256  # of the kernels that look at labels, weights and losses
 SCAN_ROWS = 4096  # rows of one of their blocks, at least
@@ -62,7 +62,7 @@ def plan(spec: Spec, n_rows: int, n_classes: int, layout: str, facts: DeviceFact
     if spec.swept:
         if n_classes <= TILE_CLASSES and n_rows >= facts.multiprocessors * COLUMN_THREADS:
             return Plan("columns", f"{n_classes} ≤ {TILE_CLASSES} classes: a thread per row", COLUMN_THREADS)
-        threads = _online_threads(n_classes, SWEEP_BATCH, ONLINE_THREADS // 2 if spec.float64 else ONLINE_THREADS)
+        threads = _online_threads(n_classes, sweep_batch(spec), SWEEP_THREADS)
         return Plan("online", "what reads a row element by element: a block per row", threads)
     if not spec.unit_stride:
         return _online(n_classes, 1, "classes do not lie side by side")
@@ -94,6 +94,11 @@ def most_vectors(spec: Spec, threads: int, compute_capability: tuple[int, int]) 
     # Loops over more than this are not unrolled, which would send the registers to memory.
     rounds_by_bits = spec.dtype == "bfloat16" and not spec.sm_80
     return 4 if (heavy and spec.dtype != "float32") or (rounds_by_bits and not spec.aligned) else 8
+
+
+def sweep_batch(spec: Spec) -> int:
+    """How many elements a thread has in flight where rows are read element by element; more are not unrolled."""
+    return 2 if spec.float64 or spec.output else 4
 
 
 def scan_blocks(n: int) -> int:

@@ -27,13 +27,19 @@ from xent_numba.backends.cuda.row.top import Measured, RowFromTop, Top, order_ke
 
 
 class ThreadSums(NamedTuple):
-    """What a thread has found in its share of a row so far; the sums are relative to its own top class."""
+    """What a thread has found in its share of a row so far.
+
+    Its sums are relative to an origin, a class that was the top once, with the terms e_j = exp(z_j − z_origin).  The
+    origin follows the top only where that has risen by more than 1: rescaling the sums whenever the top rises would add
+    up one error for each class of an ascending row.
+    """
 
     top: Any  # `Top`
+    origin: Any  # `Top`
     others: Any  # `Sum`s: Σ e_j of all classes but the top,
-    gap: Any  # and as in `Measured`
-    stream: Any
-    target_sum: Any  # Σ t_j of a dense target
+    gap: Any  # Σ e_j (z_origin − z_j),
+    stream: Any  # Σ e_j (f'_j v_j − f'_origin v_origin),
+    target_sum: Any  # and Σ t_j of a dense target, of all classes
     before: Any  # int64, as in `RowFromTop`
 
 
@@ -66,8 +72,8 @@ def row_from_top(spec: Spec, threads: int, batch: int) -> Any:
             x_y, slope_v_y = read_label_logit(args, x, y), zero
             if reads_label_v and 0 <= y < args.n_classes:
                 slope_v_y = derivative(args, x_y) * real(load_second(second + y * second_stride(args)))
-            share = measure(args, x, second, (key_of(args, x_y), y, q), nothing(), thread)
-            found = merge(args, x, second, share)
+            sums = measure(args, x, second, (key_of(args, x_y), y, q), nothing(), thread)
+            found = merge(args, x, second, sums)
             if thread == 0:
                 store_row(args, row, y, x_y, found)
             if has_output:
@@ -92,7 +98,8 @@ def _nothing(spec: Spec) -> Any:
     @hw.device
     def nothing() -> Any:
         none = Sum(zero, zero)
-        return ThreadSums(Top(minus_inf, hw.i64(-1), minus_inf, zero), none, none, none, none, hw.i64(0))
+        top = Top(minus_inf, hw.i64(-1), minus_inf, zero)
+        return ThreadSums(top, top, none, none, none, none, hw.i64(0))
 
     return nothing
 
@@ -110,59 +117,73 @@ def _wanted(spec: Spec) -> tuple[bool, bool, bool, bool]:
 def _add(spec: Spec) -> Any:
     """(args, (key of the label, y, q), ThreadSums, j, x_j, v_j) -> the ThreadSums with one more class."""
     maths = row_functions(spec)
-    exp, transform, derivative = maths.exp, maths.transform, maths.derivative
-    has_gap, has_stream, has_target, has_rank = _wanted(spec)
-    key_of, rebase, zero = order_key(spec, maths.real), _rebase(spec), maths.real(0)
+    transform, derivative, key_of = maths.transform, maths.derivative, order_key(spec, maths.real)
+    _, has_stream, has_target, has_rank = _wanted(spec)
+    join, rebase, one, zero = _join(spec), _rebase(spec), maths.real(1), maths.real(0)
     target: Any = target_reader(spec, maths.real, address_functions(spec).distribution_stride) if has_target else None
 
     @hw.device
-    def add(args: Any, fixed: Any, share: Any, j: Any, x: Any, v: Any) -> Any:
+    def add(args: Any, fixed: Any, sums: Any, j: Any, x: Any, v: Any) -> Any:
         label_key, y, q = fixed
-        top, others, gap, stream, target_sum, before = share
-        key, z = key_of(args, x), transform(args, x)
-        slope_v = derivative(args, x) * v if has_stream else zero
+        top, origin, others, gap, stream, target_sum, before = sums
+        key = key_of(args, x)
         if has_target:
-            t_j = target(args, q, j, y)
-            target_sum = add_to(target_sum, t_j)
+            target_sum = add_to(target_sum, target(args, q, j, y))
         if has_rank and precedes(key, j, label_key, y):
             before += 1
-        share = ThreadSums(top, others, gap, stream, target_sum, before)
-        if precedes(key, j, top.key, top.j):
-            return rebase(share, Top(key, j, z, slope_v))
-        term = exp(z - top.z)
-        others = add_to(others, term)
-        if has_gap and term != zero:  # 0 · inf is 0 here
-            gap = add_to(gap, term * (top.z - z))
-        if has_stream:
-            stream = add_to(stream, term * (slope_v - top.slope_v))
-        return ThreadSums(top, others, gap, stream, target_sum, before)
+        found = Top(key, j, transform(args, x), derivative(args, x) * v if has_stream else zero)
+        sums = ThreadSums(top, origin, others, gap, stream, target_sum, before)
+        rises = precedes(key, j, top.key, top.j)
+        if rises:
+            top, found = found, top
+        sums = join(sums, found, top)
+        return rebase(sums, top) if rises and not top.z - origin.z <= one else sums
 
     return add
 
 
-def _rebase(spec: Spec) -> Any:
-    """(ThreadSums, another top) -> the ThreadSums relative to that, which comes before its own; its own becomes another class."""
+def _join(spec: Spec) -> Any:
+    """(ThreadSums, a class, the top) -> the ThreadSums with this class among the others, and with this top."""
     maths = row_functions(spec)
-    exp, one, zero, minus_inf = maths.exp, maths.real(1), maths.real(0), maths.real(-np.inf)
+    exp, zero = maths.exp, maths.real(0)
     has_gap, has_stream, _, _ = _wanted(spec)
 
     @hw.device
-    def rebase(share: Any, top: Any) -> Any:
-        old, others, gap, stream, target_sum, before = share
-        if old.j < 0 or (old.z == minus_inf and top.z > minus_inf):  # nothing that counts so far
-            none = Sum(zero, zero)
-            return ThreadSums(top, none, none, none, target_sum, before)
-        scale = exp(old.z - top.z)
-        with_old = one + others.value
+    def join(sums: Any, found: Any, top: Any) -> Any:
+        _, origin, others, gap, stream, target_sum, before = sums
+        if found.j >= 0:
+            term = exp(found.z - origin.z)
+            others = add_to(others, term)
+            if has_gap and term != zero:  # 0 · inf is 0 here
+                gap = add_to(gap, term * (origin.z - found.z))
+            if has_stream:
+                stream = add_to(stream, term * (found.slope_v - origin.slope_v))
+        return ThreadSums(top, origin, others, gap, stream, target_sum, before)
+
+    return join
+
+
+def _rebase(spec: Spec) -> Any:
+    """(ThreadSums, a top) -> the ThreadSums with this top and this origin."""
+    maths = row_functions(spec)
+    exp, zero, minus_inf = maths.exp, maths.real(0), maths.real(-np.inf)
+    has_gap, has_stream, _, _ = _wanted(spec)
+
+    @hw.device
+    def rebase(sums: Any, top: Any) -> Any:
+        _, origin, others, gap, stream, target_sum, before = sums
+        none = Sum(zero, zero)
+        if origin.j < 0 or (origin.z == minus_inf and top.z > minus_inf):  # nothing that counts so far
+            return ThreadSums(top, top, none, none, none, target_sum, before)
+        scale = exp(origin.z - top.z)
         if has_gap:
-            gap = (
-                Sum(zero, zero)
-                if scale == zero
-                else Sum((gap.value + with_old * (top.z - old.z)) * scale, gap.compensation * scale)
-            )
+            rebased = (gap.value + others.value * (top.z - origin.z)) * scale
+            gap = none if scale == zero else Sum(rebased, gap.compensation * scale)
         if has_stream:
-            stream = Sum((stream.value + with_old * (old.slope_v - top.slope_v)) * scale, stream.compensation * scale)
-        return ThreadSums(top, Sum(with_old * scale, others.compensation * scale), gap, stream, target_sum, before)
+            rebased = (stream.value + others.value * (origin.slope_v - top.slope_v)) * scale
+            stream = Sum(rebased, stream.compensation * scale)
+        others = Sum(others.value * scale, others.compensation * scale)
+        return ThreadSums(top, top, others, gap, stream, target_sum, before)
 
     return rebase
 
@@ -174,17 +195,20 @@ def _merge(spec: Spec, threads: int) -> Any:
     has_gap, has_stream, has_target, has_rank = _wanted(spec)
     first, add, count = row_first(threads, real, precedes), row_sum(threads, real), row_sum(threads, hw.i64)
     load, load_second, rebase = memory.access.load, memory.second_load, _rebase(spec)
+    join = _join(spec)
     stride, second_stride, zero = memory.logits_stride, memory.second_stride, real(0)
 
     @hw.device
-    def merge(args: Any, x: Any, second: Any, share: Any) -> Any:
-        key, index = first(share.top.key, share.top.j)
-        if index != share.top.j:
+    def merge(args: Any, x: Any, second: Any, sums: Any) -> Any:
+        key, index = first(sums.top.key, sums.top.j)
+        row_top = sums.top
+        if index != sums.top.j:
             logit, slope_v = real(load(x + index * stride(args))), zero
             if has_stream:
                 slope_v = derivative(args, logit) * real(load_second(second + index * second_stride(args)))
-            share = rebase(share, Top(key, index, transform(args, logit), slope_v))
-        top, others, gap, stream, target_sum, before = share
+            row_top = Top(key, index, transform(args, logit), slope_v)
+            sums = join(sums, sums.top, row_top)
+        top, _, others, gap, stream, target_sum, before = rebase(sums, row_top)
         total = add(others.value)
         measured = Measured(add(gap.value) if has_gap else zero, add(stream.value) if has_stream else zero)
         stats = RowStatistics(top.z, total, zero, add(target_sum.value) if has_target else zero)
