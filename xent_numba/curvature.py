@@ -93,8 +93,8 @@ def cross_entropy_hvp(
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
     focal_gamma : float, default 0.0
-        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
-        less, the more certain it is.  Only for class indices, without label smoothing.
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
@@ -231,8 +231,8 @@ def cross_entropy_grad_and_hessian_diag(
     z_loss : float, default 0.0
         Factor λ ≥ 0 of lse², a penalty that keeps the logits from drifting.
     focal_gamma : float, default 0.0
-        Exponent γ ≥ 0 of the focal factor (1 − p)^γ, where p is the probability of the label: a row counts the
-        less, the more certain it is.  Only for class indices, without label smoothing.
+        Exponent γ ≥ 0 of the focal factor (1 − p)^γ of each row, where p is the probability of its label.  It needs
+        class indices without label smoothing.
     backend : str, optional
         The backend for this call, instead of the current one: a name that `set_backend` takes.
     n_threads : int, optional
