@@ -19,7 +19,8 @@ relative effect of ε.  Rows that are equal, or differ by a constant, have δ = 
 in δ, but is a pair of numbers, and not in c where the KL may be tiny (`needs_care`).
 
 The third pass also writes the gradient, factor · (q − p).  Both arrays are read from memory once, or twice where a row
-does not fit in a cache; nothing of their size is stored.
+does not fit in a cache; nothing of their size is stored, but each thread keeps the exponentials of a tile, or of a
+segment of a long row, from the second pass to the third.
 
 Both regimes use the same functions: in `long` the lanes of a vector are neighbouring
 classes of one row, whose sums are then added across the lanes; in `lanes` they are the rows, whose classes follow one
