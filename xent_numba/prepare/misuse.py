@@ -43,7 +43,6 @@ _NAMES = {
     "out": ("grad_out",),
 }
 _OBJECT = "CrossEntropyLoss()(logits, target)"  # of the one class here
-_SAME = {theirs: here for here, names in _NAMES.items() for theirs in names}
 
 # An argument of another library -> the argument that a function must have for the advice to apply, and the advice.
 _REDUCTION = ("reduction", "write reduction='mean', 'sum' or 'none'")
@@ -118,9 +117,9 @@ def _raise_hint(function: Callable[..., object], args: Sequence[object], kwargs:
 
 def _hint(key: str, value: object, parameters: Collection[str]) -> str:
     """What to write instead of an argument that a function with these parameters does not have; "" if unknown."""
-    same = _SAME.get(key, "")
-    if same in parameters:
-        return f"write {_written(same, value)}"
+    for here, theirs in _NAMES.items():
+        if key in theirs and here in parameters:
+            return f"write {_written(here, value)}"
     needed, advice = _ADVICE.get(key, ("", ""))
     return advice if needed in parameters else ""
 
