@@ -10,13 +10,10 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 # Where things are, from the outside inwards:
 #
-# api, gradient, curvature, distillation, layer, probabilities, statistics, evaluation
-#                              the public functions and the class: signatures, docstrings, a few lines of glue
-# signatures                   the types in those signatures, for type checkers
+# functions/                   the public functions and classes: signatures, docstrings, a few lines of glue
 # prepare/                     arguments checked and brought into canonical form
 # backends/                    the protocol, the registry, and the backends: numpy (reference), cpu and cuda
-# shards, parts                the public function and class of shards of the classes
-# sharding/                    what they do: parts made, compared and merged, and what follows from them
+# sharding/                    shards of the classes: their parts made, compared and merged, and what follows from them
 # compute                      a prepared loss: the backend fills every slab, and its partial sums are reduced
 # reduction                    from partial sums to the reduced loss, in a fixed order
 # config                       show_config, and why a shape is computed the way it is
@@ -30,18 +27,18 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 
 from xent_numba import forks  # noqa: F401 - first, so that it notices every fork from here on
 from xent_numba._version import __version__
-from xent_numba.api import cross_entropy, cross_entropy_and_grad
 from xent_numba.backends.registry import available_backends, get_backend, set_backend, use_backend
 from xent_numba.config import show_config
-from xent_numba.curvature import cross_entropy_grad_and_hessian_diag, cross_entropy_hvp
-from xent_numba.distillation import distillation_loss, distillation_loss_and_grad
-from xent_numba.evaluation import Evaluation, evaluate
-from xent_numba.gradient import cross_entropy_grad
-from xent_numba.layer import CrossEntropyLoss
-from xent_numba.parts import PartialCrossEntropy
-from xent_numba.probabilities import log_softmax, logsumexp, softmax
-from xent_numba.shards import partial_cross_entropy
-from xent_numba.statistics import RowStatistics, row_statistics
+from xent_numba.functions.curvature import cross_entropy_grad_and_hessian_diag, cross_entropy_hvp
+from xent_numba.functions.distillation import distillation_loss, distillation_loss_and_grad
+from xent_numba.functions.evaluation import Evaluation, evaluate
+from xent_numba.functions.gradient import cross_entropy_grad
+from xent_numba.functions.layer import CrossEntropyLoss
+from xent_numba.functions.loss import cross_entropy, cross_entropy_and_grad
+from xent_numba.functions.parts import PartialCrossEntropy
+from xent_numba.functions.probabilities import log_softmax, logsumexp, softmax
+from xent_numba.functions.shards import partial_cross_entropy
+from xent_numba.functions.statistics import RowStatistics, row_statistics
 
 __all__ = [
     "CrossEntropyLoss",

@@ -23,13 +23,13 @@ from numba import cuda
 
 import xent_numba as xn
 from tests.support import cudasim
-from xent_numba import evaluation
 from xent_numba.backends.cuda import launch, plan
 from xent_numba.backends.cuda.arrays import adopt, inputs, label_scan
 from xent_numba.backends.cuda.arrays import api as arrays
 from xent_numba.backends.cuda.deferred import deferred_checks
 from xent_numba.backends.cuda.row.operands import Operand, Operands
 from xent_numba.backends.cuda.runtime import device, memory
+from xent_numba.functions import evaluation
 from xent_numba.prepare.options import make_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here

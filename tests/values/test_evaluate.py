@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xent_numba as xn
-from xent_numba import evaluation
+from xent_numba.functions import evaluation
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba import evaluation
 from xent_numba.backends.registry import select
 from xent_numba.cli import blocks, files, shards
 from xent_numba.cli.arguments import options_of
@@ -16,6 +15,7 @@ from xent_numba.cli.progress import Progress
 from xent_numba.cli.report import json_numbers
 from xent_numba.cli.signals import terminable
 from xent_numba.cli.streams import write
+from xent_numba.functions import evaluation
 from xent_numba.prepare.options import make_options
 from xent_numba.prepare.statistics import FIELDS
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xent_numba.backends.protocol import RowFields
-    from xent_numba.evaluation import Evaluation
+    from xent_numba.functions.evaluation import Evaluation
 
 TOP_K = (1, 5)  # where --top-k is not given, as far as there are so many classes
 

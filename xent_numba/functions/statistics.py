@@ -13,7 +13,7 @@ from xent_numba.prepare.statistics import check_fields, prepare_statistics
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from xent_numba.signatures import AnyArray, Integer, Number
+    from xent_numba.functions.signatures import AnyArray, Integer, Number
 
 
 class RowStatistics(NamedTuple):

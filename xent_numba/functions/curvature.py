@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Float, Floats, Integer, Number, WithGaussNewton, WithReduction
+    from xent_numba.functions.signatures import AnyArray, Float, Floats, Integer, Number, WithGaussNewton, WithReduction
 
     Array = NDArray[Any]
 

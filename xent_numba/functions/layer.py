@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, overload
 
-from xent_numba.api import cross_entropy
 from xent_numba.backends.registry import select
-from xent_numba.gradient import cross_entropy_grad
+from xent_numba.functions.gradient import cross_entropy_grad
+from xent_numba.functions.loss import cross_entropy
 from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 
@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Half, Integer, LossOptions, Number, Real, Reals, Reduction, Rows, Total
+    from xent_numba.functions.signatures import (
+        AnyArray,
+        Half,
+        Integer,
+        LossOptions,
+        Number,
+        Real,
+        Reals,
+        Reduction,
+        Rows,
+        Total,
+    )
 
     Array = NDArray[Any]
 else:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Integer, Number
+    from xent_numba.functions.signatures import AnyArray, Integer, Number
 
     Float64s = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, overload
 
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
-from xent_numba.parts import PartialCrossEntropy
+from xent_numba.functions.parts import PartialCrossEntropy
 from xent_numba.prepare.misuse import explain_misuse
 from xent_numba.prepare.options import make_options
 from xent_numba.prepare.shards import prepare_shard
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import (
+    from xent_numba.functions.signatures import (
         AnyArray,
         Half,
         Integer,

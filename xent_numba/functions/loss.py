@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import (
+    from xent_numba.functions.signatures import (
         AnyArray,
         Half,
         Integer,

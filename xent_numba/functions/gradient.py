@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Float, Floats, Integer, Number, WithGradOutput
+    from xent_numba.functions.signatures import AnyArray, Float, Floats, Integer, Number, WithGradOutput
 
     Array = NDArray[Any]
 

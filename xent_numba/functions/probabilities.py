@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from xent_numba.signatures import AnyArray, Float, Floats, Half, Integer, Real, Reals, RowwiseOptions
+    from xent_numba.functions.signatures import AnyArray, Float, Floats, Half, Integer, Real, Reals, RowwiseOptions
 
     Array = NDArray[Any]
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from xent_numba.functions.signatures import AnyArray, Float, Floats, Integer, Real, Rows, Same, Total
     from xent_numba.sharding.state import State
-    from xent_numba.signatures import AnyArray, Float, Floats, Integer, Real, Rows, Same, Total
 
     Array = NDArray[Any]
 else:
