@@ -4,8 +4,8 @@
 
 All contenders of a case take turns in one process, and each is judged by its best round, as in `benchmarks/cpu.py`.
 Statistics are compared with `cross_entropy` of the same logits; what writes an array is compared with the copy limit of
-its three streams: 1.5 times the fastest parallel copy (two streams) past the caches.  Before anything is measured,
-every contender must agree with the others.  A peer that is not installed is left out.
+its streams: the fastest parallel copy past the caches (two streams), times 1.5 where there are three.  Before anything
+is measured, every contender must agree with the others.  A peer that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ from benchmarks.cpu import seconds  # noqa: E402
 from benchmarks.limits import aligned, limits  # noqa: E402
 from benchmarks.peers import installed  # noqa: E402
 
-LOGITS = 1 << 25  # in each case
+LOGITS = 100_000_000  # in each case: arrays that no cache holds
 QUICK_LOGITS = 1 << 19
 CLASSES = (100, 1000, 50_000)
 SLOW = 8.0  # a contender that takes so many times as long as ours gets two turns
 BEGIN, END = "<!-- benchmarks/rows.py: begin -->", "<!-- benchmarks/rows.py: end -->"
 
 ALL, TWO = "all five statistics", "log_prob, argmax"
+BOTH = "loss + gradient"
 DIAGONAL, HVP, DISTILLATION = "gradient + Hessian diagonal", "Hessian-vector product", "distillation + gradient"
 OURS, LOSS, COPY = "xent_numba", "cross_entropy", "copy"
 Call = Callable[[], Any]
@@ -89,6 +90,7 @@ def ours(a: Arrays) -> Iterator[tuple[str, Call]]:
     """This package: (what, call that returns what is compared)."""
     at: dict[str, Any] = {"n_threads": CHOSEN.threads}
     yield LOSS, lambda: xn.cross_entropy(a.x, a.y, **at)
+    yield BOTH, lambda: xn.cross_entropy_and_grad(a.x, a.y, reduction="sum", grad_out=a.out, **at)
     yield ALL, lambda: xn.row_statistics(a.x, a.y, **at)[:4]
     yield TWO, lambda: xn.row_statistics(a.x, a.y, fields=("log_prob", "argmax"), **at)[:3:2]
     yield (
@@ -203,11 +205,18 @@ PEERS = {
 
 
 def agree(what: str, who: str, found: Any, expected: Any) -> None:
-    """AssertionError where a contender computes something else, to the accuracy of a textbook formula in float32."""
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(
-            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=2e-3, atol=2e-4, err_msg=f"{what}: {who}"
-        )
+    """AssertionError where a contender computes something else, to the accuracy of a textbook formula in float32.
+
+    Ranks may differ a little, and classes in one row of a thousand, as rounded log-probabilities have ties.
+    """
+    for part, truth in zip(found, expected, strict=True):
+        a, b = np.asarray(part), np.asarray(truth)
+        if b.dtype.kind == "i":
+            assert (abs(a - b) > 1 + b // 1000).mean() < 1e-3, f"{what}: {who}"
+        else:
+            np.testing.assert_allclose(
+                np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=2e-3, atol=2e-4, err_msg=f"{what}: {who}"
+            )
 
 
 def measure(classes: int, rounds: int) -> dict[tuple[str, str], float]:
@@ -244,12 +253,12 @@ def table(found: dict[int, dict[tuple[str, str], float]]) -> str:
         f"| | classes | speed ÷ that of | | {' | '.join(f'faster than {name}' for name in names)} |",
         f"|---|--:|---|--:|{'--:|' * len(names)}",
     ]
-    for what in (ALL, TWO, DIAGONAL, HVP, DISTILLATION):
+    for what in (ALL, TWO, BOTH, DIAGONAL, HVP, DISTILLATION):
         for classes, best in found.items():
             if what in (ALL, TWO):
                 beside, limit = "`cross_entropy`", best[LOSS, OURS]
             else:
-                beside, limit = "copy limit", 1.5 * best[COPY, COPY]
+                beside, limit = "copy limit", best[COPY, COPY] * (1.0 if what == BOTH else 1.5)
             ours_took = best[what, OURS]
             others = [f"{best[what, name] / ours_took:.1f}×" if (what, name) in best else "" for name in names]
             lines.append(f"| {what} | {classes} | {beside} | {limit / ours_took:.2f} | {' | '.join(others)} |")
