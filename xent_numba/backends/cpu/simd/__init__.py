@@ -15,7 +15,8 @@
                    many        reduce_add_each, reduce_max_each
     transpose      load_transposed, store_transposed, load_four_columns, store_four_columns
     math           exp         exp, exp_scaled and unscale, exp_adjusted, exp_scaled_adjusted, clamp_exp_arg
-                   others      log1p, log_of_rounded, tanh, divide, compensated_add, with_error, apply_scale, has_guard_digits
+                   others      log1p, log_of_rounded, tanh, divide, compensated_add, with_error, apply_scale,
+                               has_guard_digits
     exp_shifted    exp(x − c) for sums over a row, without the error of rounding x − c; and for products with a factor
     exp_avx512     exp of sixteen float32 on processors with AVX-512
     storage        dtypes in memory: decode, encode, masks; used by load_store, cache_control and transpose
