@@ -21,7 +21,7 @@ from xent_numba.backends.cpu.regimes.lanes.load import load_tile, rows_view, sto
 from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes, merged_statistics
 from xent_numba.backends.cpu.regimes.lanes.rows import tile_at
 from xent_numba.backends.cpu.regimes.lanes.tile import Tile, TileInput, tile_exponentials, tile_statistics
-from xent_numba.backends.cpu.regimes.long.epilogue import top_sum
+from xent_numba.backends.cpu.regimes.long.epilogue import in_one_lane
 from xent_numba.backends.cpu.regimes.long.gradient import ELEMENTS, scaled_shift
 from xent_numba.backends.cpu.regimes.long.pending import PendingPair, complete_pending, next_pending, no_pending
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
@@ -100,7 +100,8 @@ def long_rows(logits, vectors, out, spread, found, streaming):
         measures = Measures(True, row_pointer(vectors, 0, i))
         row = RowInput(row_pointer(logits, 0, i), classes, -1, None, None, None, True, measures)
         stats = statistics(row, pending, vtype)
-        total, log_s = top_sum(stats, row.scale, vtype)
+        one_total, one_log_s = sum_with_top(in_one_lane(stats, vtype), row.scale, vtype)
+        total, log_s = extract_lane(one_total, 0), extract_lane(one_log_s, 0)
         at_top, mean = stats.measured.at_top, stats.measured.stream / total
         found[i, 0], found[i, 1], found[i, 2] = log_s + stats.measured.gap / total, at_top, mean
         found[i, 3] = stats.top.y

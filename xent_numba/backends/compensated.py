@@ -22,10 +22,8 @@ def _lost(a: Float64s, b: Float64s, total: Float64s) -> Float64s:
 
 
 def difference(a: Float64s, b: Float64s) -> tuple[Float64s, Float64s]:
-    """a − b and its exact rounding error, 0 where that is not finite."""
-    d = a - b
-    lost = _lost(a, -b, d)
-    return d, np.where(np.isfinite(lost), lost, 0.0)
+    """a − b and its exact rounding error, which is 0 where the difference is not finite."""
+    return two_sum(a, -b)
 
 
 def product(x: Float64s, scale: float) -> tuple[Float64s, Float64s]:
@@ -52,7 +50,7 @@ def two_sum(a: Float64s, b: Float64s) -> tuple[Float64s, Float64s]:
 
 def scaled_difference(x: Float64s, shift: Float64s, scale: float) -> tuple[Float64s, Float64s]:
     """scale · (x − shift) and its rounding error, which is 0 where the difference is not finite."""
-    d, lost = two_sum(x, -shift)
+    d, lost = difference(x, shift)
     if scale != 1.0:
         d, more = product(d, scale)
         lost = scale * lost + more

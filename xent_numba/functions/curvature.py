@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, overload
 
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
-from xent_numba.prepare.curvature import as_flag, prepare_grad_and_hessian_diag, prepare_hvp
+from xent_numba.prepare.curvature import prepare_grad_and_hessian_diag, prepare_hvp
 from xent_numba.prepare.misuse import explain_misuse
-from xent_numba.prepare.options import make_options
+from xent_numba.prepare.options import as_flag, make_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -5,7 +5,7 @@ curvature  the same for Hessian-vector products, and for the gradient with the d
 rowwise    `prepare_rowwise`: the same for softmax, log_softmax and logsumexp, which have neither target nor reduction
 statistics `prepare_statistics`: the same for row_statistics, which has class indices or no target, and no reduction
 distillation  `prepare_distillation`: the same for the distillation losses, of two arrays of logits
-evaluation what only evaluate has: the numbers of classes of a top-k accuracy
+evaluation what only evaluate has: a target that must be given, and the numbers of classes of a top-k accuracy
 shards     `prepare_shard`: the same for some of the classes, which partial_cross_entropy takes
 options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
@@ -19,7 +19,7 @@ misuse     arguments in the names or the order of other libraries: what to write
 Every error about an argument is raised here or, for a backend, in the registry before: always before anything is
 written, and in the same words on every backend:
 
-    a scalar option of the wrong type or out of range                options.make_options, as_temperature, as_flag
+    a scalar option of the wrong type or out of range                options.make_options, as_temperature, as_flag, …
     an argument that a function does not have                        misuse.explain_misuse
     the target passed first                                          misuse.raise_if_swapped
     a dtype, shape, byte order or mask that cannot be used           inputs.as_logits, as_target, as_factors, …
@@ -30,10 +30,16 @@ written, and in the same words on every backend:
     integers in the shape of the logits that are not one-hot         one_hot.one_hot_classes
     a weight that is negative or not finite                          inputs.raise_bad_weight
     a label out of range                                             inputs.raise_bad_label
-    `ignore_index` next to a distribution                            inputs.check_ignore_index
+    `ignore_index` or `focal_gamma` next to a distribution           inputs.check_ignore_index, check_focal_gamma
+    a distribution where only class indices will do                  statistics.refuse_distribution
+    no target where one is needed                                    statistics.check_fields, evaluation.check_target
+    a shard with classes beyond `n_classes`                          options.class_range, shards.prepare_shard
     an `out` or `grad_out` that does not fit or overlaps an input    inputs.check_out, check_in_place
+    a `diag_out` that is not apart from logits and gradient          curvature.check_diag
     a vector of another shape or type                                inputs.as_vector
     an unknown backend, or one that cannot run here                  backends.registry.select, before this folder
+
+Parts of a loss that do not belong together, or lack classes or labels, are errors of `sharding.checks`.
 
 Arrays on a GPU take another way, through `backends.cuda.arrays`, and the same functions raise their errors.
 

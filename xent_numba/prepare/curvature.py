@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from xent_numba.prepare.inputs import as_vector, check_in_place, check_out
 from xent_numba.prepare.layout import overlaps, row_shape
 from xent_numba.prepare.loss import besides_logits, check_inputs, denominators, make_slabs
@@ -31,13 +29,6 @@ class PreparedCurvature(NamedTuple):
     slabs: Iterable[Slab]  # empty where there are no rows or the denominator is 0: the results are then final already
     result: Array  # the Hessian-vector product, or the gradient
     diag: Array  # the diagonal of the Hessian; for a product, the product again
-
-
-def as_flag(name: str, value: object) -> bool:
-    """True or False; TypeError for anything else."""
-    if not isinstance(value, (bool, np.bool)):
-        raise TypeError(f"{name} = {value!r} must be True or False, not {type(value).__name__}")
-    return bool(value)
 
 
 def prepare_hvp(backend: Backend, options: Options, inputs: Inputs, vector: Any, out: Any) -> PreparedCurvature:

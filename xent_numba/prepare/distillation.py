@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from xent_numba.prepare.options import Options
 
     Array = NDArray[Any]
-    Slab = tuple[
-        DistillationProblem, Array | None, Array | None
-    ]  # and where the losses of the rows and the gradient go
+    # and where the losses of the rows and the gradient go
+    Slab = tuple[DistillationProblem, Array | None, Array | None]
 
 
 class DistillationOptions(NamedTuple):

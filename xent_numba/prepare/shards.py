@@ -56,7 +56,12 @@ class CheckedShard(NamedTuple):
     @property
     def has_dense(self) -> bool:
         """Whether the target has a part that all classes have: smoothing or a distribution."""
-        return self.kind == DISTRIBUTION or self.options.label_smoothing != 0.0
+        return has_dense_target(self.kind, self.options)
+
+
+def has_dense_target(kind: str, options: Options) -> bool:
+    """Whether a target of this kind has a part that all classes have, with these options."""
+    return kind == DISTRIBUTION or options.label_smoothing != 0.0
 
 
 def prepare_shard(

@@ -125,17 +125,7 @@ def _slabs(
     options: Options, x: Array, axis: int, labels: Array | None, ignore: tuple[int, ...], results: RowFields
 ) -> Iterable[Slab]:
     """The call as (A, B, C) views; misaligned logits are copied, a block of rows at a time."""
-    shared = (
-        options.label_smoothing,
-        options.logit_scale,
-        options.softcap,
-        0.0,
-        0.0,
-        1.0,
-        1.0,
-        options.n_threads,
-        False,
-    )
+    shared = options.label_smoothing, options.logit_scale, options.softcap, 0.0, 0.0, 1.0, 1.0, options.n_threads, False
     by_row = (labels, *results)
     if x.ndim == 2 and axis == 1 and x.flags.aligned:  # as nearly always
         y, *fields = [None if array is None else array[None] for array in by_row]

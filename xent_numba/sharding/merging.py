@@ -21,6 +21,7 @@ from xent_numba.backends.compensated import scaled_difference, two_sum
 from xent_numba.backends.protocol import ShardCoefficients
 from xent_numba.backends.reference.blocks import times
 from xent_numba.backends.reference.focal import focal_factors
+from xent_numba.prepare.loss import TINY
 from xent_numba.reduction import exact_sum
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     Float64s = NDArray[np.float64]
 
-TINY, HUGE = 1e-290, 1e290  # denominators of means between these have all their digits, and an inverse
+_HUGE = 1e290  # denominators of means between `TINY` and this have all their digits, and an inverse
 _LARGEST = 1e300
 
 
@@ -120,7 +121,7 @@ def weights_of(sums: Sums, sample: Float64s, labels: tuple[bool, bool], options:
     targets = 1.0
     with np.errstate(all="ignore"):
         largest = float(np.max(sample * w, initial=0.0))
-        if sample.size and not TINY < largest < HUGE / sample.size:
+        if sample.size and not TINY < largest < _HUGE / sample.size:
             (s_fraction, s_exponent), (w_fraction, w_exponent) = np.frexp(sample), np.frexp(w)
             i = int(np.argmax(np.where(s_fraction * w_fraction > 0.0, s_exponent + w_exponent, -(1 << 20))))
             targets = 2.0 ** min(max(-int(w_exponent[i]), -1000), 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from xent_numba.backends.reference.shards import scale_of
-from xent_numba.prepare.shards import DISTRIBUTION
+from xent_numba.prepare.shards import has_dense_target
 
 if TYPE_CHECKING:
     from typing import Any
@@ -43,7 +43,7 @@ class Call(NamedTuple):
     @property
     def has_dense(self) -> bool:
         """As of a `CheckedShard`."""
-        return self.kind == DISTRIBUTION or self.options.label_smoothing != 0.0
+        return has_dense_target(self.kind, self.options)
 
 
 class State(NamedTuple):

@@ -26,7 +26,6 @@ from xent_numba.backends.cpu.row.operands import Operands
 from xent_numba.backends.cpu.runtime import threads
 from xent_numba.backends.protocol import LabelScan
 from xent_numba.backends.reference import BACKEND as REFERENCE
-from xent_numba.backends.reference import Reference
 from xent_numba.reduction import exact_sum
 
 if TYPE_CHECKING:
@@ -49,8 +48,8 @@ _KERNELS = {"long": entry.run_long, "split": entry.run_long, "packed": entry.run
 _ROWWISE_KERNELS = {"long": softmax.softmax_long, "lanes": softmax.softmax_lanes}
 
 
-class Cpu(Reference):
-    """Kernels that Numba compiles for the processor; what has none, the numpy backend computes."""
+class Cpu:
+    """Kernels that Numba compiles for the processor; the methods are those of `Backend`."""
 
     name = "cpu"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu.arguments import flat, native
+from xent_numba.backends.cpu.arguments import flat, native, side_by_side
 from xent_numba.backends.cpu.compile.kernel import signature_key
 from xent_numba.backends.cpu.fallback import FLOAT32, FLOAT64, ReferenceGradient, computes_in_float64
 from xent_numba.backends.cpu.plan import CACHE_LINE, SEGMENT_CLASSES, STREAM_BYTES, Plan, plan
@@ -74,10 +74,8 @@ def _reference_gradient(problem: DistillationProblem) -> ReferenceGradient | Non
 def _run(problem: DistillationProblem, rows: Array | None, grad: Array | None) -> Float64s:
     """Run the kernel of a call by its plan; return the partial sums of the losses."""
     student, teacher, temperature = problem.student, problem.teacher, problem.temperature
-    arrays = [array for array in (student, teacher, grad) if array is not None]
-    contiguous = all(array.strides[2] == array.itemsize for array in arrays)
     float64 = computes_in_float64(student, teacher)
-    chosen = plan(student.shape, contiguous, float64, False, False)
+    chosen = plan(student.shape, side_by_side(student, teacher, grad), float64, False, False)
     partials = np.zeros(-(-chosen.work_items // chosen.group))
     loop = threads.parallel_loop(problem.n_threads, chosen.parallel)
     chunk = -(-partials.size // threads.thread_count(problem.n_threads)) if loop else partials.size

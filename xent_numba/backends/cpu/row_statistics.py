@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xent_numba.backends.cpu.arguments import flat, native, transform_of
+from xent_numba.backends.cpu.arguments import flat, native, side_by_side, transform_of
 from xent_numba.backends.cpu.fallback import computes_in_float64, options_in_range
 from xent_numba.backends.cpu.plan import plan
 from xent_numba.backends.cpu.regimes.row_statistics import entry
@@ -49,10 +49,9 @@ def run(problem: Problem, fields: RowFields) -> None:
     # The types of all these arguments, as `signature_key` finds them, but quicker.
     wanted = tuple([field is None for field in fields])
     key = logits.dtype, None if labels is None else labels.dtype, type(transform), type(scale), wanted
-    contiguous = logits.strides[2] == logits.itemsize
     float64 = computes_in_float64(logits, None, problem.softcap)
     sums = not (fields.log_prob is None and fields.entropy is None and fields.logsumexp is None)
-    chosen = plan(logits.shape, contiguous, float64, sums, False)
+    chosen = plan(logits.shape, side_by_side(logits), float64, sums, False)
     groups = -(-chosen.work_items // chosen.group)
     loop = threads.parallel_loop(problem.n_threads, chosen.parallel)
     _KERNELS[chosen.regime](key, operands, chosen.group, chosen.work_items, groups, loop)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xent_numba.backends.cpu.arguments import native, transform_of
+from xent_numba.backends.cpu.arguments import native, side_by_side, transform_of
 from xent_numba.backends.cpu.compile.kernel import signature_key
 from xent_numba.backends.cpu.fallback import computes_in_float64, limits_of, weight_range
 from xent_numba.backends.cpu.plan import STREAM_BYTES, Plan, plan
@@ -84,10 +84,9 @@ def run_gradient(shard: Shard, coefficients: ShardCoefficients, grad: Array) -> 
 
 def _plan(shard: Shard, grad: Array | None) -> Plan:
     """The regime of a shard: long or lanes."""
-    arrays = [array for array in (shard.logits, shard.distribution, grad) if array is not None]
-    side_by_side = all(array.strides[2] == array.itemsize for array in arrays)
+    contiguous = side_by_side(shard.logits, shard.distribution, grad)
     float64 = computes_in_float64(shard.logits, shard.distribution, shard.softcap)
-    return plan(shard.logits.shape, side_by_side, float64, False, False)
+    return plan(shard.logits.shape, contiguous, float64, False, False)
 
 
 def _operands(shard: Shard) -> tuple[Any, ...]:

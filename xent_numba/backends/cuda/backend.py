@@ -16,7 +16,6 @@ from xent_numba.backends.cuda.row.operands import Operand, Operands, kernel_argu
 from xent_numba.backends.cuda.row.spec import SHARD_COEFFICIENTS, SHARD_STATISTICS, STATISTICS
 from xent_numba.backends.cuda.runtime import device, memory
 from xent_numba.backends.reference import BACKEND as REFERENCE
-from xent_numba.backends.reference import Reference
 from xent_numba.prepare.layout import row_blocks
 from xent_numba.reduction import loss_dtype
 
@@ -42,8 +41,8 @@ CHUNK_BYTES = 1 << 28  # of logits
 GROUP = 4096  # rows whose losses make one partial sum
 
 
-class CudaBackend(Reference):
-    """The backend protocol on NumPy arrays; what has no kernel, the numpy backend computes."""
+class CudaBackend:
+    """The methods of `Backend`, for NumPy arrays."""
 
     name = "cuda"
 

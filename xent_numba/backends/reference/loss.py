@@ -12,7 +12,7 @@ import numpy as np
 from xent_numba.backends.compensated import sum_of
 from xent_numba.backends.reference.blocks import block_rows, is_kept, store, times
 from xent_numba.backends.reference.focal import focal_factors
-from xent_numba.backends.reference.statistics import sum_without
+from xent_numba.backends.reference.statistics import quarter_below, sum_without
 
 if TYPE_CHECKING:
     from typing import Any
@@ -69,8 +69,7 @@ def block_losses(z: Float64s, lost: Float64s, stats: Stats, target: Target, prob
 
     A focal loss has (1 − p)^γ as a factor of t_y, the only target that is not 0.
     """
-    # A quarter of the difference does not overflow where max and z are finite.
-    below = (0.25 * stats.top - 0.25 * z) + (0.25 * stats.lost_at_top - 0.25 * lost)
+    below = quarter_below(z, lost, stats)
     if target.t is None:
         weight = target.w
         if problem.focal_gamma:

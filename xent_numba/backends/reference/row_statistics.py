@@ -12,7 +12,7 @@ import numpy as np
 
 from xent_numba.backends.compensated import sum_of
 from xent_numba.backends.reference.blocks import block_rows, is_kept, times, transform
-from xent_numba.backends.reference.statistics import block_stats
+from xent_numba.backends.reference.statistics import block_stats, quarter_below
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,8 +36,7 @@ def block_fields(problem: Problem, block: Block, fields: RowFields) -> None:
     if not (fields.log_prob is None and fields.entropy is None and fields.logsumexp is None):
         z, lost, _ = transform(x, problem)
         stats = block_stats(z, lost)
-        # A quarter of the difference max − z, which does not overflow where both are finite.
-        below = (0.25 * stats.top - 0.25 * z) + (0.25 * stats.lost_at_top - 0.25 * lost)
+        below = quarter_below(z, lost, stats)
         if fields.log_prob is not None:
             log_prob = 0.0 - 4.0 * (np.take_along_axis(below, y, axis=1) + 0.25 * stats.log_sums)
             _store(fields.log_prob, log_prob, kept)

@@ -47,6 +47,11 @@ def block_stats(z: Float64s, lost: Float64s | None = None) -> Stats:
     return Stats(exps, sum_of(exps), first, others, top, lost_at_top, log_sums, top + log_sums)
 
 
+def quarter_below(z: Float64s, lost: Float64s, stats: Stats) -> Float64s:
+    """A quarter of max − z (R, C), which does not overflow where both are finite; `lost` as in `block_stats`."""
+    return (0.25 * stats.top - 0.25 * z) + (0.25 * stats.lost_at_top - 0.25 * lost)
+
+
 def sum_without(exps: Float64s, y: NDArray[np.int64]) -> Float64s:
     """The sum of exps without class y (R, 1)."""
     others = exps.copy()

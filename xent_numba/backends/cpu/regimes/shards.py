@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xent_numba.backends.cpu.compile.inline import inline, optional
+from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.compile.kernel import kernel
 from xent_numba.backends.cpu.plan import TILE_CLASSES
 from xent_numba.backends.cpu.regimes.item_epilogue import row_values
-from xent_numba.backends.cpu.regimes.lanes.gradient import TILE_ELEMENTS, tile_gradient
-from xent_numba.backends.cpu.regimes.lanes.load import load_tile, prefetch_cursor, rows_view
+from xent_numba.backends.cpu.regimes.lanes.gradient import TILE_ELEMENTS, subtract_dense_target_lanes, tile_gradient
+from xent_numba.backends.cpu.regimes.lanes.load import prefetch_cursor, rows_view
 from xent_numba.backends.cpu.regimes.lanes.merge import first_tile, merge_lanes, merged_statistics
-from xent_numba.backends.cpu.regimes.lanes.rows import tile_at
+from xent_numba.backends.cpu.regimes.lanes.rows import load_item_tile, tile_at, tile_buffer
 from xent_numba.backends.cpu.regimes.lanes.tile import Tile, TileInput, tile_exponentials, tile_statistics
 from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
@@ -31,7 +31,7 @@ from xent_numba.backends.cpu.regimes.staging import flush_carry, flush_tail, sta
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import in_float64
 from xent_numba.backends.cpu.row.operands import RowInput, dense_target_of, row_pointer, vtype_of
-from xent_numba.backends.cpu.row.target import dense_target_lanes, insert_target_lanes
+from xent_numba.backends.cpu.row.target import insert_target_lanes
 from xent_numba.backends.cpu.row.transform import chain_rule
 from xent_numba.backends.cpu.runtime.parallel_for import parallel_for
 from xent_numba.backends.cpu.simd.cast import demote, promote, truncate_integers
@@ -132,7 +132,8 @@ class _LaneFactors(NamedTuple):
 
 def _element(factors: Any, e: Any, x: Any, tile: Any, j: int, y: Any, inputs: Any) -> Any:
     """What is written for class j of a tile."""
-    g = _subtract_dense(e * factors.p_factor * factors.rescale, inputs.dense, factors.u_factor, tile.first + j, j)
+    g = e * factors.p_factor * factors.rescale
+    g = subtract_dense_target_lanes(g, factors.u_factor, inputs.dense, tile.first + j, j)
     return insert_target_lanes(chain_rule(g, x, inputs.transform), tile.first + j, y, factors.at_own)
 
 
@@ -140,50 +141,22 @@ TILE_ELEMENTS[_LaneFactors] = _element
 
 
 @inline
-def _subtract_dense(g: Any, dense: Any, factor: Any, j: int, tile_j: int) -> Any:
-    """g − factor · u of class j, which is class tile_j of the tile."""
-    if dense is None:
-        return g
-    return g - factor * dense_target_lanes(dense, j, tile_j, g)
-
-
-@optional
-def _buffer_of(distribution: Any, vtype: Any) -> Any:
-    """Memory for a tile of a distribution; None for None."""
-    return stack_buffer(vtype, TILE_CLASSES)
-
-
-@inline
-def _load_distribution(distribution: Any, item: Any, tile: Any, vtype: Any) -> None:
-    """Load the classes of a tile from a distribution, if there is one."""
-    if distribution is not None:
-        load_tile(rows_view(distribution, item, tile.first), tile.classes, tile.distribution, vtype)
-
-
-@inline
-def _load(operands: Any, item: Any, tile: Any, vtype: Any) -> None:
-    """Load the classes of a tile: logits, and the distribution if there is one."""
-    load_tile(rows_view(operands.logits, item, tile.first), tile.classes, tile.logits, vtype)
-    _load_distribution(operands.distribution, item, tile, vtype)
-
-
-@inline
 def _lane_statistics(fields: Any, found_fields: Any, kept: Any, group: int, work_items: int, k: int) -> None:
     """Compute the statistics of group k of the work items, kept or not."""
     operands, found = ShardOperands(*fields), Found(*found_fields)
     vtype, classes = vtype_of(operands), operands.logits.shape[2]
-    buffers = Tile(stack_buffer(vtype, TILE_CLASSES), None, _buffer_of(operands.distribution, vtype), 0, 0)
+    buffers = Tile(stack_buffer(vtype, TILE_CLASSES), None, tile_buffer(operands.distribution, vtype), 0, 0)
     dense = dense_target_of(operands.dense, buffers.distribution, operands.dense_weight)
     inputs = TileInput(None, dense, operands.transform, operands.scale, None, True, None)
     for index in range(k * group, min(work_items, (k + 1) * group)):
         item = work_item(operands.logits.shape, index, lanes_of(vtype))
         tile = tile_at(buffers, 0, classes)
-        _load(operands, item, tile, vtype)
+        load_item_tile(operands, item, tile, vtype)
         cursor = prefetch_cursor(rows_view(operands.logits, item, 0), tile.classes, vtype)
         merged = first_tile(tile_statistics(tile, inputs, cursor, vtype)[0])
         for first in range(TILE_CLASSES, classes, TILE_CLASSES):
             tile = tile_at(buffers, first, classes)
-            _load(operands, item, tile, vtype)
+            load_item_tile(operands, item, tile, vtype)
             merged = merge_lanes(merged, tile_statistics(tile, inputs, None, vtype)[0], None, operands.scale)
         stats = in_float64(merged_statistics(merged))
         for r in range(item.rows):
@@ -219,7 +192,7 @@ def _lane_gradient(
     vtype, classes = vtype_of(operands), operands.logits.shape[2]
     vtype64 = promote(vtype)
     exps = stack_buffer(vtype, TILE_CLASSES)
-    buffers = Tile(stack_buffer(vtype, TILE_CLASSES), exps, _buffer_of(operands.distribution, vtype), 0, 0)
+    buffers = Tile(stack_buffer(vtype, TILE_CLASSES), exps, tile_buffer(operands.distribution, vtype), 0, 0)
     dense = dense_target_of(operands.dense, buffers.distribution, operands.dense_weight)
     staging = staging_of(grad, streaming, vtype)
     stop = min(work_items, (k + 1) * group)
@@ -234,7 +207,7 @@ def _lane_gradient(
         at_own = demote(row_values(factors.at_own, item, vtype64), vtype)
         for first in range(0, classes, TILE_CLASSES):
             tile = tile_at(buffers, first, classes)
-            _load(operands, item, tile, vtype)
+            load_item_tile(operands, item, tile, vtype)
             rescale = tile_exponentials(tile, inputs, centre)
             lanes = _LaneFactors(p_factor, demote(rescale, vtype), u_factor, at_own)
             tile_gradient(tile, tile.exp, inputs, y, lanes, vtype)

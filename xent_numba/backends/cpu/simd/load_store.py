@@ -181,6 +181,13 @@ def store(typingctx: Any, p: Any, i: Any, value: Any) -> Any:
     return types.void(p, i, value), codegen
 
 
+@inline
+def store_if_wanted(p: Any, i: Any, value: Any) -> None:
+    """`store`, where p is not None."""
+    if p is not None:
+        store(p, i, value)
+
+
 @intrinsic
 def store_n(typingctx: Any, p: Any, i: Any, count: Any, value: Any) -> Any:
     """Write the first `count` lanes to p[i], p[i + 1], … in the dtype of `p`; no other memory is touched."""

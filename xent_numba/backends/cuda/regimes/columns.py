@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from xent_numba.backends.cuda.hw import intrinsics as hw
 from xent_numba.backends.cuda.regimes.online import row_in_two_reads
+from xent_numba.backends.cuda.regimes.sweep import thread_per_row
 from xent_numba.backends.cuda.row.spec import Spec
 
 
 def build(spec: Spec, threads: int, batch: int) -> Any:
     """Kernel (args) of ceil(rows / threads) blocks; each thread has `batch` classes in flight."""
-    compute_row = row_in_two_reads(spec, 1, batch)
-
-    def kernel(args: Any) -> None:
-        row = hw.i64(hw.block_index()) * threads + hw.thread_index()
-        if row < args.n_rows:
-            compute_row(args, row, 0)
-
-    return kernel
+    return thread_per_row(row_in_two_reads(spec, 1, batch), threads)

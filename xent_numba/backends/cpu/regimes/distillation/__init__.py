@@ -22,7 +22,7 @@ The third pass also writes the gradient, factor · (q − p).  Both arrays are r
 does not fit in a cache; nothing of their size is stored, but each thread keeps the exponentials of a tile, or of a
 segment of a long row, from the second pass to the third.
 
-Both regimes use the same functions: in `long` the lanes of a vector are neighbouring
-classes of one row, whose sums are then added across the lanes; in `lanes` they are the rows, whose classes follow one
-another in a tile.  The values of a row are a vector of one lane in `long`.
+Both regimes use the same functions: in `long` the lanes of a vector are neighbouring classes of one row, whose sums are
+then added across the lanes; in `lanes` they are the rows, whose classes follow one another in a tile.  The values of a
+row are a vector of one lane in `long`.
 """

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline, optional
+from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, careful_term, near_terms
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.exp_shifted import exp_shifted_scaled
-from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, store
+from xent_numba.backends.cpu.simd.load_store import first_n_or, load, load_n, store, store_if_wanted
 from xent_numba.backends.cpu.simd.math import compensated_add, with_error
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, splat
 
@@ -154,13 +154,6 @@ def exponentials(p: Any, kept: Any, stop: int, shift: Any, scale: Any, vtype: An
         store(kept, i, exp_shifted_scaled(load_n(p, i, stop - i, minus_inf), shift, scale))
 
 
-@optional
-def _store(out: Any, i: int, g: Any) -> Any:
-    """out[i …] = g, all lanes; nothing for None."""
-    store(out, i, g)
-    return True
-
-
 @inline
 def near_pass(total: Any, pair: Any, kept: Any, out: Any, stop: int, near: Any, scale: Any, vtype: Any) -> Any:
     """The `Total` with the sums of `near_terms` added, per lane; the gradient goes to `out`, if that is not None.
@@ -175,13 +168,13 @@ def near_pass(total: Any, pair: Any, kept: Any, out: Any, stop: int, near: Any, 
             j = i + k * lanes
             t, s = load(pair.t, j, vtype), load(pair.s, j, vtype)
             run, g = near_terms(run, t, s, load(kept.t, j, vtype), near, scale)
-            _store(out, j, g)
+            store_if_wanted(out, j, g)
         total = _add(total, run)
         i += _RUN * lanes
     while i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
         run, g = near_terms(zero, t, s, load(kept.t, i, vtype), near, scale)
-        _store(out, i, g)
+        store_if_wanted(out, i, g)
         total = _add(total, run)
         i += lanes
     return total

@@ -39,7 +39,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     rescale_to_max,
     shift_of,
 )
-from xent_numba.backends.cpu.simd.load_store import load, store
+from xent_numba.backends.cpu.simd.load_store import load, store, store_if_wanted
 from xent_numba.backends.cpu.simd.math import compensated_add, unscale, with_error
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, maximum, select, splat
 
@@ -179,13 +179,6 @@ def _prefetch(cursor: Any, j: int) -> None:
 
 
 @inline
-def _store_exp(buffer: Any, i: int, e: Any) -> None:
-    """Keep exponentials, if they are wanted."""
-    if buffer is not None:
-        store(buffer, i, e)
-
-
-@inline
 def _add_dense(sums: Any, x: Any, centre: Any, dense: Any, j: int, tile_j: int) -> Any:
     """(Σ u (centre − x) / 4, Σ u) with class j added, which is class tile_j of the tile."""
     if dense is None:
@@ -205,7 +198,7 @@ def _sum_run(tile: Any, inputs: Any, y: Any, shift: Any, origin: Any, start: int
         _prefetch(cursor, j)
         x = apply_transform(load(tile.logits, j * lanes, centre), inputs.transform)
         e = exp_of_tile(x, shift, inputs.saved_shift, inputs.scale)
-        _store_exp(tile.exp, j * lanes, e)
+        store_if_wanted(tile.exp, j * lanes, e)
         e = exclude_target_lanes(e, tile.first + j, y)
         sum_exp = sum_exp + e
         dense_sums = _add_dense(dense_sums, x, centre, inputs.dense, tile.first + j, j)

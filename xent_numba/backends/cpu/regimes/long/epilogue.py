@@ -22,7 +22,6 @@ from xent_numba.backends.cpu.row.epilogue import (
     label_of_top,
     log_sum,
     row_loss,
-    sum_with_top,
     target_exp,
 )
 from xent_numba.backends.cpu.row.focal import focal_factors_of, focal_weight
@@ -91,13 +90,6 @@ def in_one_lane(stats: Any, vtype: Any) -> Any:
 def _top_in_one_lane(top: Any, vtype64: Any) -> Any:
     """A `Top` with its logit as a vector of one lane."""
     return Top(top.y, one_lane(top.x, vtype64))
-
-
-@inline
-def top_sum(stats: Any, scale: Any, vtype: Any) -> Any:
-    """(S, log S) of a row whose statistics leave out its `Top`, as float64 scalars."""
-    total, log_s = sum_with_top(in_one_lane(stats, vtype), scale, vtype)
-    return extract_lane(total, 0), extract_lane(log_s, 0)
 
 
 @specialize

@@ -32,6 +32,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     shift_of,
 )
 from xent_numba.backends.cpu.simd.load_store import load, load_part, store, store_n
+from xent_numba.backends.cpu.simd.math import apply_scale
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
 
@@ -115,17 +116,9 @@ def subtract_dense_target(g: Any, u_factor: Any, dense: Any, i: Any, count: Any)
     return g - splat(u_factor, g) * dense_target_part(dense, i, count, g)
 
 
-@inline
-def _rescale(g: Any, factor: Any) -> Any:
-    """g times a factor, which may be None."""
-    if factor is None:
-        return g
-    return g * splat(factor, g)
-
-
 def _gradient(coefficients: Any, e: Any, x: Any, i: int, count: Any, row: Any) -> Any:
     """The gradient of `GradientCoefficients`."""
-    g = _rescale(e * splat(coefficients.p_factor, e), coefficients.rescale)
+    g = apply_scale(e * splat(coefficients.p_factor, e), coefficients.rescale)
     g = subtract_dense_target(g, coefficients.u_factor, row.dense, i, count)
     return chain_rule(g, x, row.transform)
 

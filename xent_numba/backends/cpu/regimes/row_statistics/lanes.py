@@ -23,6 +23,7 @@ from xent_numba.backends.cpu.regimes.row_statistics.fields import (
 from xent_numba.backends.cpu.regimes.row_statistics.operands import (
     either,
     measures_wanted,
+    promoted,
     sums_wanted,
     top_wanted,
     unless,
@@ -93,12 +94,6 @@ def _left_out(top: Any, y: Any, f_y: Any) -> Any:
     return lambda top, y, f_y: Top(top.y, promote(top.x))
 
 
-@optional
-def _in_float64(x: Any) -> Any:
-    """The values in float64; None for None."""
-    return promote(x)
-
-
 @specialize
 def _nans_of(stats: Any, nans: Any, log_prob: Any, f_y: Any) -> Any:
     """The mask of the rows that may have a NaN: from their sums, or as it was found without any."""
@@ -148,7 +143,7 @@ def _compute_item(operands: Any, item: Any, vtype: Any) -> None:
         load_tile(rows_view(operands.logits, item, first), tile.classes, tile.logits, vtype)
         merged = _merge(merged, _sums_of_tile(sums, tile, inputs, None, vtype), operands.scale)
         order = tile_order(order, tile, transform, label, vtype)
-    f_y = _in_float64(_transformed(x_y, transform))
+    f_y = promoted(_transformed(x_y, transform))
     stats = _whole(merged, y, f_y)
     nans = _nans_of(stats, order.nans, operands.log_prob, f_y)
     irregular = irregular_rows(nans, operands.rank, x_y, transform)

@@ -14,6 +14,7 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, optional, specialize
 from xent_numba.backends.cpu.row.measures import Measures
 from xent_numba.backends.cpu.row.transform import Softcap, is_instance_type
+from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import pointer
 from xent_numba.backends.cpu.simd.vector import zero_float64_vector, zero_vector
 
@@ -85,6 +86,12 @@ def top_wanted(operands: Any) -> Any:
 def measures_wanted(entropy: Any) -> Any:
     """The `Measures` of rows whose entropy is wanted; None for None."""
     return Measures(True, None)
+
+
+@optional
+def promoted(x: Any) -> Any:
+    """The values in float64; None for None."""
+    return promote(x)
 
 
 @inline

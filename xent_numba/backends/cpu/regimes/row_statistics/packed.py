@@ -30,7 +30,7 @@ from xent_numba.backends.cpu.regimes.row_statistics.fields import (
     nans_of_sums,
     store_item,
 )
-from xent_numba.backends.cpu.regimes.row_statistics.operands import either, top_wanted, vtype_of
+from xent_numba.backends.cpu.regimes.row_statistics.operands import either, promoted, top_wanted, vtype_of
 from xent_numba.backends.cpu.regimes.row_statistics.packed_row import (
     RowTerms,
     RowWanted,
@@ -42,7 +42,7 @@ from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top
 from xent_numba.backends.cpu.row.measures import Measured
 from xent_numba.backends.cpu.row.order import next_smaller
 from xent_numba.backends.cpu.simd.cast import convert_to_float, demote, promote
-from xent_numba.backends.cpu.simd.load_store import advance, stack_buffer, store, stride
+from xent_numba.backends.cpu.simd.load_store import advance, stack_buffer, store, store_if_wanted, stride
 from xent_numba.backends.cpu.simd.reduce import reduce_add_each, reduce_max_each
 from xent_numba.backends.cpu.simd.vector import iota, lanes_of, maximum, select, splat
 
@@ -68,19 +68,6 @@ def _vectors(wanted: Any, vtype: Any) -> Any:
     return stack_buffer(vtype, ROWS)
 
 
-@inline
-def _put(p: Any, i: int, value: Any) -> None:
-    """Store a vector, if it is wanted."""
-    if p is not None:
-        store(p, i, value)
-
-
-@optional
-def _promoted(x: Any) -> Any:
-    """The values in float64; None for None."""
-    return promote(x)
-
-
 @optional
 def _with_lane(first: Any) -> Any:
     """−j for the first class j that has the maximum, in each lane, from `RowTerms.first`; None for None."""
@@ -92,10 +79,10 @@ def _put_terms(buffer: Any, r: int, terms: Any, lanes: int) -> None:
     """Store the `RowTerms` of row r."""
     i = r * lanes
     store(buffer.sum_exp, i, promote(terms.sum_exp))
-    _put(buffer.gap, i, terms.gap)
-    _put(buffer.ties, i, terms.ties)
-    _put(buffer.first, i, _with_lane(terms.first))
-    _put(buffer.ahead, i, terms.ahead)
+    store_if_wanted(buffer.gap, i, terms.gap)
+    store_if_wanted(buffer.ties, i, terms.ties)
+    store_if_wanted(buffer.first, i, _with_lane(terms.first))
+    store_if_wanted(buffer.ahead, i, terms.ahead)
 
 
 @optional
@@ -221,7 +208,7 @@ def _compute_item(operands: Any, current: Any, following: Any, vtype: Any) -> No
     stats = RowStatistics(promote(row_max), others, zero, zero, top, _measured(buffer.gap, rescale, vtype))
     irregular = irregular_rows(nans_of_sums(stats, operands.log_prob, f_y), operands.rank, own, None)
     argmax = _argmax(buffer.first, wanted.top, row_max, own, y)
-    order = ItemOrder(argmax, _promoted(_added(buffer.ahead, vtype)), irregular)
+    order = ItemOrder(argmax, promoted(_added(buffer.ahead, vtype)), irregular)
     store_item(operands, item, y, f_y, stats, order, vtype)
 
 
