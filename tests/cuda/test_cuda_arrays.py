@@ -292,7 +292,8 @@ def test_no_gradient_is_lost_on_the_way_to_the_host():
 
 def test_a_torch_tensor_of_bfloat16_on_the_way_to_the_host():
     torch = pytest.importorskip("torch")
-    pytest.importorskip("ml_dtypes")
+    for needed in ("ml_dtypes", "numba_cuda"):
+        pytest.importorskip(needed)
     from xent_numba.backends.cuda.arrays import api
 
     weights = api.to_host(torch.tensor([0.5, 3.0], dtype=torch.bfloat16), "sample_weight")
