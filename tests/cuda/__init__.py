@@ -2,7 +2,7 @@
 
 - `test_cuda_sim.py`: the kernels in Numba's simulator against the reference; starts the process that has the simulator.
 - `test_cuda_arrays_sim.py`: calls on device arrays, in that process.
-- `test_cuda_top_sim.py`: row statistics and curvature, in that process.
+- `test_cuda_top_sim.py`: row statistics, curvature, distillation and shards, in that process.
 - `test_cuda_arrays.py`: reasons, laziness and the adoption of other libraries' arrays: what needs no kernel.
 - `test_cuda_codegen.py`: the real compiler: registers, spills and memory accesses of each kernel.
 """

@@ -279,6 +279,27 @@ def test_a_torch_tensor_that_requires_gradients():
     assert found.array.ctypes.data == tensor.data_ptr()
 
 
+def test_no_gradient_is_lost_on_the_way_to_the_host():
+    """Of sample weights, which `evaluate` copies."""
+    pytest.importorskip("numba_cuda")
+    from xent_numba.backends.cuda.arrays import api
+
+    on_gpu = {"__dlpack_device__": lambda self: (2, 0)}
+    parameter = type("Parameter", (), {"__module__": "torch.nn", "requires_grad": True, **on_gpu})()
+    with pytest.raises(TypeError, match=r"^sample_weight is a tensor that requires a gradient, which would be lost"):
+        api.to_host(parameter, "sample_weight")
+
+
+def test_a_torch_tensor_of_bfloat16_on_the_way_to_the_host():
+    torch = pytest.importorskip("torch")
+    for needed in ("ml_dtypes", "numba_cuda"):
+        pytest.importorskip(needed)
+    from xent_numba.backends.cuda.arrays import api
+
+    weights = api.to_host(torch.tensor([0.5, 3.0], dtype=torch.bfloat16), "sample_weight")
+    assert np.array_equal(weights.astype(np.float64), [0.5, 3.0])
+
+
 @pytest.mark.skipif(SIMULATED, reason="the simulator is always available")
 def test_the_benchmark_says_what_is_missing():
     if BACKEND.why_not() is None:

@@ -23,13 +23,14 @@ from numba import cuda
 
 import xent_numba as xn
 from tests.support import cudasim
+from xent_numba.backends import registry
 from xent_numba.backends.cuda import launch, plan
 from xent_numba.backends.cuda.arrays import adopt, inputs, label_scan
 from xent_numba.backends.cuda.arrays import api as arrays
+from xent_numba.backends.cuda.backend import BACKEND
 from xent_numba.backends.cuda.deferred import deferred_checks
 from xent_numba.backends.cuda.row.operands import Operand, Operands
 from xent_numba.backends.cuda.runtime import device, memory
-from xent_numba.functions import evaluation
 from xent_numba.prepare.options import make_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy scalars stand for registers here
@@ -315,16 +316,14 @@ def test_host_factors_are_copied_on_the_stream(on_gpu, monkeypatch, rng):
 
 def test_an_evaluation_adds_up_rows_on_the_host(on_gpu, monkeypatch, rng):
     x, y, s = rng.normal(size=(5, 4)).astype(np.float32), np.array([0, 1, -100, 3, 2]), rng.uniform(0, 2, 5)
-
-    def statistics(options, logits, target, names):
-        found = xn.row_statistics(logits.array, target.array, fields=names, backend="numpy")
-        return tuple(None if field is None else cuda.to_device(field) for field in found)
-
-    monkeypatch.setattr(arrays, "row_statistics", statistics)
-    monkeypatch.setattr(evaluation, "device_arrays", lambda backend: arrays)
+    monkeypatch.setitem(registry._ready, "cuda", BACKEND)
     monkeypatch.setattr(arrays, "numba_cuda", lambda: SimpleNamespace(as_cuda_array=lambda x: cuda.to_device(x.array)))
-    expected = xn.evaluate(x, y, top_k=(1, 4), sample_weight=s, backend="numpy")
-    assert xn.evaluate(on_gpu(x), on_gpu(y), top_k=(1, 4), sample_weight=on_gpu(s)) == expected
+    found = xn.evaluate(on_gpu(x), on_gpu(y), top_k=(1, 4), sample_weight=on_gpu(s))
+    expected = xn.evaluate(x.astype(np.float64), y, top_k=(1, 4), sample_weight=s, backend="numpy")
+    assert (found.accuracy, found.n_rows) == (expected.accuracy, 4)
+    for name in ("loss", "perplexity", "bits", "entropy"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-6)
+    assert xn.evaluate(on_gpu(x), on_gpu(y), top_k=1).n_rows == 4
     with pytest.raises(ValueError, match="above the number of classes, 4"):
         xn.evaluate(on_gpu(x), on_gpu(y))
 

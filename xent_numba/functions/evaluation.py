@@ -162,9 +162,9 @@ def evaluate(
         gpu = device_arrays(backend)
         check_top_k(ks, gpu.count_classes(options, logits))
         there = gpu.row_statistics(options, logits, target, FIELDS)
-        fields = RowFields(*(None if field is None else gpu.to_host(field) for field in there))
+        fields = RowFields(*(None if field is None else gpu.to_host(field, "result") for field in there))
         if sample_weight is not None and on_device(sample_weight):
-            sample_weight = gpu.to_host(sample_weight)
+            sample_weight = gpu.to_host(sample_weight, "sample_weight")
         s = _weights(sample_weight, fields)
     else:
         chosen = select(backend)

@@ -32,8 +32,9 @@ from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.backends.cuda.row.spec import STATISTICS
 from xent_numba.backends.cuda.runtime.device import numba_cuda
 from xent_numba.prepare.curvature import check_diag
-from xent_numba.prepare.inputs import PER_ROW, check_in_place
+from xent_numba.prepare.inputs import PER_ROW, as_array, check_in_place
 from xent_numba.prepare.layout import row_shape
+from xent_numba.prepare.tensors import refuse_gradient
 
 if TYPE_CHECKING:
     from xent_numba.prepare.distillation import DistillationOptions
@@ -222,11 +223,15 @@ def count_classes(options: Options, logits: Any) -> int:
     return int(x.array.shape[axis])
 
 
-def to_host(array: Any) -> np.ndarray[Any, Any]:
-    """A NumPy array of one on a GPU, copied by its own library, which waits for what it has under way."""
+def to_host(array: Any, name: str) -> np.ndarray[Any, Any]:
+    """A NumPy array of one on a GPU, copied by its own library, which waits for what it has under way.
+
+    `name` is what the function calls it, for error messages.
+    """
+    refuse_gradient(array, name)
     library = library_of(array)
     if library == "torch":
-        return np.asarray(array.detach().cpu())
+        return as_array(array.detach().cpu(), name)
     if library == "cupy":
         return np.asarray(array.get())
     if library != "jax" and not hasattr(array, "copy_to_host"):

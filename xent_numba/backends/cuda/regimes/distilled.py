@@ -60,23 +60,23 @@ def _read_teacher(spec: Spec, threads: int, batch: int) -> Any:
     @hw.device
     def read(args: Any, x: Any, second: Any, thread: Any) -> Any:
         tops = find_tops(args, x, second, 0, (minus_inf, none_yet, minus_inf, none_yet), thread)
-        t_top, t_first = first(tops[0], tops[1])
-        s_top, s_first = first(tops[2], tops[3])
+        t_max, t_first = first(tops[0], tops[1])
+        s_max, s_first = first(tops[2], tops[3])
         s_there = hw.f64(load(x + t_first * stride(args)))
-        d_top, lost_top = exact_difference(t_top, s_there)
+        d_top, lost_top = exact_difference(t_max, s_there)
         none = Sum(zero, zero)
-        fixed = (t_top, t_first, s_top, s_first, d_top, lost_top)
+        fixed = (t_max, t_first, s_max, s_first, d_top, lost_top)
         t_others, s_others, apart, stream = add_sums(args, x, second, fixed, (none, none, none, none), thread)
         t_others_sum, s_others_sum = add(t_others.value), add(s_others.value)
         t_sum, s_sum = one + t_others_sum, one + s_others_sum
         log_sums = hw.log1p(s_others_sum) - hw.log1p(t_others_sum)
-        if not (minus_inf < t_top < inf and minus_inf < s_top < inf):
+        if not (minus_inf < t_max < inf and minus_inf < s_max < inf):
             log_sums = nan
         tau = hw.f64(args.temperature)
         direct = four * (add(apart.value) / t_sum / tau) + log_sums
         mean = add(stream.value) / t_sum
-        total = hw.exp(log_sums + (s_top - s_there) / tau + mean / hw.fmax(tau, one))
-        return distillation.Teacher(t_top, s_top, d_top, lost_top, t_sum, s_sum, direct, mean, total)
+        total = hw.exp(log_sums + (s_max - s_there) / tau + mean / hw.fmax(tau, one))
+        return distillation.Teacher(t_max, s_max, d_top, lost_top, t_sum, s_sum, direct, mean, total)
 
     return read
 
@@ -84,28 +84,28 @@ def _read_teacher(spec: Spec, threads: int, batch: int) -> Any:
 @hw.device
 def _find_tops(args: Any, fixed: Any, state: Any, j: Any, s: Any, t: Any) -> Any:
     """(the teacher's maximum so far, its class, the student's, its class) with one more class."""
-    t_top, t_first, s_top, s_first = state
-    if precedes(t, j, t_top, t_first):
-        t_top, t_first = t, j
-    if precedes(s, j, s_top, s_first):
-        s_top, s_first = s, j
-    return t_top, t_first, s_top, s_first
+    t_max, t_first, s_max, s_first = state
+    if precedes(t, j, t_max, t_first):
+        t_max, t_first = t, j
+    if precedes(s, j, s_max, s_first):
+        s_max, s_first = s, j
+    return t_max, t_first, s_max, s_first
 
 
 @hw.device
 def _add_sums(args: Any, fixed: Any, state: Any, j: Any, s: Any, t: Any) -> Any:
     """The sums of `Teacher` with one more class: of the exponentials, without the top classes, of p apart and p w."""
-    t_top, t_first, s_top, s_first, d_top, lost_top = fixed
+    t_max, t_first, s_max, s_first, d_top, lost_top = fixed
     t_others, s_others, apart, stream = state
     zero, quarter = hw.f64(0), hw.f64(0.25)
-    e = hw.exp((t - t_top) / args.temperature)
+    e = hw.exp((t - t_max) / args.temperature)
     if j != t_first:
         t_others = add_to(t_others, e)
     if j != s_first:
-        s_others = add_to(s_others, hw.exp((s - s_top) / args.temperature))
+        s_others = add_to(s_others, hw.exp((s - s_max) / args.temperature))
     if e > zero:
         # A quarter of the difference does not overflow where the logits are finite.
-        difference = e * ((quarter * s_top - quarter * s) - (quarter * t_top - quarter * t))
+        difference = e * ((quarter * s_max - quarter * s) - (quarter * t_max - quarter * t))
         after = apart.value + difference
         apart = add_to(apart, difference) if after - after == zero else Sum(after, zero)  # infinite for good
         w = distillation.above_top(args, s, t, d_top, lost_top)

@@ -101,7 +101,7 @@ def curvature_visit(spec: Spec, maths: RowFunctions, memory: AddressFunctions) -
         is_top = j == factors.top
         p = factors.inverse if is_top else exp(z - factors.row_max) * factors.inverse
         others = factors.others if is_top else one - p
-        curved = factors.target_sum + factors.slope
+        spread = factors.target_sum + factors.slope
         bend = -two * (real(args.scale_over_cap) * (z / real(args.softcap))) * slope if bends else zero
         gradient = zero
         lead = -factors.others_of_label if j == y else p
@@ -111,7 +111,7 @@ def curvature_visit(spec: Spec, maths: RowFunctions, memory: AddressFunctions) -
             if z_loss:
                 gradient += factors.slope * p
         if product:
-            value = p * (curved * ((slope * v - factors.slope_v_top) - factors.mean_above))
+            value = p * (spread * ((slope * v - factors.slope_v_top) - factors.mean_above))
             if z_loss:
                 value += factors.twice_z * p * (factors.slope_v_top + factors.mean_above)
             if focal:
@@ -121,7 +121,7 @@ def curvature_visit(spec: Spec, maths: RowFunctions, memory: AddressFunctions) -
                 value += bend * gradient * v
             store(out + j * out_stride(args), stored(value * factors.scale))
         else:
-            diagonal = curved * p * others
+            diagonal = spread * p * others
             if z_loss:
                 diagonal += factors.twice_z * p * p
             if focal:

@@ -27,8 +27,8 @@ TERMS = 18  # of the power series below
 class Teacher(NamedTuple):
     """What two reads of a row of teacher and student have found."""
 
-    t_top: Any  # max t
-    s_top: Any  # max s
+    t_max: Any  # max t
+    s_max: Any  # max s
     d_top: Any  # t − s where t is largest, and its rounding error
     lost_top: Any
     t_sum: Any  # Σ exp((t_j − max t)/τ)
@@ -75,8 +75,8 @@ def log_remainder(x: Any) -> Any:
 def weigh(args: Any, row: Any, s: Any, t: Any) -> Any:
     """(args, Teacher, s_j, t_j) -> Softened."""
     zero, one = hw.f64(0), hw.f64(1)
-    p = hw.exp((t - row.t_top) / args.temperature) / row.t_sum
-    q = hw.exp((s - row.s_top) / args.temperature) / row.s_sum
+    p = hw.exp((t - row.t_max) / args.temperature) / row.t_sum
+    q = hw.exp((s - row.s_max) / args.temperature) / row.s_sum
     w = above_top(args, s, t, row.d_top, row.lost_top) - row.mean
     counts = p > zero and w - w == zero
     w = w if counts else zero
