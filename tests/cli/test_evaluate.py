@@ -276,12 +276,14 @@ MISTAKES = [
     ("hollow.npz target.npy", "hollow.npz: an .npz archive without any array"),
     ("broken.npz:a target.npy", "broken.npz:a: an .npz archive that cannot be read ("),
     ("cut.npz:a target.npy", "cut.npz:a: an .npz archive that cannot be read ("),
+    ("cut.npz:a target.npy", "); it is damaged or incomplete\n"),
     ("text.npz:a target.npy", "text.npz:a: an .npz archive that cannot be read ("),
     ("brief.npz:a target.npy", "brief.npz:a: shorter than its header says, so it is incomplete"),
     (
         "logits.npy:x target.npy",
         "logits.npy:x: logits.npy is neither an .npz archive nor a .safetensors file; write ",
     ),
+    ("nothing.npz:a target.npy", "nothing.npz:a: nothing.npz is neither an .npz archive nor a .safetensors file\n"),
     ("logits.npy first.npy", "first.npy, logits.npy: target of shape (1, 5) does not fit logits of shape (3, 5, 7)"),
     (
         "logits.npy first.npy --shift",
@@ -324,6 +326,7 @@ def test_a_mistake_is_one_line(
     whole = Path("small.npz").read_bytes()
     Path("broken.npz").write_bytes(whole[:200] + bytes(40) + whole[240:])
     Path("cut.npz").write_bytes(whole[:-30])
+    Path("nothing.npz").touch()
     with zipfile.ZipFile("hollow.npz", "w"):
         pass
     with zipfile.ZipFile("text.npz", "w") as archive:

@@ -98,9 +98,9 @@ SHARED = (
 REFERENCE = "backends/reference"
 
 
-def reference(name: str, *edits: tuple[str, str]) -> Mutant:
+def reference(name: str, *edits: tuple[str, str], first: str = "01") -> Mutant:
     """A mutant of the numpy backend; each edit is made in the one file of its folder that has the text."""
-    return Mutant(f"numpy: {name}", tuple((_file_with(old), old, new) for old, new in edits))
+    return Mutant(f"numpy: {name}", tuple((_file_with(old), old, new) for old, new in edits), first=first)
 
 
 def _file_with(text: str) -> str:
@@ -145,6 +145,15 @@ NUMPY = (
     reference("log_softmax × 1.001", ("block, (x - stats.top) -", "block, 1.001 * (x - stats.top) -")),
     reference("logsumexp × 1.001", ("stats.lse, stats.top).reshape", "1.001 * stats.lse, stats.top).reshape")),
     reference("T forgotten", ("g = total * p - target.t", "g = p - target.t")),
+    reference("entropy without log1p", ("return stats.log_sums + 4.0", "return np.log(stats.sums) + 4.0"), first="07"),
+    reference("rank: ties counted after the target", ("np.arange(key.shape[1]) < y", "np.arange(key.shape[1]) > y"),
+              first="07"),
+    reference("hvp without the mean of v", ("p * (above - mean_above)", "p * above"), first="07"),
+    reference("Hessian diagonal: 1 − p by subtraction",
+              ("np.put_along_axis(others, stats.first, stats.others / stats.sums, axis=1)", "pass"), first="07"),
+    reference("focal gradient without the slope of its factor", ("power * (1.0 + gamma * ratio)", "power"), first="07"),
+    reference("distillation: no form for the nearly equal", ("near = direct < FAR", "near = direct < 0.0 * FAR"),
+              first="07"),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- the cpu backend

@@ -59,7 +59,10 @@ def open_npz(path: str, file: str, name: str | None) -> Array:
         # A RuntimeError is about encryption or an unknown compression.
         if "pickle" in str(error):
             raise UserError(f"{path}: holds Python objects, not numbers") from error
-        raise UserError(f"{path}: an .npz archive that cannot be read ({' '.join(str(error).split())})") from error
+        reason = " ".join(str(error).split())
+        damaged = isinstance(error, (zipfile.BadZipFile, zlib.error, EOFError))
+        hint = "; it is damaged or incomplete" if damaged else ""
+        raise UserError(f"{path}: an .npz archive that cannot be read ({reason}){hint}") from error
 
 
 def _place_of(path: str, file: str, member: zipfile.ZipInfo) -> Place:

@@ -40,7 +40,8 @@ OUT.npy is created, or replaced, only once it is complete.
 
 _EVALUATE = f"""\
 How well logits predict class indices: the mean of the cross-entropy in nats and in bits, its exponential (the
-perplexity), the top-k accuracies, and the mean entropy of the predicted probabilities, in one pass over the logits.
+perplexity), the top-k accuracies, and the mean entropy of the predicted probabilities in nats, in one pass over the
+logits.
 Several pairs of files are taken as parts of one data set, whose rows may differ in number, not in their classes.
 
 {_ARRAYS}
@@ -69,9 +70,10 @@ With --json, one object is printed, with the keys loss, perplexity, bits, accura
 backend and rows.  The accuracy is an object with a key for each k; n_rows counts the rows that are neither ignored nor
 of weight 0; shards has an object for each pair of files, with the keys logits, target, shape, axis and dtype.
 {_NOT_FINITE}
-OUT.npz, which is created or replaced only once it is complete, has the arrays log_prob, entropy, argmax, rank and
-logsumexp, in the shape of the labels that are scored; those of several pairs of files are joined along the first axis.
-In ignored rows they are 0, and argmax is -1.
+OUT.npz, which is created or replaced only once it is complete, has the arrays log_prob (of the label, in nats),
+entropy, argmax (the predicted class), rank (1 where that is the label, 2 where the label comes next) and logsumexp, in
+the shape of the labels that are scored; those of several pairs of files are joined along the first axis.  In ignored
+rows they are 0, and argmax is -1.
 
 {_STATUS}"""
 
@@ -196,7 +198,9 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command `evaluate`."""
     parser.add_argument("logits", metavar="LOGITS", help="float16, bfloat16, float32 or float64")
-    parser.add_argument("target", metavar="TARGETS", help="class indices")
+    parser.add_argument(
+        "target", metavar="TARGETS", help="class indices, in the shape of the logits without the class axis"
+    )
     parser.add_argument("more", nargs="*", default=[], metavar="LOGITS TARGETS", help="more rows of the same data set")
     files = parser.add_argument_group("files")
     files.add_argument("--rows", metavar="OUT.npz", help="write what is found in each row")

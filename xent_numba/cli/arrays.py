@@ -48,7 +48,8 @@ def open_array(path: str) -> Array:
         elif file.endswith(".safetensors") or _begins_as_safetensors(head):
             array = archives.open_safetensors(path, file, name)
         elif name is not None:
-            raise UserError(f"{path}: {file} is neither an .npz archive nor a .safetensors file; write {file}")
+            hint = f"; write {file}" if head.startswith(b"\x93NUMPY") else ""
+            raise UserError(f"{path}: {file} is neither an .npz archive nor a .safetensors file{hint}")
         else:
             array = _open_npy(path)
     if array.dtype == np.dtype("V2"):

@@ -81,7 +81,8 @@ def distillation_loss(
     """Divergence of a student's probabilities from those of its teacher, in nats.
 
     It is the Kullback-Leibler divergence KL(softmax(teacher / τ) ‖ softmax(student / τ)) of each row, at a temperature
-    τ.  It is never negative, 0 for equal probabilities, and exact where they are nearly equal.
+    τ.  It is never negative, 0 for equal probabilities, and accurate even where they are nearly
+    equal.
 
     Parameters
     ----------
