@@ -135,6 +135,16 @@ def test_edges(gamma, dtype, backend):
     np.testing.assert_array_equal(grad[0], 0)
 
 
+@pytest.mark.parametrize("n", [5, 40, 300])
+def test_gradients_near_the_largest_float32(n, backend):
+    logits = np.zeros((1, n), np.float32)
+    logits[0, [0, 3]] = 8.0, 7.9
+    options = {"focal_gamma": 2.0, "z_loss": 1e29, "reduction": "sum"}
+    grad = xn.cross_entropy_and_grad(logits, [1], backend=backend, **options)[1]
+    want = xn.cross_entropy_and_grad(logits.astype(np.float64), [1], backend="numpy", **options)[1]
+    np.testing.assert_allclose(grad, want, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_gamma_of_zero_changes_no_bit(dtype, backend, rng):
     x, y = rng.normal(size=(20, 7)).astype(dtype), rng.integers(0, 7, 20)

@@ -43,15 +43,21 @@ def subtract_dense_target_lanes(g: Any, k: Any, dense: Any, j: int, tile_j: int)
 def rescaled(focal_gamma: Any, factors: Any, rescale: Any, vtype: Any) -> Any:
     """The `ScaledFactors` of exponentials that must be multiplied by `rescale`, from those with p_factor in float64.
 
-    A focal factor may be so small that p_factor, times `rescale`, would be no normal number.
+    A focal factor may be so small that p_factor, times `rescale`, would be no normal number.  Where p_factor is large
+    instead, exponentials times p_factor alone might overflow.
     """
-    if isinstance(focal_gamma, types.NoneType):
-        return lambda focal_gamma, factors, rescale, vtype: ScaledFactors(
-            demote(factors.p_factor * rescale, vtype), factors.u_factor, factors.at_target, None
-        )
-    return lambda focal_gamma, factors, rescale, vtype: ScaledFactors(
-        demote(factors.p_factor, vtype), factors.u_factor, factors.at_target, demote(rescale, vtype)
-    )
+
+    def together(focal_gamma: Any, factors: Any, rescale: Any, vtype: Any) -> Any:
+        return ScaledFactors(demote(factors.p_factor * rescale, vtype), factors.u_factor, factors.at_target, None)
+
+    def apart(focal_gamma: Any, factors: Any, rescale: Any, vtype: Any) -> Any:
+        one = splat(1.0, rescale)
+        is_large = factors.p_factor * factors.p_factor > one
+        p_factor = select(is_large, factors.p_factor * rescale, factors.p_factor)
+        remaining = demote(select(is_large, one, rescale), vtype)
+        return ScaledFactors(demote(p_factor, vtype), factors.u_factor, factors.at_target, remaining)
+
+    return together if isinstance(focal_gamma, types.NoneType) else apart
 
 
 @inline

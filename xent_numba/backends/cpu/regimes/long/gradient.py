@@ -80,7 +80,8 @@ class ScaledShift(NamedTuple):
 def gradient_coefficients(focal_gamma: Any, scalars: Any, scale: Any, vtype: Any) -> Any:
     """The `GradientCoefficients` from `GradientScalars`.
 
-    A focal factor may be so small that p_factor, times the scale of the exponentials, would be no normal number.
+    A focal factor may be so small that p_factor, times the scale of the exponentials, would be no normal number.  Where
+    p_factor is large instead, exponentials times p_factor alone might overflow.
     """
 
     def together(focal_gamma: Any, scalars: Any, scale: Any, vtype: Any) -> Any:
@@ -88,10 +89,10 @@ def gradient_coefficients(focal_gamma: Any, scalars: Any, scale: Any, vtype: Any
         return GradientCoefficients(shift, p_factor, scalars.u_factor, scalars.at_target, keep_residual, None)
 
     def apart(focal_gamma: Any, scalars: Any, scale: Any, vtype: Any) -> Any:
-        shift, rescale, keep_residual = scaled_shift(scalars.centre, 1.0, scale, vtype)
-        return GradientCoefficients(
-            shift, scalars.p_factor, scalars.u_factor, scalars.at_target, keep_residual, rescale
-        )
+        is_large = abs(scalars.p_factor) > 1.0
+        p_factor, factor = (1.0, scalars.p_factor) if is_large else (scalars.p_factor, 1.0)
+        shift, rescale, keep_residual = scaled_shift(scalars.centre, factor, scale, vtype)
+        return GradientCoefficients(shift, p_factor, scalars.u_factor, scalars.at_target, keep_residual, rescale)
 
     return together if isinstance(focal_gamma, types.NoneType) else apart
 
