@@ -14,6 +14,7 @@ Importing this package imports NumPy and nothing else: a backend is imported by 
 # prepare/                     arguments checked and brought into canonical form
 # backends/                    the protocol, the registry, and the backends: numpy (reference), cpu and cuda
 # sharding/                    shards of the classes: their parts made, compared and merged, and what follows from them
+# linear/                      the linear head: chunks of rows, and matrix products before and after the loss
 # compute                      a prepared loss: the backend fills every slab, and its partial sums are reduced
 # reduction                    from partial sums to the reduced loss, in a fixed order
 # config                       show_config, and why a shape is computed the way it is
@@ -34,6 +35,12 @@ from xent_numba.functions.distillation import distillation_loss, distillation_lo
 from xent_numba.functions.evaluation import Evaluation, evaluate
 from xent_numba.functions.gradient import cross_entropy_grad
 from xent_numba.functions.layer import CrossEntropyLoss
+from xent_numba.functions.linear import (
+    LinearCrossEntropyGrad,
+    linear_cross_entropy,
+    linear_cross_entropy_and_grad,
+)
+from xent_numba.functions.linear_curvature import LinearCrossEntropyHvp, linear_cross_entropy_hvp
 from xent_numba.functions.loss import cross_entropy, cross_entropy_and_grad
 from xent_numba.functions.parts import PartialCrossEntropy
 from xent_numba.functions.probabilities import log_softmax, logsumexp, softmax
@@ -43,6 +50,8 @@ from xent_numba.functions.statistics import RowStatistics, row_statistics
 __all__ = [
     "CrossEntropyLoss",
     "Evaluation",
+    "LinearCrossEntropyGrad",
+    "LinearCrossEntropyHvp",
     "PartialCrossEntropy",
     "RowStatistics",
     "__version__",
@@ -56,6 +65,9 @@ __all__ = [
     "distillation_loss_and_grad",
     "evaluate",
     "get_backend",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
+    "linear_cross_entropy_hvp",
     "log_softmax",
     "logsumexp",
     "partial_cross_entropy",

@@ -5,6 +5,8 @@ gradient        cross_entropy_grad
 layer           CrossEntropyLoss
 curvature       cross_entropy_hvp, cross_entropy_grad_and_hessian_diag
 probabilities   softmax, log_softmax, logsumexp
+linear          linear_cross_entropy, linear_cross_entropy_and_grad, and the result of the latter
+linear_curvature  linear_cross_entropy_hvp, and its result
 statistics      row_statistics, and its result
 evaluation      evaluate, and its result
 distillation    distillation_loss, distillation_loss_and_grad

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
         def __cuda_array_interface__(self) -> Any:
             """Where its elements are."""
 
+    class SparseMatrix(Protocol):
+        """A sparse matrix or array of SciPy."""
+
+        format: Any
+        indptr: Any
+
     AnyArray = ArrayLike | DeviceArray
+    Features = AnyArray | SparseMatrix
     Integer = SupportsIndex  # int, and the integers of NumPy
     Number = SupportsFloat  # float, int, and the numbers of NumPy, of which only float64 is a float
 

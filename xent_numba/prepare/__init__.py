@@ -7,6 +7,7 @@ statistics `prepare_statistics`: the same for row_statistics, which has class in
 distillation  `prepare_distillation`: the same for the distillation losses, of two arrays of logits
 evaluation what only evaluate has: a target that must be given, and the numbers of classes of a top-k accuracy
 shards     `prepare_shard`: the same for some of the classes, which partial_cross_entropy takes
+linear     `prepare_head`: the same for the logits of a linear head, which do not exist
 options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
 layout     shapes and strides: any array as a view (A, B, C), with the classes last and nothing copied
@@ -34,7 +35,9 @@ written, and in the same words on every backend:
     a distribution where only class indices will do                  statistics.refuse_distribution
     no target where one is needed                                    statistics.check_fields, evaluation.check_target
     a shard with classes beyond `n_classes`                          options.class_range, shards.prepare_shard
-    an `out` or `grad_out` that does not fit or overlaps an input    inputs.check_out, check_in_place
+    an `out` or `grad_out` that does not fit or overlaps an input    inputs.as_out, check_out, check_in_place, check_apart
+    shapes of a linear head that do not fit each other               linear.prepare_head
+    names in `wrt` that are unknown, or of a sparse input            linear.check_wrt
     a `diag_out` that is not apart from logits and gradient          curvature.check_diag
     a vector of another shape or type                                inputs.as_vector
     an unknown backend, or one that cannot run here                  backends.registry.select, before this folder

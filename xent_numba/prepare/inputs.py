@@ -54,25 +54,32 @@ def as_array(value: object, name: str) -> Array:
         return read_unusual(value, name, error)
 
 
+def as_floats(value: ArrayLike, name: str, *, plural: bool = False) -> Array:
+    """An array in one of the dtypes of logits, float64 for integers; `plural`: its name is one, for messages."""
+    array = as_array(value, name)
+    have, they, them = ("have", "they", "them") if plural else ("has", "it", "it")
+    dtype = array.dtype
+    if dtype in _FLOATS or is_bfloat16(dtype):
+        return array
+    if not dtype.isnative:
+        raise TypeError(
+            f"{name} {have} dtype {dtype.str!r}, which is not in this machine's byte order; "
+            f"convert {them} with {name}.astype({name}.dtype.newbyteorder('='))"
+        )
+    if dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} {have} dtype {dtype}; {they} must be {FLOAT_CHOICES} (or integers, which become float64)"
+            + _conversion(name, dtype)
+        )
+    return array.astype(np.float64)
+
+
 def as_logits(value: ArrayLike, axis: int, name: str = "logits") -> tuple[Array, int]:
     """Logits as a floating-point array (float64 for integers), and the class axis counted from the front.
 
     `name` is what the function calls them, for error messages.
     """
-    array = as_array(value, name)
-    dtype = array.dtype
-    if dtype not in _FLOATS and not is_bfloat16(dtype):
-        if not dtype.isnative:
-            raise TypeError(
-                f"{name} have dtype {dtype.str!r}, which is not in this machine's byte order; "
-                f"convert them with {name}.astype({name}.dtype.newbyteorder('='))"
-            )
-        if dtype.kind not in "iu":
-            raise TypeError(
-                f"{name} have dtype {dtype}; they must be {FLOAT_CHOICES} (or integers, which become float64)"
-                + _conversion(name, dtype)
-            )
-        array = array.astype(np.float64)
+    array = as_floats(value, name, plural=True)
     if array.ndim == 0:
         raise ValueError(f"{name} are a single number; they need at least one axis, the classes")
     if not -array.ndim <= axis < array.ndim:
@@ -258,10 +265,16 @@ def as_grad_output(
 def check_out(
     out: object, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], logits: Array, *inputs: Array | None
 ) -> Array:
-    """`out` as a plain array, once it is certain that results can be written to it.
+    """`as_out`, of an array that may be exactly the logits and otherwise shares no memory with an input."""
+    array = as_out(out, name, shape, dtype)
+    check_in_place(array, name, logits, "the logits", "the logits themselves")
+    for other in inputs:
+        check_apart(array, name, other, "another input")
+    return array
 
-    It must own each of its elements and share no memory with an input; being exactly the logits, however, is allowed.
-    """
+
+def as_out(out: object, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """`out` as a plain array, once it is certain that results can be written to each of its elements."""
     if isinstance(out, np.ndarray):
         array = np.asarray(out)
     else:
@@ -276,11 +289,13 @@ def check_out(
         raise ValueError(f"{name} is read-only; pass an array that can be written to")
     if overlaps_itself(array):
         raise ValueError(f"{name} has elements that share memory with each other; pass an array without overlaps")
-    check_in_place(array, name, logits, "the logits", "the logits themselves")
-    for other in inputs:
-        if other is not None and overlaps(array, other):
-            raise ValueError(f"{name} shares memory with another input; pass an array of its own")
     return array
+
+
+def check_apart(out: Array, name: str, other: Array | None, what: str) -> None:
+    """ValueError where `out` shares memory with another array; `what` says which that is."""
+    if other is not None and overlaps(out, other):
+        raise ValueError(f"{name} shares memory with {what}; pass an array of its own")
 
 
 def check_in_place(out: Array, name: str, source: Array, what: str, itself: str) -> None:

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import SupportsFloat, cast
+from typing import Any, SupportsFloat, cast
 
 import numpy as np
 
@@ -106,9 +106,6 @@ def _build(
             f"focal_gamma = {focal_gamma!r} cannot be combined with label_smoothing = {label_smoothing!r}: in "
             "(1 - p)^gamma, p is the probability of one class, and smoothing brings in all others"
         )
-    threads = None if n_threads is None else _integer("n_threads", n_threads)
-    if threads is not None and threads < 1:
-        raise ValueError(f"n_threads = {n_threads!r} must be at least 1, or None for all threads")
     ignore = tuple(value for value in distinct if -(2**63) <= value < 2**63)
     class_axis, how, cap = _integer("axis", axis), _reduction(reduction), _softcap(softcap)
     return Options(
@@ -121,7 +118,7 @@ def _build(
         logit_scale=scale,
         softcap=cap,
         z_loss=z,
-        n_threads=threads,
+        n_threads=as_count("n_threads", n_threads, "all threads"),
         focal_gamma=gamma,
         is_plain=scale == 1.0 and cap is None and not epsilon and not gamma and all(value < 0 for value in ignore),
     )
@@ -141,6 +138,27 @@ def as_temperature(value: object) -> float:
     if not 0.0 < temperature < math.inf:
         raise ValueError(f"temperature = {value!r} must be finite and greater than 0")
     return temperature
+
+
+def as_count(name: str, value: object, none: str) -> int | None:
+    """An integer of at least 1, or None, which stands for what `none` says."""
+    if value is None:
+        return None
+    count = _integer(name, value)
+    if count < 1:
+        raise ValueError(f"{name} = {value!r} must be at least 1, or None for {none}")
+    return count
+
+
+def as_names(argument: str, names: tuple[Any, ...], choices: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that an argument lists, once it is certain that each is one of the choices and is there once."""
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or name not in choices:
+            raise ValueError(f"{argument}[{i}] = {name!r} is unknown; choose from {', '.join(map(repr, choices))}")
+        if name in names[:i]:
+            first = f"{argument}[{names.index(name)}]"
+            raise ValueError(f"{argument}[{i}] = {name!r} is there already, as {first}; name it once")
+    return names
 
 
 def as_flag(name: str, value: object) -> bool:

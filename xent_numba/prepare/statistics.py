@@ -13,6 +13,7 @@ from xent_numba.prepare.aligned import BLOCK, is_aligned
 from xent_numba.prepare.inputs import as_array, as_labels, as_logits, as_target, raise_bad_label
 from xent_numba.prepare.layout import canonical, row_blocks, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
+from xent_numba.prepare.options import as_names
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
@@ -55,18 +56,15 @@ def _cached(fields: tuple[Any, ...], has_target: bool) -> tuple[str, ...]:
 
 def _checked(fields: object, has_target: bool) -> tuple[str, ...]:
     """`check_fields` without the cache."""
-    choices = ", ".join(map(repr, FIELDS))
     if isinstance(fields, str):
         raise TypeError(f"fields = {fields!r} must be a sequence of names; write fields=({fields!r},)")
     try:
         names: tuple[Any, ...] = tuple(fields)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"fields = {fields!r} must be a sequence of names among {choices}") from None
-    for i, name in enumerate(names):
-        if not isinstance(name, str) or name not in FIELDS:
-            raise ValueError(f"fields[{i}] = {name!r} is unknown; choose from {choices}")
-        if name in names[:i]:
-            raise ValueError(f"fields[{i}] = {name!r} is there already, as fields[{names.index(name)}]; name it once")
+        raise TypeError(
+            f"fields = {fields!r} must be a sequence of names among {', '.join(map(repr, FIELDS))}"
+        ) from None
+    as_names("fields", names, FIELDS)
     needy = [name for name in names if name in OF_TARGET]
     if needy and not has_target:
         others = tuple(name for name in names if name not in OF_TARGET)

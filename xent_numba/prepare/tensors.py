@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 # An argument whose gradient is computed -> the function that does.
-_GRADIENTS = {"logits": "cross_entropy_and_grad", "student_logits": "distillation_loss_and_grad"}
+_GRADIENTS = {
+    "logits": "cross_entropy_and_grad",
+    "student_logits": "distillation_loss_and_grad",
+    **dict.fromkeys(("input", "linear_weight", "linear_bias"), "linear_cross_entropy_and_grad"),
+}
 
 
 def is_tensor(value: object) -> bool:
