@@ -1,7 +1,7 @@
 """The loop over chunks of rows.
 
-Each chunk of logits is handed to the loss as a slab.  When the loss asks for the next slab, the gradient of the last
-one lies where its logits were, and is multiplied on.
+Each chunk of logits is handed to the loss.  When the loss asks for the next, the gradient of the last one lies where
+its logits were, and is multiplied on.  `slabs` is the loop for a backend, `device` runs it for arrays on a GPU.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba.linear.products import BiasGradient, Weight, WeightGradient, promote
-from xent_numba.linear.rows import Rows, optional, taken
+from xent_numba.linear.library import CHUNK_BYTES, NumPy
+from xent_numba.linear.rows import optional, taken
 from xent_numba.prepare.loss import make_slabs
 from xent_numba.reduction import loss_dtype
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xent_numba.backends.protocol import Slab
+    from xent_numba.linear.library import Library
     from xent_numba.linear.rows import Selection
-    from xent_numba.prepare.linear import Head
+    from xent_numba.prepare.linear import Factors, Head
 
     Array = NDArray[Any]
 
-CHUNK_BYTES = 1 << 25  # of the logits of a chunk, if that is at least LEAST_ROWS rows
 LEAST_ROWS = 256
 
 
@@ -36,9 +36,9 @@ class Outcome(NamedTuple):
     """The arrays that a call fills; None for what it does not compute."""
 
     rows: Array | None  # the loss of each row, in the shape of class indices; 0 to begin with
-    input: Array | None = None
-    linear_weight: Array | None = None
-    linear_bias: Array | None = None
+    input: Any | None = None
+    linear_weight: Any | None = None
+    linear_bias: Any | None = None
 
     @property
     def has_gradient(self) -> bool:
@@ -46,12 +46,21 @@ class Outcome(NamedTuple):
         return any(array is not None for array in self[1:])
 
 
-def chunk_rows(n_rows: int, n_classes: int, itemsize: int, most: int | None) -> int:
+class Chunk(NamedTuple):
+    """The logits of some rows, and where what is made of them goes."""
+
+    rows: Selection
+    logits: Any  # (n, C)
+    vector: Any | None  # (n, C), that of a Hessian-vector product
+    grad: Any | None  # for the gradient or the product: the logits or the vector themselves
+
+
+def chunk_rows(n_rows: int, n_classes: int, itemsize: int, most: int | None, chunk_bytes: int = CHUNK_BYTES) -> int:
     """How many rows a chunk has: at most `most`, where the user says so; the last chunk may have fewer."""
     if most is None:
-        most = max(LEAST_ROWS, CHUNK_BYTES // (n_classes * itemsize))
+        most = max(LEAST_ROWS, chunk_bytes // (n_classes * itemsize))
     n_chunks = -(-n_rows // most)
-    return -(-n_rows // max(1, n_chunks))
+    return max(1, -(-n_rows // max(1, n_chunks)))
 
 
 def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
@@ -59,35 +68,46 @@ def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
 
     If the head has a vector, they are those of a Hessian-vector product, else those of a loss.
     """
-    n_axes, dtype, checked, vector = len(head.rows_shape), head.dtype, head.checked, head.vector
-    features = Rows(head.input, n_axes)
+    checked, n_axes = head.checked, len(head.factors.rows_shape)
     labels, q, s, losses = (
         optional(array, n_axes) for array in (checked.labels, checked.distribution, checked.sample_weight, outcome.rows)
     )
-    weight, bias = Weight(head.linear_weight, dtype), _promoted(head.linear_bias, dtype)
-    direction = None if vector is None else (Weight(vector.linear_weight, dtype), _promoted(vector.linear_bias, dtype))
-    gradients = Gradients(outcome, weight, n_axes)
     kept = _kept_rows(checked.labels, checked.ignore)
-    n_rows = math.prod(head.rows_shape) if kept is None else kept.size
-    if kept is not None and outcome.input is not None:
-        outcome.input.fill(0)
-    n_classes = head.linear_weight.shape[0]
-    step = chunk_rows(n_rows, n_classes, dtype.itemsize, head.batch_chunk_size)
-    workspaces = [np.empty((step, n_classes), dtype) for _ in range(1 if direction is None else 2)]
-    for start in range(0, n_rows, step):
-        stop = min(start + step, n_rows)
-        rows = slice(start, stop) if kept is None else kept[start:stop]
-        x = promote(features.take(rows), dtype)
-        logits = weight.logits(x, bias, workspaces[0][: stop - start])
-        v = None if direction is None else direction[0].logits(x, direction[1], workspaces[1][: stop - start])
-        grad = v if v is not None else logits if outcome.has_gradient else None
-        found = None if losses is None else np.empty(stop - start, loss_dtype(dtype))
+    for rows, logits, vector, grad in chunks(NumPy(), head.factors, outcome, kept):
+        found = None if losses is None else np.empty(logits.shape[0], loss_dtype(logits.dtype))
         chunk = checked._replace(
             logits=logits, axis=1, labels=taken(labels, rows), distribution=taken(q, rows), sample_weight=taken(s, rows)
         )
-        yield from make_slabs(head.options, chunk, (grad, found), head.denominators, (v, None))
+        yield from make_slabs(head.options, chunk, (grad, found), head.denominators, (vector, None))
         if losses is not None and found is not None:
             losses.put(rows, found)
+
+
+def chunks(library: Library, factors: Factors, outcome: Outcome, kept: Any | None) -> Iterator[Chunk]:
+    """One chunk after the other, with the gradient of its logits to be there when the next is asked for.
+
+    After the last, the gradients of `outcome` are written.  `kept` are the numbers of the rows to compute, all if None.
+    """
+    n_axes, dtype, vector = len(factors.rows_shape), factors.dtype, factors.vector
+    features = library.rows(factors.input, n_axes)
+    weight, bias = library.weight(factors.linear_weight, dtype), _promoted(library, factors.linear_bias, dtype)
+    if vector is not None:
+        direction, direction_bias = library.weight(vector[0], dtype), _promoted(library, vector[1], dtype)
+    gradients = Gradients(library, outcome, weight, n_axes)
+    n_rows = math.prod(factors.rows_shape) if kept is None else len(kept)
+    if kept is not None and outcome.input is not None:
+        library.zero(outcome.input)
+    n_classes = factors.linear_weight.shape[0]
+    step = chunk_rows(n_rows, n_classes, dtype.itemsize, factors.batch_chunk_size, library.chunk_bytes)
+    workspaces = [library.empty((step, n_classes), dtype) for _ in range(1 if vector is None else 2)]
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        rows = slice(start, stop) if kept is None else kept[start:stop]
+        x = library.promote(features.take(rows), dtype)
+        logits = weight.logits(x, bias, workspaces[0][: stop - start])
+        v = None if vector is None else direction.logits(x, direction_bias, workspaces[1][: stop - start])
+        grad = v if v is not None else logits if outcome.has_gradient else None
+        yield Chunk(rows, logits, v, grad)
         if grad is not None:
             gradients.add(rows, x, grad)
     gradients.finish()
@@ -96,14 +116,15 @@ def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
 class Gradients:
     """Those of the arguments of a head, from the gradients of the logits of one chunk after the other."""
 
-    def __init__(self, outcome: Outcome, weight: Weight, n_row_axes: int) -> None:
+    def __init__(self, library: Library, outcome: Outcome, weight: Any, n_row_axes: int) -> None:
         """Begin with 0."""
+        _, of_input, of_weight, of_bias = outcome
         self._factor = weight
-        self._input = optional(outcome.input, n_row_axes)
-        self._weight = None if outcome.linear_weight is None else WeightGradient(outcome.linear_weight, weight.dtype)
-        self._bias = None if outcome.linear_bias is None else BiasGradient(outcome.linear_bias)
+        self._input = None if of_input is None else library.rows(of_input, n_row_axes)
+        self._weight = None if of_weight is None else library.weight_gradient(of_weight, weight.dtype)
+        self._bias = None if of_bias is None else library.bias_gradient(of_bias)
 
-    def add(self, rows: Selection, features: Any, grad: Array) -> None:
+    def add(self, rows: Selection, features: Any, grad: Any) -> None:
         """What follows from the gradient of the logits of some rows."""
         if self._weight is not None:
             self._weight.add(grad, features)
@@ -127,6 +148,6 @@ def _kept_rows(labels: Array | None, ignore: tuple[int, ...]) -> NDArray[np.intp
     return np.flatnonzero(~ignored) if ignored.any() else None
 
 
-def _promoted(array: Array | None, dtype: np.dtype[Any]) -> Array | None:
+def _promoted(library: Library, array: Any | None, dtype: np.dtype[Any]) -> Any | None:
     """The array in a dtype of arithmetic; None of None."""
-    return None if array is None else promote(array, dtype)
+    return None if array is None else library.promote(array, dtype)

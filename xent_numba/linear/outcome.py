@@ -8,7 +8,7 @@ import numpy as np
 
 from xent_numba.compute import compute_loss
 from xent_numba.linear.chunks import Outcome, slabs
-from xent_numba.prepare.linear import WRT, check_outs, check_wrt
+from xent_numba.prepare.linear import GRADIENT_NAMES, PRODUCT_NAMES, WRT, check_outs, check_wrt
 from xent_numba.prepare.loss import Prepared
 from xent_numba.reduction import loss_dtype
 
@@ -24,21 +24,17 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
-_GRADIENT_NAMES = {argument: f"{argument}_grad_out" for argument in WRT}
-_PRODUCT_NAMES = {"linear_weight": "out", "linear_bias": "bias_out"}
-
-
 def loss(backend: Backend, head: Head, gradients: tuple[Array | None, ...] = (None, None, None)) -> Any:
     """The loss of a head; fills the gradients that are given and not None, in the order of `WRT`."""
-    dtype = loss_dtype(head.dtype)
-    rows = np.zeros(head.rows_shape, dtype) if head.options.reduction == "none" else None
+    dtype = loss_dtype(head.factors.dtype)
+    rows = np.zeros(head.factors.rows_shape, dtype) if head.options.reduction == "none" else None
     chunks = _slabs(head, Outcome(rows, *gradients))
     return compute_loss(backend, Prepared(chunks, rows, None, head.denominators[0], dtype))
 
 
 def loss_and_gradients(backend: Backend, head: Head, wrt: object, outs: Mapping[str, object]) -> tuple[Any, ...]:
     """The loss, and its gradients in the order of `WRT`, which go to `outs` where one is given."""
-    results = check_outs(outs, check_wrt(wrt, head), head, _GRADIENT_NAMES)
+    results = check_outs(outs, check_wrt(wrt, head.factors), head, GRADIENT_NAMES)
     return loss(backend, head, results.filled), *results.returned
 
 
@@ -46,7 +42,7 @@ def hessian_vector_product(
     backend: Backend, head: Head, gauss_newton: bool, outs: Mapping[str, object]
 ) -> tuple[Any, ...]:
     """The parts of the product for weight and bias, which go to `outs` where one is given."""
-    results = check_outs(outs, check_wrt(WRT[1:], head), head, _PRODUCT_NAMES)
+    results = check_outs(outs, check_wrt(WRT[1:], head.factors), head, PRODUCT_NAMES)
     for slab in _slabs(head, Outcome(None, *results.filled)):
         backend.cross_entropy_hvp(slab.problem, slab.vector, slab.grad, gauss_newton)  # type: ignore[arg-type]
     return results.returned[1:]

@@ -19,7 +19,7 @@ from xent_numba.prepare.options import as_count, as_names
 from xent_numba.results import empty_like
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from numpy.typing import NDArray
@@ -31,32 +31,45 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 WRT = ("input", "linear_weight", "linear_bias")
+# An argument -> what receives its gradient, or its part of a Hessian-vector product.
+GRADIENT_NAMES = {argument: f"{argument}_grad_out" for argument in WRT}
+PRODUCT_NAMES = {"linear_weight": "out", "linear_bias": "bias_out"}
 
 
 class Vector(NamedTuple):
     """The direction of a Hessian-vector product, in dtypes of logits."""
 
-    linear_weight: Array  # (C, D)
-    linear_bias: Array | None  # (C,)
+    linear_weight: Any  # (C, D)
+    linear_bias: Any  # (C,), or None
 
 
-class Head(NamedTuple):
-    """One validated call.  Its logits are input @ linear_weight.T + linear_bias, of C classes."""
+class Factors(NamedTuple):
+    """What the logits of C classes are made of, which are input @ linear_weight.T + linear_bias."""
 
-    options: Options
     input: Any  # (…, D): an array in one of the dtypes of logits, or a CSR matrix of SciPy
-    linear_weight: Array  # (C, D) in one of the dtypes of logits
-    linear_bias: Array | None  # (C,) in one of the dtypes of logits
-    dtype: np.dtype[Any]  # of the arithmetic and the logits: float32 or float64
-    checked: Checked  # the arguments of the loss; its logits are an array of their shape that takes no memory
-    denominators: tuple[float, float]  # of the loss and of its z-loss
-    batch_chunk_size: int | None
+    linear_weight: Any  # (C, D) in one of the dtypes of logits
+    linear_bias: Any  # (C,) in one of the dtypes of logits, or None
     vector: Vector | None  # of a Hessian-vector product
+    dtype: np.dtype[Any]  # of the arithmetic and the logits: float32 or float64
+    batch_chunk_size: int | None
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
         """The shape of class indices."""
-        return self.checked.logits.shape[:-1]
+        return tuple(self.input.shape[:-1])
+
+    def logits(self) -> Array:
+        """An array of the shape and dtype of the logits that takes no memory."""
+        return np.broadcast_to(self.dtype.type(0), (*self.rows_shape, self.linear_weight.shape[0]))
+
+
+class Head(NamedTuple):
+    """One validated call."""
+
+    options: Options
+    factors: Factors
+    checked: Checked  # the arguments of the loss; its logits are those of `Factors.logits`
+    denominators: tuple[float, float]  # of the loss and of its z-loss
 
     @property
     def is_final(self) -> bool:
@@ -67,8 +80,22 @@ class Head(NamedTuple):
 class Results(NamedTuple):
     """Arrays for input, linear_weight and linear_bias; None for what is not wanted."""
 
-    filled: tuple[Array | None, ...]
+    filled: tuple[Any, ...]
     returned: tuple[Any, ...]  # the same, or what the user passed to be written to
+
+    @classmethod
+    def of(
+        cls,
+        wanted: tuple[str, ...],
+        given: Mapping[str, Any],
+        outs: Mapping[str, object],
+        new: Callable[[str], Any],
+    ) -> Results:
+        """The arrays that were `given`, and for other wanted arguments `new` ones."""
+        arrays = {argument: given[argument] if argument in given else new(argument) for argument in wanted}
+        filled = tuple(arrays.get(argument) for argument in WRT)
+        passed = [outs.get(argument) for argument in WRT]
+        return cls(filled, tuple(array if out is None else out for array, out in zip(filled, passed, strict=True)))
 
 
 def prepare_head(
@@ -84,47 +111,69 @@ def prepare_head(
     `head`: input, linear_weight and linear_bias.  `loss`: target, weight and sample_weight.  `vector`: those of a
     Hessian-vector product, for linear_weight and linear_bias.
     """
+    factors = read_factors(head, vector, batch_chunk_size, _read)
+    check_target(as_array(loss[0], "target").shape, factors)
+    checked = check_inputs(options, (factors.logits(), *loss, None, None))
+    checked, d1, d2 = denominators(backend, options, checked, math.prod(factors.rows_shape))
+    return Head(options, factors, checked, (d1, d2))
+
+
+def read_factors(
+    head: tuple[Any, Any, Any],
+    vector: tuple[Any, Any] | None,
+    batch_chunk_size: object,
+    read: Callable[[Any, str], Any],
+) -> Factors:
+    """The factors of the logits, whose shapes fit; `read` makes an array in one of the dtypes of logits of each."""
     chunk = as_count("batch_chunk_size", batch_chunk_size, "a size that is chosen by the shape")
-    x, w = _as_input(head[0]), _as_weight(head[1])
+    x, w = read(head[0], "input"), read(head[1], "linear_weight")
     _check_features(x.shape, w.shape)
-    b = None if head[2] is None else as_floats(head[2], "linear_bias")
+    b = None if head[2] is None else read(head[2], "linear_bias")
     if b is not None:
         check_shape(b.shape, "linear_bias", w.shape[:1], "one per class, as linear_weight has them")
-    direction = None if vector is None else _as_vector(vector, w, b)
+    direction = None if vector is None else _read_vector(vector, w, b, read)
     arrays = (x, w, b, *(direction or ()))
     dtype = np.dtype(np.float64 if any(a is not None and a.dtype.char == "d" for a in arrays) else np.float32)
-    rows_shape = x.shape[:-1]
-    logits = np.broadcast_to(dtype.type(0), (*rows_shape, w.shape[0]))
-    _check_target(loss[0], x.shape, w.shape)
-    checked = check_inputs(options, (logits, *loss, None, None))
-    checked, d1, d2 = denominators(backend, options, checked, math.prod(rows_shape))
-    return Head(options, x, w, b, dtype, checked, (d1, d2), chunk, direction)
+    return Factors(x, w, b, direction, dtype, chunk)
 
 
-def check_wrt(wrt: object, head: Head) -> tuple[str, ...]:
+def check_wrt(wrt: object, factors: Factors) -> tuple[str, ...]:
     """The arguments to differentiate with respect to, as far as they are there."""
     try:
         names = as_names("wrt", (wrt,) if isinstance(wrt, str) else tuple(wrt), WRT)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"wrt = {wrt!r} must be names among {', '.join(map(repr, WRT))}") from None
-    if "input" in names and not isinstance(head.input, np.ndarray):
+    if "input" in names and not isinstance(factors.input, np.ndarray):
         raise ValueError(
             "input is a sparse matrix, and its gradient would be a dense array of shape "
-            f"{head.input.shape}; write wrt={tuple(name for name in names if name != 'input')}"
+            f"{factors.input.shape}; write wrt={tuple(name for name in names if name != 'input')}"
         )
-    return tuple(name for name in names if name != "linear_bias" or head.linear_bias is not None)
+    return tuple(name for name in names if name != "linear_bias" or factors.linear_bias is not None)
 
 
 def check_outs(outs: Mapping[str, object], wanted: tuple[str, ...], head: Head, names: dict[str, str]) -> Results:
-    """The arrays that a call fills, and those that it returns: new ones, or the user's own.
+    """The arrays that a call fills, and those that it returns: new ones, or the user's own."""
+    given = check_given(outs, wanted, head.factors, besides_logits(head.checked), names)
+    return Results.of(wanted, given, outs, lambda argument: empty_like(getattr(head.factors, argument)))
+
+
+def check_given(
+    outs: Mapping[str, object],
+    wanted: tuple[str, ...],
+    factors: Factors,
+    others: Iterable[Array | None],
+    names: dict[str, str],
+) -> dict[str, Array]:
+    """The arrays that the user passed to be written to.
 
     `outs` and `names` say, for each argument of the head, what the user passed to receive the array of its shape and
-    dtype, and what that is called.  It must be apart from all inputs and from the others.
+    dtype, and what that is called.  It must be apart from all inputs, of which `others` are those of the loss, and from
+    the other results.
     """
     arrays: dict[str, Array] = {}
-    inputs = [*_memory(head.input), head.linear_weight, head.linear_bias, *besides_logits(head.checked)]
+    inputs = [*_memory(factors.input), factors.linear_weight, factors.linear_bias, *(factors.vector or ()), *others]
     for argument, out in outs.items():
-        name, like = names[argument], getattr(head, argument)
+        name, like = names[argument], getattr(factors, argument)
         if out is None:
             continue
         if argument not in wanted:
@@ -136,13 +185,7 @@ def check_outs(outs: Mapping[str, object], wanted: tuple[str, ...], head: Head, 
         for earlier, other in arrays.items():
             check_apart(array, name, other, names[earlier])
         arrays[argument] = array
-    for argument in wanted:
-        if argument not in arrays:
-            arrays[argument] = empty_like(getattr(head, argument))
-    filled = tuple(arrays.get(argument) for argument in WRT)
-    given = [outs.get(argument) for argument in WRT]
-    returned = tuple(array if out is None else out for array, out in zip(filled, given, strict=True))
-    return Results(filled, returned)
+    return arrays
 
 
 def is_sparse(value: object) -> bool:
@@ -151,48 +194,51 @@ def is_sparse(value: object) -> bool:
     return sparse is not None and bool(sparse.issparse(value))
 
 
-def _as_input(value: Any) -> Any:
-    """The features of the rows: an array, or a CSR matrix of float64 or float32."""
-    if is_sparse(value):
-        if value.format != "csr" or value.ndim != 2:
-            form = f"{value.ndim}-D matrix in {value.format.upper()} format"
-            raise TypeError(f"input is a sparse {form}; it must be a matrix in CSR format: pass input.tocsr()")
-        if value.dtype.kind not in "biuf" or not value.dtype.isnative:
-            raise TypeError(f"input has dtype {value.dtype}; a sparse matrix must be real numbers")
-        return value if value.dtype.char in "df" else value.astype(np.float64)
-    x = as_floats(value, "input")
-    if x.ndim == 0:
-        raise ValueError("input is a single number; it needs at least one axis, the features")
-    return x
+def refuse_sparse_on_gpu(value: Any, name: str) -> None:
+    """TypeError for a sparse matrix of CuPy."""
+    if not type(value).__module__.startswith("cupyx.scipy.sparse"):
+        return
+    whole = f"{name}.toarray()"
+    remedy = f"{whole}, or {name}.get() with all other arrays on the host" if name == "input" else whole
+    raise TypeError(f"{name} is a sparse matrix on a GPU, where only dense arrays can be multiplied; pass {remedy}")
 
 
-def _as_weight(value: Any) -> Array:
-    """linear_weight as (C, D)."""
-    if is_sparse(value):
-        raise TypeError("linear_weight is a sparse matrix; pass linear_weight.toarray()")
-    w = as_floats(value, "linear_weight")
-    if w.ndim != 2:
-        raise ValueError(f"linear_weight has shape {w.shape}; it must have two axes, (classes, features)")
-    if w.shape[0] == 0:
-        raise ValueError(f"linear_weight of shape {w.shape} has no classes along its first axis")
-    return w
+def _read(value: Any, name: str) -> Any:
+    """A factor on the host: an array, or for the input a CSR matrix of float64 or float32."""
+    refuse_sparse_on_gpu(value, name)
+    if not is_sparse(value):
+        return as_floats(value, name)
+    if name != "input":
+        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
+    if value.format != "csr" or value.ndim != 2:
+        form = f"{value.ndim}-D matrix in {value.format.upper()} format"
+        raise TypeError(f"input is a sparse {form}; it must be a matrix in CSR format: pass input.tocsr()")
+    if value.dtype.kind not in "biuf" or not value.dtype.isnative:
+        raise TypeError(f"input has dtype {value.dtype}; a sparse matrix must be real numbers")
+    return value if value.dtype.char in "df" else value.astype(np.float64)
 
 
-def _as_vector(vector: tuple[Any, Any], w: Array, b: Array | None) -> Vector:
+def _read_vector(vector: tuple[Any, Any], w: Any, b: Any, read: Callable[[Any, str], Any]) -> Vector:
     """The direction of a Hessian-vector product; 0 for a bias of which nothing is said."""
-    v, v_bias = as_floats(vector[0], "vector"), vector[1]
+    v = read(vector[0], "vector")
     check_shape(v.shape, "vector", w.shape, "that of linear_weight")
-    if v_bias is None:
+    if vector[1] is None:
         return Vector(v, None)
     if b is None:
         raise ValueError("bias_vector is given, but there is no linear_bias")
-    v_bias = as_floats(v_bias, "bias_vector")
+    v_bias = read(vector[1], "bias_vector")
     check_shape(v_bias.shape, "bias_vector", b.shape, "that of linear_bias")
     return Vector(v, v_bias)
 
 
 def _check_features(x: tuple[int, ...], w: tuple[int, ...]) -> None:
-    """ValueError where input and linear_weight do not have the same number of features."""
+    """ValueError for shapes of input and linear_weight that are not (…, D) and (C, D)."""
+    if not x:
+        raise ValueError("input is a single number; it needs at least one axis, the features")
+    if len(w) != 2:
+        raise ValueError(f"linear_weight has shape {w}; it must have two axes, (classes, features)")
+    if w[0] == 0:
+        raise ValueError(f"linear_weight of shape {w} has no classes along its first axis")
     if x[-1] != w[1]:
         raise ValueError(
             f"input of shape {x} does not fit linear_weight of shape {w}: the last axis of both is the features, "
@@ -201,14 +247,14 @@ def _check_features(x: tuple[int, ...], w: tuple[int, ...]) -> None:
         )
 
 
-def _check_target(target: Any, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+def check_target(shape: tuple[int, ...], factors: Factors) -> None:
     """ValueError for a target that has neither the shape of class indices nor that of the logits."""
-    indices, logits = x[:-1], (*x[:-1], w[0])
-    shape = as_array(target, "target").shape
+    indices, logits = factors.rows_shape, factors.logits().shape
     if shape not in (indices, logits):
         raise ValueError(
-            f"target of shape {shape} does not fit input of shape {x} and linear_weight of shape {w}: class indices "
-            f"have shape {indices}, a distribution over the classes has shape {logits}"
+            f"target of shape {shape} does not fit input of shape {factors.input.shape} and linear_weight of shape "
+            f"{factors.linear_weight.shape}: class indices have shape {indices}, a distribution over the classes has "
+            f"shape {logits}"
         )
 
 
