@@ -267,18 +267,18 @@ def _try(name: str) -> Backend | str:
         return absent if backend is None else backend.why_not() or backend
 
 
-def device_arrays(backend: str | None) -> ModuleType:
+def device_arrays(backend: str | None, name_of_input: str = "") -> ModuleType:
     """The module with the functions for arrays on a GPU, `backends.cuda.arrays.api`.
 
-    Raises TypeError where `backend` names one that reads only arrays on the host, and RuntimeError with the reason
-    where CUDA cannot be used here.
+    `name_of_input` is what error messages call the array that is there, where that is not logits.  Raises TypeError
+    where `backend` names one that reads only arrays on the host, and RuntimeError with the reason where CUDA cannot be
+    used here.
     """
     name = get_backend() if backend is None else backend
     if name not in ("auto", "cuda"):
         select(name)  # ValueError for an unknown name
-        raise TypeError(
-            f"logits are on a GPU, which backend {name!r} cannot read; use 'cuda', or copy them to the host"
-        )
+        what, them = (f"{name_of_input} is", "it") if name_of_input else ("logits are", "them")
+        raise TypeError(f"{what} on a GPU, which backend {name!r} cannot read; use 'cuda', or copy {them} to the host")
     select("cuda")
     from xent_numba.backends.cuda.arrays import api
 

@@ -22,6 +22,7 @@ from xent_numba.backends.cuda.runtime.device import numba_cuda
 from xent_numba.devices import on_device
 from xent_numba.prepare.tensors import refuse_gradient
 
+LOGITS = "the logits are"
 STAND_INS = {"bfloat16": "float16"}  # dtypes that NumPy lacks -> one of their size
 
 
@@ -34,6 +35,7 @@ class Adopted:
     owner: Any  # the caller's object, which keeps the memory
     library: str  # "torch", "cupy", "jax" or "" for any other
     view: dlpack.View | None = None  # what keeps the memory where DLPack lent it
+    subject: str = LOGITS  # what other arrays must be beside, with its verb, for error messages
 
 
 def library_of(value: object) -> str:
@@ -52,17 +54,18 @@ def device_of(value: Any) -> int | None:
 
 
 def adopt(value: Any, name: str, logits: Adopted | None = None) -> Adopted:
-    """The device array `value`, the argument called `name`, which must be on the GPU of the logits.
+    """The device array `value`, the argument called `name`, which must be on the GPU of the logits (or other array).
 
     TypeError where it would lose a gradient, is on the host or of no known kind; ValueError where it is on another GPU.
     """
     refuse_gradient(value, name)
+    subject = LOGITS if logits is None else logits.subject
     if not on_device(value):
-        raise TypeError(f"{name} is not on the GPU as the logits are; move it there first")
+        raise TypeError(f"{name} is not on the GPU as {subject}; move it there first")
     if logits is not None:
         gpu, logits_gpu = device_of(value), device_of(logits.owner)
         if gpu is not None and logits_gpu is not None and gpu != logits_gpu:
-            raise ValueError(f"{name} is on GPU {gpu}, the logits are on GPU {logits_gpu}; move it there first")
+            raise ValueError(f"{name} is on GPU {gpu}, {subject} on GPU {logits_gpu}; move it there first")
     library = library_of(value)
     if library == "jax":  # it works on streams of its own
         value.block_until_ready()
@@ -162,13 +165,13 @@ def _stream(number: int, pointer: int) -> Any:
 
 
 def empty(shape: tuple[int, ...], dtype: str, prototype: Adopted) -> Adopted:
-    """A new array of the library and on the device of `prototype`, in C order."""
+    """A new array of the library and on the device of `prototype`, in C order; bfloat16 only if that has it."""
     if prototype.library == "torch":
         torch = sys.modules["torch"]
         return adopt(torch.empty(shape, dtype=getattr(torch, dtype), device=prototype.owner.device), "result")
     if prototype.library == "cupy":
         cupy = sys.modules["cupy"]
-        kind = prototype.owner.dtype if dtype == prototype.dtype else np.dtype(dtype)
+        kind = prototype.owner.dtype if dtype in STAND_INS else np.dtype(dtype)
         return adopt(cupy.empty(shape, kind), "result")
     if prototype.library == "jax":
         numpy = sys.modules["jax"].numpy

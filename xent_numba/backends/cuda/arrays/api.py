@@ -260,7 +260,7 @@ def _run(
     options, stream = inputs.options, inputs.stream
     n_rows = math.prod(inputs.rows_shape)
     if n_rows == 0:  # 0 / 0 or 0 / 1
-        return rows if rows is None else _reduced(inputs, rows, 0, 0.0 if options.reduction == "mean" else 1.0)
+        return rows if rows is None else reduced(inputs, rows, 0, 0.0 if options.reduction == "mean" else 1.0)
     found = denominators(inputs)
     kind = "distribution" if inputs.is_distribution else "labels"
     arrays = {**output.arrays(), "logits": inputs.logits, "second" if output.distillation else kind: inputs.target}
@@ -269,27 +269,20 @@ def _run(
         operands.output, operands.gauss_newton = output.kind, output.gauss_newton
         if output.distillation:
             _, operands.temperature, operands.temperature_squared = output.distillation
-        operands.weight = inputs.weight
-        operands.ignore, operands.ignore_list = inputs.ignore, inputs.ignore_list
-        operands.label_smoothing, operands.logit_scale = options.label_smoothing, options.logit_scale
-        operands.softcap = options.softcap
-        operands.z_coefficient = options.z_loss * found.ratio
-        operands.focal_gamma = options.focal_gamma
-        operands.grad_scale = factor / found.loss if found.loss else 0.0
-        operands.device_scales = found.scan + launch.DEVICE_SCALES if found.scan else 0
+        inputs.set_options(operands)
+        found.set_scales(operands, options.z_loss, factor)
         operands.rows = 0 if rows is None else rows.array.ctypes.data + first_row * rows.array.itemsize
         launch.run(operands, stream)
     if rows is None:
         return None
-    return _reduced(inputs, rows, found.scan if options.reduction == "mean" else 0, found.loss)
+    return reduced(inputs, rows, found.scan if options.reduction == "mean" else 0, found.loss)
 
 
-def _reduced(inputs: LossInputs, rows: Adopted, scan: int, denominator: float) -> Adopted:
+def reduced(inputs: LossInputs, rows: Adopted, scan: int, denominator: float) -> Adopted:
     """The losses of the rows, or their sum over the denominator as one number, still on the device."""
     if inputs.options.reduction == "none":
         return rows
     result = empty((), rows.dtype, inputs.logits)
     source = Operand(rows.dtype, rows.array.ctypes.data)
-    n_rows = math.prod(inputs.rows_shape)
-    launch.reduce_rows(source, n_rows, result.array.ctypes.data, scan, denominator, inputs.stream)
+    launch.reduce_rows(source, rows.array.size, result.array.ctypes.data, scan, denominator, inputs.stream)
     return result

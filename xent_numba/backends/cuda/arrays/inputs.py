@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xent_numba.backends.cuda.arrays.adopt import Adopted, adopt, current_stream, empty
-from xent_numba.backends.cuda.row.operands import Operand
+from xent_numba.backends.cuda.row.operands import Operand, Operands
 from xent_numba.backends.cuda.row.spec import ITEMSIZE
 from xent_numba.backends.cuda.runtime import memory
 from xent_numba.devices import on_device
@@ -65,6 +65,13 @@ class LossInputs:
         """The shape of class indices."""
         return row_shape(self.logits.array.shape, self.axis)
 
+    def set_options(self, operands: Operands) -> None:
+        """Have the options and the class weights in the operands of a launch."""
+        options = self.options
+        operands.weight, operands.ignore, operands.ignore_list = self.weight, self.ignore, self.ignore_list
+        operands.label_smoothing, operands.logit_scale = options.label_smoothing, options.logit_scale
+        operands.softcap, operands.focal_gamma = options.softcap, options.focal_gamma
+
     def factors(
         self, value: Any, name: str, shape: tuple[int, ...], meaning: str, check: Any = as_factors
     ) -> Operand | None:
@@ -105,7 +112,8 @@ class LossInputs:
 def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
     """Adopt and check the arguments that all losses have."""
     try:
-        return _read(options, logits, target, weight, sample_weight)
+        x, axis = read_logits(logits, options.axis)
+        return read_besides_logits(options, (x, axis), target, weight, sample_weight)
     except (TypeError, ValueError) as error:
         raise_if_swapped(error, logits, target)
         raise
@@ -119,9 +127,11 @@ def read_class_indices(options: Options, logits: Any, target: Any) -> LossInputs
     return inputs
 
 
-def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
-    """`read_loss_inputs`, without the hint about arguments in the wrong order."""
-    x, axis = read_logits(logits, options.axis)
+def read_besides_logits(
+    options: Options, logits: tuple[Adopted, int], target: Any, weight: Any, sample_weight: Any
+) -> LossInputs:
+    """`read_loss_inputs` with the logits read already, by `read_logits`."""
+    x, axis = logits
     stream = current_stream(x)
     t = adopt(target, "target", x)
     if t.array.shape == x.array.shape and t.dtype not in ITEMSIZE:

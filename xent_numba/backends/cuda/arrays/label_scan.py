@@ -29,6 +29,12 @@ class Denominators(NamedTuple):
     loss: float  # denominator of the loss
     ratio: float  # that of the loss over that of the z-loss
 
+    def set_scales(self, operands: Operands, z_loss: float, factor: float = 1.0) -> None:
+        """Have a launch divide by them; `factor` is that of the gradient."""
+        operands.z_coefficient = z_loss * self.ratio
+        operands.grad_scale = factor / self.loss if self.loss else 0.0
+        operands.device_scales = self.scan + launch.DEVICE_SCALES if self.scan else 0
+
 
 def denominators(inputs: LossInputs) -> Denominators:
     """Check labels and weights, and find the denominators of a call that has rows."""
