@@ -25,7 +25,8 @@ for _needed in ("numba_cuda", "ml_dtypes"):
     if importlib.util.find_spec(_needed) is None:
         pytest.skip(f"needs {_needed}: pip install 'numba-cuda[cu13]' ml_dtypes", allow_module_level=True)
 
-IN_THE_SIMULATOR = ("test_cuda_arrays_sim", "test_cuda_top_sim")  # more files for the same process
+# More files for the same process.
+IN_THE_SIMULATOR = ("test_cuda_arrays_sim", "test_cuda_linear_sim", "test_cuda_top_sim")
 
 if not SIMULATED:
 

@@ -143,7 +143,10 @@ def linear_cross_entropy(
     )
     head, loss = (input, linear_weight, linear_bias), (target, weight, sample_weight)
     if on_device(input):
-        return device_arrays(backend).linear_loss(options, head, loss, batch_chunk_size, ())[0]
+        device_arrays(backend, "input")
+        from xent_numba.linear import device
+
+        return device.loss(options, head, loss, batch_chunk_size)
     from xent_numba.linear import outcome
 
     chosen = select(backend)
@@ -270,9 +273,10 @@ def linear_cross_entropy_and_grad(
     head, loss = (input, linear_weight, linear_bias), (target, weight, sample_weight)
     outs = dict(zip(WRT, (input_grad_out, linear_weight_grad_out, linear_bias_grad_out), strict=True))
     if on_device(input):
-        return LinearCrossEntropyGrad(
-            *device_arrays(backend).linear_loss(options, head, loss, batch_chunk_size, wrt, outs)
-        )
+        device_arrays(backend, "input")
+        from xent_numba.linear import device
+
+        return LinearCrossEntropyGrad(*device.loss_and_gradients(options, head, loss, batch_chunk_size, wrt, outs))
     from xent_numba.linear import outcome
 
     chosen = select(backend)

@@ -150,10 +150,12 @@ def linear_cross_entropy_hvp(
     outs = {"linear_weight": out, "linear_bias": bias_out}
     head, loss = (input, linear_weight, linear_bias), (target, weight, sample_weight)
     if on_device(input):
+        device_arrays(backend, "input")
+        from xent_numba.linear import device
+
+        direction = (vector, bias_vector)
         return LinearCrossEntropyHvp(
-            *device_arrays(backend).linear_hvp(
-                options, head, loss, (vector, bias_vector), batch_chunk_size, gauss_newton=flag, outs=outs
-            )
+            *device.hessian_vector_product(options, head, loss, direction, batch_chunk_size, flag, outs)
         )
     from xent_numba.linear import outcome
 
