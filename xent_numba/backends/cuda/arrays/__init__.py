@@ -7,6 +7,8 @@ slabs         arrays of any shape as operands of calls on (A, B, C) views
 adopt         arrays of other libraries as stand-ins with their shape, strides and address; results in the same library
 dlpack        reading a DLPack capsule
 
+The linear head of such arrays is in `xent_numba.linear.device`, which uses all of these.
+
 Arrays of a library that `adopt` does not know work too, if they have `__cuda_array_interface__` or DLPack.  They are
 taken to be on the current device and ready on the default stream, unless their interface names a stream; results come
 back as Numba device arrays (bfloat16 as uint16).  To give a library its own streams and results, teach `adopt`:
