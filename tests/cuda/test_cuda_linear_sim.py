@@ -203,6 +203,35 @@ def test_one_row_and_none(rng):
     assert xn.linear_cross_entropy(cupy(x), cupy(w), cupy(y), reduction="none").shape == (0,)
 
 
+def test_no_weight(rng):
+    """Where the denominator of a mean is 0, all gradients are, whatever the rows are."""
+    x, w, y, _ = make(rng)
+    x[0, 0] = np.nan
+    found = xn.linear_cross_entropy_and_grad(cupy(x), cupy(w), cupy(y), sample_weight=np.zeros(ROWS))
+    assert np.isnan(host(found.loss))
+    assert not host(found.input).any()
+    assert not host(found.linear_weight).any()
+
+
+def test_on_the_stream_of_the_library(rng, monkeypatch):
+    streams = []
+    original = launch.run
+    monkeypatch.setattr(launch, "run", lambda operands, stream=0: (streams.append(stream), original(operands, stream)))
+    monkeypatch.setattr(inputs, "current_stream", lambda adopted: 7)
+    monkeypatch.setattr(memory, "download", lambda there, array, stream=0: there.copy_to_host(array.view(np.uint8)))
+    x, w, y, _ = (cupy(array) for array in make(rng))
+    xn.linear_cross_entropy_and_grad(x, w, y, batch_chunk_size=4)
+    assert streams == [7, 7]
+
+
+def test_numpy_arrays_on_the_cuda_backend(rng):
+    x, w, y, b = make(rng)
+    expected = xn.linear_cross_entropy_and_grad(x, w, y, linear_bias=b, backend="numpy")
+    found = xn.linear_cross_entropy_and_grad(x, w, y, linear_bias=b, backend="cuda", batch_chunk_size=4)
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).max() <= TOLERANCE["float32"]
+
+
 def test_deferred_checks(rng):
     x, w, y, _ = make(rng)
     y[0, 2] = -100
@@ -255,6 +284,11 @@ def test_results_apart_from_inputs(rng):
     there = [cupy(array) for array in (x, w, y)]
     with pytest.raises(ValueError, match="linear_weight_grad_out shares memory with an input"):
         xn.linear_cross_entropy_and_grad(*there, linear_weight_grad_out=there[1])
+    s = rng.uniform(size=ROWS).astype(np.float32)
+    with pytest.raises(ValueError, match="input_grad_out shares memory with an input"):
+        xn.linear_cross_entropy_and_grad(
+            cupy(x[..., :1]), cupy(w[:, :1]), there[2], sample_weight=cupy(s), input_grad_out=cupy(s[..., None])
+        )
     for arguments in ((x, w, y, np.ones_like(w)), (*there, cupy(np.ones_like(w)))):
         with pytest.raises(ValueError, match="out shares memory with an input"):
             xn.linear_cross_entropy_hvp(*arguments, out=arguments[-1], backend="auto" if arguments[0] is x else None)
@@ -269,6 +303,9 @@ def test_who_can_multiply(rng):
         "PyTorch there; pass all arrays as those of one of them, which cupy.asarray(array) or "
         "torch.as_tensor(array, device='cuda') makes without a copy, or copy them to the host"
     )
+    array = type("ArrayImpl", (OnDevice,), {"__module__": "jaxlib._jax", "__dlpack__": None})(x)
+    with pytest.raises(RuntimeError, match=r"an array of JAX \(ArrayImpl\).*torch\.from_dlpack\(array\) or cupy\.from"):
+        xn.linear_cross_entropy(array, cupy(w), cupy(y))
     with pytest.raises(TypeError) as caught:
         xn.linear_cross_entropy(cupy(x), cupy(w), OnDevice(y))
     assert str(caught.value) == (

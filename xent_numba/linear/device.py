@@ -147,7 +147,7 @@ def _results(call: DeviceHead, wanted: tuple[str, ...], outs: Mapping[str, objec
         if like is not None:
             check_out_type(found.array.shape, found.dtype, name, like.array.shape, like.dtype)
         there[argument] = found.array
-    others = [call.inputs.target.array]
+    others = [one.array for one in (call.inputs.target, *call.inputs.kept) if isinstance(one, Adopted)]
     given = check_given(there, wanted, call.stand_ins, others, names)
     return Results.of(
         wanted,
