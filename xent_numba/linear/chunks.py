@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from xent_numba.linear.products import BiasGradient, Weight, WeightGradient, promote
+from xent_numba.linear.products import BiasGradient, Weight, WeightGradient, as_factor, promote
 from xent_numba.linear.rows import Rows, optional, taken
 from xent_numba.prepare.loss import make_slabs
 from xent_numba.reduction import loss_dtype
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-CHUNK_BYTES = 1 << 25  # of the logits of a chunk, if that is at least LEAST_ROWS rows
+CHUNK_BYTES = 1 << 25  # of the logits of a chunk, or of its features, if that is at least LEAST_ROWS rows
 LEAST_ROWS = 256
 
 
@@ -46,12 +46,15 @@ class Outcome(NamedTuple):
         return any(array is not None for array in self[1:])
 
 
-def chunk_rows(n_rows: int, n_classes: int, itemsize: int, most: int | None) -> int:
-    """How many rows a chunk has: at most `most`, where the user says so; the last chunk may have fewer."""
+def chunk_rows(n_rows: int, n_columns: int, itemsize: int, most: int | None) -> int:
+    """How many rows a chunk has: at most `most`, where the user says so; the last chunk may have fewer.
+
+    `n_columns` is the number of classes, or of features if there are more.
+    """
     if most is None:
-        most = max(LEAST_ROWS, CHUNK_BYTES // (n_classes * itemsize))
+        most = max(LEAST_ROWS, CHUNK_BYTES // (n_columns * itemsize))
     n_chunks = -(-n_rows // most)
-    return -(-n_rows // max(1, n_chunks))
+    return -(-n_rows // n_chunks) if n_chunks else 1
 
 
 def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
@@ -71,13 +74,14 @@ def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
     n_rows = math.prod(head.rows_shape) if kept is None else kept.size
     if kept is not None and outcome.input is not None:
         outcome.input.fill(0)
-    n_classes = head.linear_weight.shape[0]
-    step = chunk_rows(n_rows, n_classes, dtype.itemsize, head.batch_chunk_size)
+    n_classes, n_features = head.linear_weight.shape
+    n_columns = max(n_classes, n_features if isinstance(head.input, np.ndarray) else 0)
+    step = chunk_rows(n_rows, n_columns, dtype.itemsize, head.batch_chunk_size)
     workspaces = [np.empty((step, n_classes), dtype) for _ in range(1 if direction is None else 2)]
     for start in range(0, n_rows, step):
         stop = min(start + step, n_rows)
         rows = slice(start, stop) if kept is None else kept[start:stop]
-        x = promote(features.take(rows), dtype)
+        x = as_factor(features.take(rows), dtype)
         logits = weight.logits(x, bias, workspaces[0][: stop - start])
         v = None if direction is None else direction[0].logits(x, direction[1], workspaces[1][: stop - start])
         grad = v if v is not None else logits if outcome.has_gradient else None

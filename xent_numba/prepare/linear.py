@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 WRT = ("input", "linear_weight", "linear_bias")
+_DENSE = ("linear_weight", "linear_bias", "target", "weight", "sample_weight", "vector", "bias_vector")
 
 
 class Vector(NamedTuple):
@@ -85,8 +86,9 @@ def prepare_head(
     Hessian-vector product, for linear_weight and linear_bias.
     """
     chunk = as_count("batch_chunk_size", batch_chunk_size, "a size that is chosen by the shape")
-    x, w = _as_input(head[0]), _as_weight(head[1])
-    _check_features(x.shape, w.shape)
+    _refuse_sparse((*head[1:], *loss, *(vector or ())))
+    x, w = _as_input(head[0]), as_floats(head[1], "linear_weight")
+    _check_weight(x.shape, w.shape)
     b = None if head[2] is None else as_floats(head[2], "linear_bias")
     if b is not None:
         check_shape(b.shape, "linear_bias", w.shape[:1], "one per class, as linear_weight has them")
@@ -102,17 +104,23 @@ def prepare_head(
 
 
 def check_wrt(wrt: object, head: Head) -> tuple[str, ...]:
-    """The arguments to differentiate with respect to, as far as they are there."""
+    """The arguments to differentiate with respect to: without a bias that is not there, and without a sparse input.
+
+    Naming all of them, as the default does, means all that are possible.  Naming a sparse input besides is an error.
+    """
     try:
         names = as_names("wrt", (wrt,) if isinstance(wrt, str) else tuple(wrt), WRT)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"wrt = {wrt!r} must be names among {', '.join(map(repr, WRT))}") from None
-    if "input" in names and not isinstance(head.input, np.ndarray):
-        raise ValueError(
-            "input is a sparse matrix, and its gradient would be a dense array of shape "
-            f"{head.input.shape}; write wrt={tuple(name for name in names if name != 'input')}"
-        )
-    return tuple(name for name in names if name != "linear_bias" or head.linear_bias is not None)
+    missing = {name for name in WRT if getattr(head, name) is None}
+    if not isinstance(head.input, np.ndarray):
+        missing.add("input")
+        if "input" in names and set(names) != set(WRT):
+            raise ValueError(
+                "wrt names 'input', which is a sparse matrix: its gradient would be a dense array of shape "
+                f"{head.input.shape}; write wrt={tuple(name for name in names if name != 'input')}"
+            )
+    return tuple(name for name in names if name not in missing)
 
 
 def check_outs(outs: Mapping[str, object], wanted: tuple[str, ...], head: Head, names: dict[str, str]) -> Results:
@@ -123,12 +131,17 @@ def check_outs(outs: Mapping[str, object], wanted: tuple[str, ...], head: Head, 
     """
     arrays: dict[str, Array] = {}
     inputs = [*_memory(head.input), head.linear_weight, head.linear_bias, *besides_logits(head.checked)]
+    inputs += head.vector or ()
     for argument, out in outs.items():
         name, like = names[argument], getattr(head, argument)
         if out is None:
             continue
         if argument not in wanted:
-            why = "there is no linear_bias" if like is None else f"wrt does not name {argument!r}"
+            why = f"wrt does not name {argument!r}"
+            if like is None:
+                why = f"there is no {argument}"
+            elif not isinstance(like, np.ndarray):
+                why = f"{argument} is a sparse matrix, of which there is no gradient"
             raise ValueError(f"{name} is given, but {why}")
         array = as_out(out, name, like.shape, like.dtype)
         for other in inputs:
@@ -155,8 +168,11 @@ def _as_input(value: Any) -> Any:
     """The features of the rows: an array, or a CSR matrix of float64 or float32."""
     if is_sparse(value):
         if value.format != "csr" or value.ndim != 2:
-            form = f"{value.ndim}-D matrix in {value.format.upper()} format"
-            raise TypeError(f"input is a sparse {form}; it must be a matrix in CSR format: pass input.tocsr()")
+            remedy = "input.tocsr()" if value.ndim == 2 else "input.reshape(-1, input.shape[-1]).tocsr()"
+            raise TypeError(
+                f"input is a {value.ndim}-D sparse matrix in {value.format.upper()} format; it must be a 2-D one in "
+                f"CSR format: pass {remedy}"
+            )
         if value.dtype.kind not in "biuf" or not value.dtype.isnative:
             raise TypeError(f"input has dtype {value.dtype}; a sparse matrix must be real numbers")
         return value if value.dtype.char in "df" else value.astype(np.float64)
@@ -166,16 +182,11 @@ def _as_input(value: Any) -> Any:
     return x
 
 
-def _as_weight(value: Any) -> Array:
-    """linear_weight as (C, D)."""
-    if is_sparse(value):
-        raise TypeError("linear_weight is a sparse matrix; pass linear_weight.toarray()")
-    w = as_floats(value, "linear_weight")
-    if w.ndim != 2:
-        raise ValueError(f"linear_weight has shape {w.shape}; it must have two axes, (classes, features)")
-    if w.shape[0] == 0:
-        raise ValueError(f"linear_weight of shape {w.shape} has no classes along its first axis")
-    return w
+def _refuse_sparse(values: tuple[Any, ...]) -> None:
+    """TypeError for a sparse matrix that is no input: all arguments with arrays but that, in their order."""
+    for name, value in zip(_DENSE, values, strict=False):
+        if is_sparse(value):
+            raise TypeError(f"{name} is a sparse matrix; only input can be one: pass {name}.toarray()")
 
 
 def _as_vector(vector: tuple[Any, Any], w: Array, b: Array | None) -> Vector:
@@ -191,13 +202,19 @@ def _as_vector(vector: tuple[Any, Any], w: Array, b: Array | None) -> Vector:
     return Vector(v, v_bias)
 
 
-def _check_features(x: tuple[int, ...], w: tuple[int, ...]) -> None:
-    """ValueError where input and linear_weight do not have the same number of features."""
+def _check_weight(x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    """ValueError where linear_weight is not (C, D), for an input (…, D)."""
+    swapped = "; linear_weight and target may be swapped" if w == x[:-1] else ""
+    if len(w) != 2:
+        raise ValueError(f"linear_weight has shape {w}; it must have two axes, (classes, features){swapped}")
+    if w[0] == 0:
+        raise ValueError(f"linear_weight of shape {w} has no classes along its first axis")
     if x[-1] != w[1]:
+        other = "; for a weight of shape (features, classes), pass linear_weight.T; for logits, call cross_entropy"
         raise ValueError(
             f"input of shape {x} does not fit linear_weight of shape {w}: the last axis of both is the features, "
             f"and there are {x[-1]} of them in input and {w[1]} in linear_weight"
-            + ("; pass linear_weight.T" if x[-1] == w[0] else "")
+            + (swapped or (other if x[-1] == w[0] else ""))
         )
 
 
@@ -209,6 +226,7 @@ def _check_target(target: Any, x: tuple[int, ...], w: tuple[int, ...]) -> None:
         raise ValueError(
             f"target of shape {shape} does not fit input of shape {x} and linear_weight of shape {w}: class indices "
             f"have shape {indices}, a distribution over the classes has shape {logits}"
+            + ("; input and linear_weight may be swapped" if shape in (w[:1], (w[0], *x[:-1])) else "")
         )
 
 
