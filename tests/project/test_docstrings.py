@@ -67,7 +67,7 @@ def test_parameters_and_defaults_are_those_of_the_signature(name: str) -> None:
 
 
 def test_an_option_is_described_in_the_same_words_everywhere() -> None:
-    own = {"out", "grad_out"}  # each says what it receives, and of what shape
+    own = {"out", "grad_out", "vector"}  # each says of what shape it is
     labels_only = ("row_statistics", "evaluate")  # no distributions, and other results
     different = {(name, option) for name in labels_only for option in ("target", "ignore_index")}
     described: dict[str, set[str]] = {}
