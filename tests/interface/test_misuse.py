@@ -105,6 +105,56 @@ def test_arguments_that_a_function_does_not_have(call, message):
     assert str(caught.value) == message
 
 
+LAST = "there is no choice: the last axis of input is the features"
+GRADIENTS = "linear_cross_entropy_and_grad takes input_grad_out, linear_weight_grad_out and linear_bias_grad_out"
+OF_A_HEAD = [
+    ({"axis": 1}, f"'axis' ({LAST})"),
+    ({"dim": -1}, f"'dim' ({LAST})"),
+    ({"bias": [1, 2]}, "'bias' (write linear_bias=...)"),
+    ({"chunk_size": 8}, "'chunk_size' (write batch_chunk_size=8)"),
+    ({"options": Y}, "'options' (of these, there is batch_chunk_size alone, an argument by itself)"),
+    (
+        {"logits": A},
+        "'logits' (here they are input @ linear_weight.T + linear_bias; cross_entropy takes them as they are)",
+    ),
+    (
+        {"_input": A, "lin_weight": A},
+        "'_input' (write input=...) and no argument 'lin_weight' (write linear_weight=...)",
+    ),
+    (
+        {"e": A, "c": A, "targets": Y},
+        "'e' (write input=...) and no argument 'c' (write linear_weight=...) and no argument 'targets' (write "
+        "target=...)",
+    ),
+    ({"class_weight": Y}, "'class_weight' (write weight=...)"),
+    ({"temperature": 2}, "'temperature' (write logit_scale=1 / temperature)"),
+    (
+        {"mask": Y},
+        "'mask' (leave rows out with a sample_weight of 0, and classes with a linear_bias of -inf)",
+    ),
+    ({"grad_out": A}, f"'grad_out' ({GRADIENTS})"),
+    ({"grad_output": 2.0}, "'grad_output' (multiply the gradients by it)"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "found"), OF_A_HEAD, ids=lambda value: value if isinstance(value, str) else "")
+def test_arguments_that_a_linear_head_does_not_have(arguments, found):
+    for call in (xn.linear_cross_entropy, xn.linear_cross_entropy_and_grad):
+        with pytest.raises(TypeError) as caught:
+            call(**arguments)
+        assert str(caught.value) == f"{call.__name__}() has no argument {found}"
+
+
+def test_more_arrays_by_position_than_a_linear_head_takes():
+    for surplus, hint in ((Y, "linear_bias=..."), ("sum", "reduction='sum'"), (1024, "batch_chunk_size=1024")):
+        with pytest.raises(TypeError) as caught:
+            xn.linear_cross_entropy(A, A, Y, surplus)
+        takes = "linear_cross_entropy() takes input, linear_weight and target by position"
+        assert str(caught.value) == f"{takes}; {BY_NAME} {hint}"
+    with pytest.raises(TypeError, match=r"^linear_cross_entropy\(\) missing 1 required positional argument: 'target'$"):
+        xn.linear_cross_entropy(A, Y)
+
+
 def test_a_missing_argument_is_reported_by_python():
     with pytest.raises(TypeError, match=r"^cross_entropy\(\) missing 1 required positional argument: 'target'"):
         LOSS(A)

@@ -59,7 +59,7 @@ def test_parameters_and_defaults_are_those_of_the_signature(name: str) -> None:
     assert list(documented) == [parameter for parameter in found if parameter != "self"]
     for parameter, text in documented.items():
         default = found[parameter].default
-        stated = re.match(r"\S.*?default (\S+)", text)
+        stated = re.match(r"\S.*?default (\(.*?\)|\S+)", text)
         if stated:
             assert ast.literal_eval(stated[1]) == default, parameter
         else:
@@ -67,9 +67,14 @@ def test_parameters_and_defaults_are_those_of_the_signature(name: str) -> None:
 
 
 def test_an_option_is_described_in_the_same_words_everywhere() -> None:
-    own = {"out", "grad_out"}  # each says what it receives, and of what shape
+    own = {"out", "grad_out", "vector"}  # each says of what shape it is
     labels_only = ("row_statistics", "evaluate")  # no distributions, and other results
     different = {(name, option) for name in labels_only for option in ("target", "ignore_index")}
+    linear = [
+        name for name in PUBLIC if name.startswith("linear_")
+    ]  # without logits; and the Hessian of a linear model
+    different |= {(name, "target") for name in linear} | {("linear_cross_entropy_hvp", "gauss_newton")}
+    assert len({parameters(name)["target"] for name in linear}) == 1
     described: dict[str, set[str]] = {}
     for name in PUBLIC:
         if name not in METHODS and "backend" in parameters(name):

@@ -126,6 +126,21 @@ def shards() -> None:
     assert_type(xn.partial_cross_entropy([[0.0, 1.0]], [1], n_classes=2, z_loss=1).loss("none"), NDArray[np.float64])
 
 
+def linear_heads() -> None:
+    """Named tuples; their dtypes depend on several arrays."""
+    weight, bias = np.zeros((4, 3), np.float32), np.zeros(4, np.float32)
+    assert_type(xn.linear_cross_entropy(single, weight, target, linear_bias=bias, softcap=np.float32(30)), Any)
+    found = xn.linear_cross_entropy_and_grad(
+        half, weight, target, wrt=["linear_weight"], linear_weight_grad_out=weight.copy(), batch_chunk_size=np.int64(1)
+    )
+    assert_type(found, xn.LinearCrossEntropyGrad)
+    assert_type(found.linear_weight, Any)
+    assert_type(xn.linear_cross_entropy_and_grad([[1.0, 2.0]], [[0, 1], [1, 0]], [1], wrt="input").input, Any)
+    product = xn.linear_cross_entropy_hvp(single, weight, target, weight, linear_bias=bias, bias_vector=bias)
+    assert_type(product, xn.LinearCrossEntropyHvp)
+    assert_type(product.linear_bias, Any)
+
+
 def layers() -> None:
     """An object knows whether it reduces."""
     mean = xn.CrossEntropyLoss(label_smoothing=0.1)
@@ -160,6 +175,26 @@ class OnDevice:
         return {}
 
 
+class Sparse:
+    """A sparse matrix, in the format of its name."""
+
+    @property
+    def format(self) -> Literal["csr"]:
+        """That of SciPy's type stubs."""
+        return "csr"
+
+    @property
+    def indptr(self) -> NDArray[np.int32]:
+        """Where its rows begin."""
+        return np.zeros(1, np.int32)
+
+
+def sparse_features(x: Sparse) -> None:
+    """Only the input of a linear head may be sparse."""
+    assert_type(xn.linear_cross_entropy_and_grad(x, double, target), xn.LinearCrossEntropyGrad)
+    assert_type(xn.linear_cross_entropy_hvp(x, double, target, double), xn.LinearCrossEntropyHvp)
+
+
 def on_a_gpu(x: OnDevice, y: OnDevice) -> None:
     """The type of such arrays is that of their library."""
     assert_type(xn.cross_entropy(x, y, weight=y), Any)
@@ -168,6 +203,7 @@ def on_a_gpu(x: OnDevice, y: OnDevice) -> None:
     assert_type(xn.cross_entropy_hvp(x, y, x, gauss_newton=True), Any)
     assert_type(xn.cross_entropy_grad_and_hessian_diag(x, y), tuple[Any, Any])
     assert_type(xn.softmax(x, out=x), Any)
+    assert_type(xn.linear_cross_entropy_and_grad(x, x, y), xn.LinearCrossEntropyGrad)
     assert_type(xn.row_statistics(x, y), xn.RowStatistics)
     assert_type(xn.evaluate(x, y, sample_weight=y), xn.Evaluation)
     assert_type(xn.CrossEntropyLoss()(x, y), Any)

@@ -6,6 +6,7 @@
 - `device_arrays.py`: arrays "on a GPU" whose memory is the host's.
 - `edge_cases.py`: every edge of the semantics, with the loss and gradient that are right.
 - `exact.py`: loss and gradient by 200 digits, from the definition, and the accuracy law.
+- `linear.py`: random calls of the functions of a linear head, and the same by way of the logits.
 - `logits.py`: random logits with what makes softmax hard.
 - `palette.py`: exact results of long rows that have few distinct values.
 """

@@ -9,6 +9,9 @@
 - `test_properties.py`: anything thrown at the functions gives what the reference gives, or the documented error.
 - `test_distillation.py`: the distillation losses, against 100 digits and PyTorch.
 - `test_evaluate.py`: the means of an evaluation.
+- `test_linear.py`: the linear head, against the logits that it does not make.
+- `test_linear_arrays.py`: its arrays in every layout, and its memory.
+- `test_linear_torch.py`: it against PyTorch, where that is installed.
 - `test_outside_suites.py`: the cases of ONNX and SciPy.
 - `test_torch_parity.py`: random combinations of the options against PyTorch, where it is installed.
 - `test_digits.py`: a model of real images ends where scikit-learn's does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
@@ -12,7 +12,6 @@ from xent_numba.prepare.options import make_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -24,8 +23,29 @@ if TYPE_CHECKING:
 class LinearCrossEntropyGrad(NamedTuple):
     """What `linear_cross_entropy_and_grad` returns: the loss, and its gradients.
 
-    Each gradient has the shape and dtype of what it is the gradient of, and is None where that is not there or not
-    differentiated with respect to.
+    Each gradient has the shape and dtype of the argument of its name.
+
+    Parameters
+    ----------
+    loss : NumPy scalar or ndarray
+        The loss, as `linear_cross_entropy` returns it.
+    input : ndarray, optional
+        The gradient with respect to the input; None if `wrt` does not name it, or it is sparse.
+    linear_weight : ndarray, optional
+        The gradient with respect to the weight; None if `wrt` does not name it.
+    linear_bias : ndarray, optional
+        The gradient with respect to the bias; None if `wrt` does not name it, or there is no bias.
+
+    See Also
+    --------
+    linear_cross_entropy_and_grad : The function that returns it.
+
+    Examples
+    --------
+    >>> from xent_numba import LinearCrossEntropyGrad, linear_cross_entropy_and_grad
+    >>> found = linear_cross_entropy_and_grad([[1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]], [1])
+    >>> isinstance(found, LinearCrossEntropyGrad), found.linear_bias is None
+    (True, True)
     """
 
     loss: Any
@@ -71,8 +91,9 @@ def linear_cross_entropy(
     linear_bias : array_like of shape (C,), optional
         What is added to the logits of each class.
     batch_chunk_size : int, optional
-        The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape, so that these
-        logits take some 32 MB, on a GPU 256 MB.  It changes nothing but the last digits.
+        The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape: as many as have
+        32 MB of logits, or of features if these are more, but at least 256; on a GPU 256 MB.  It changes nothing but
+        the last digits.
     weight : array_like of shape (C,), optional
         Weights w ≥ 0 of the classes.
     sample_weight : array_like in the shape of class indices, optional
@@ -120,10 +141,11 @@ def linear_cross_entropy(
 
     Notes
     -----
-    For a row h of the input, the logits are x = W h + b.  Besides the results, the extra memory is the logits of one
-    chunk of rows, and for float16 and bfloat16 some classes of the weight as float32.  The arithmetic is in the dtype
-    of the loss, so a product beyond the range of float16 is not infinite here.  Rows that are ignored enter no product,
-    so nothing in them matters, not even nan.
+    For a row h of the input, the logits are x = W h + b.  Besides the results, the extra memory is that of one chunk of
+    rows: their logits, and their features or the gradient of these.  A weight of float16 or bfloat16, or one that is
+    not contiguous, is copied some classes at a time; for a sparse input, it is copied as a whole.  The arithmetic is in
+    the dtype of the loss, so a product beyond the range of float16 is not infinite here.  Rows that are ignored enter
+    no product, so nothing in them matters, not even nan.
 
     The matrix products are those of the BLAS that NumPy has, whose threads `n_threads` does not limit, and whose last
     bits may depend on their number.  The names are those of PyTorch [1]_.
@@ -197,11 +219,12 @@ def linear_cross_entropy_and_grad(
     linear_bias : array_like of shape (C,), optional
         What is added to the logits of each class.
     wrt : str or sequence of str, default ("input", "linear_weight", "linear_bias")
-        The arguments with respect to which to differentiate.  What is not among them costs nothing.  A sparse input
-        cannot be.
+        The arguments with respect to which to differentiate.  What is not among them costs nothing.  There is no
+        gradient of a sparse input: the default passes over it, and naming it besides is an error.
     batch_chunk_size : int, optional
-        The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape, so that these
-        logits take some 32 MB, on a GPU 256 MB.  It changes nothing but the last digits.
+        The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape: as many as have
+        32 MB of logits, or of features if these are more, but at least 256; on a GPU 256 MB.  It changes nothing but
+        the last digits.
     weight : array_like of shape (C,), optional
         Weights w ≥ 0 of the classes.
     sample_weight : array_like in the shape of class indices, optional
@@ -237,13 +260,14 @@ def linear_cross_entropy_and_grad(
     LinearCrossEntropyGrad
         A named tuple of the `loss`, as from `linear_cross_entropy`, and the gradients `input`, `linear_weight` and
         `linear_bias`, each of the shape and dtype of that argument; for reduction="none", of the sum of the losses.
-        None stands for a gradient that `wrt` does not name, and for that of a bias that is not there.
+        None stands for a gradient that `wrt` does not name, and for that of a sparse input, or of a bias that is not
+        there.
 
     Raises
     ------
     ValueError, TypeError, IndexError, RuntimeError
         As in `linear_cross_entropy`, before anything is written.  ValueError also for an array to write to that does
-        not fit, is read-only or overlaps an input, and where `wrt` names a sparse input.
+        not fit, is read-only or overlaps an input, and where `wrt` names a sparse input but not all three.
 
     See Also
     --------
@@ -258,8 +282,9 @@ def linear_cross_entropy_and_grad(
         ∂loss/∂H = G W        ∂loss/∂W = Gᵀ H        ∂loss/∂b = Gᵀ 1
 
     The sums over the rows in the last two are kept in float32 or float64, whatever the dtype of the weight.  That takes
-    as much memory as the gradient once more, if it is of float16 or bfloat16.  With SciPy, BLAS adds the products of
-    the chunks in place; without it, NumPy does, which is slower by a little.
+    as much memory as the gradient of the weight in that dtype, if the weight is of another dtype or the input is
+    sparse.  With SciPy, BLAS adds the products of the chunks in place; without it, NumPy does, which is slower by a
+    little.
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xent_numba.backends.registry import device_arrays, select
 from xent_numba.devices import on_device
@@ -12,7 +12,6 @@ from xent_numba.prepare.options import as_flag, make_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -24,7 +23,25 @@ if TYPE_CHECKING:
 class LinearCrossEntropyHvp(NamedTuple):
     """What `linear_cross_entropy_hvp` returns: the product, in the parts that belong to the weight and to the bias.
 
-    Each has the shape and dtype of that argument.  The second is None where there is no bias.
+    Each has the shape and dtype of that argument.
+
+    Parameters
+    ----------
+    linear_weight : ndarray
+        The part for the weight.
+    linear_bias : ndarray, optional
+        The part for the bias; None if there is no bias.
+
+    See Also
+    --------
+    linear_cross_entropy_hvp : The function that returns it.
+
+    Examples
+    --------
+    >>> from xent_numba import LinearCrossEntropyHvp, linear_cross_entropy_hvp
+    >>> weight = [[1.0, 0.0], [0.0, 1.0]]
+    >>> isinstance(linear_cross_entropy_hvp([[1.0, 2.0]], weight, [1], weight), LinearCrossEntropyHvp)
+    True
     """
 
     linear_weight: Any
@@ -81,8 +98,9 @@ def linear_cross_entropy_hvp(
         Leave out the curvature of the softcap, so that H is the Gauss–Newton matrix of the loss of f(x): positive
         semi-definite as long as T + 2 λ · lse(z) ≥ 0.  Without a softcap, this changes nothing.
     batch_chunk_size : int, optional
-        The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape, so that these
-        logits take some 32 MB, on a GPU 256 MB.  It changes nothing but the last digits.
+        The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape: as many as have
+        32 MB of logits, or of features if these are more, but at least 256; on a GPU 256 MB.  It changes nothing but
+        the last digits.
     weight : array_like of shape (C,), optional
         Weights w ≥ 0 of the classes.
     sample_weight : array_like in the shape of class indices, optional

@@ -5,9 +5,10 @@ whether `reduction` leaves one number.  Where it cannot know one of these, the r
 dtype or of bfloat16 (whose type ml_dtypes does not declare), for arrays of other libraries, which may be on a GPU, and
 for a `reduction` that is some string.
 
-Two things are simplified.  Of 1-D logits, the logsumexp and the loss without reduction are NumPy scalars, but are
-declared as arrays, because checkers seldom know the number of dimensions.  And `CrossEntropyLoss.backward`, which is
-not passed the logits, is declared to return a NumPy array of any dtype.
+Three things are simplified.  Of 1-D logits, the logsumexp and the loss without reduction are NumPy scalars, but are
+declared as arrays, because checkers seldom know the number of dimensions.  `CrossEntropyLoss.backward`, which is not
+passed the logits, is declared to return a NumPy array of any dtype.  And of a linear head, whose loss has the widest
+dtype of several arrays, loss and gradients are `Any`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,13 @@ if TYPE_CHECKING:
     class SparseMatrix(Protocol):
         """A sparse matrix or array of SciPy."""
 
-        format: Any
-        indptr: Any
+        @property
+        def format(self) -> Any:
+            """Which of the formats it has."""
+
+        @property
+        def indptr(self) -> Any:
+            """Where its rows begin."""
 
     AnyArray = ArrayLike | DeviceArray
     Features = AnyArray | SparseMatrix

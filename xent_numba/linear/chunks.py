@@ -55,12 +55,15 @@ class Chunk(NamedTuple):
     grad: Any | None  # for the gradient or the product: the logits or the vector themselves
 
 
-def chunk_rows(n_rows: int, n_classes: int, itemsize: int, most: int | None, chunk_bytes: int = CHUNK_BYTES) -> int:
-    """How many rows a chunk has: at most `most`, where the user says so; the last chunk may have fewer."""
+def chunk_rows(n_rows: int, n_columns: int, itemsize: int, most: int | None, chunk_bytes: int = CHUNK_BYTES) -> int:
+    """How many rows a chunk has: at most `most`, where the user says so; the last chunk may have fewer.
+
+    `n_columns` is the number of classes, or of features if there are more.
+    """
     if most is None:
-        most = max(LEAST_ROWS, chunk_bytes // (n_classes * itemsize))
+        most = max(LEAST_ROWS, chunk_bytes // (n_columns * itemsize))
     n_chunks = -(-n_rows // most)
-    return max(1, -(-n_rows // max(1, n_chunks)))
+    return -(-n_rows // n_chunks) if n_chunks else 1
 
 
 def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
@@ -97,8 +100,9 @@ def chunks(library: Library, factors: Factors, outcome: Outcome, kept: Any | Non
     n_rows = math.prod(factors.rows_shape) if kept is None else len(kept)
     if kept is not None and outcome.input is not None:
         library.zero(outcome.input)
-    n_classes = factors.linear_weight.shape[0]
-    step = chunk_rows(n_rows, n_classes, dtype.itemsize, factors.batch_chunk_size, library.chunk_bytes)
+    n_classes, n_features = factors.linear_weight.shape
+    n_columns = n_classes if factors.is_sparse else max(n_classes, n_features)
+    step = chunk_rows(n_rows, n_columns, dtype.itemsize, factors.batch_chunk_size, library.chunk_bytes)
     workspaces = [library.empty((step, n_classes), dtype) for _ in range(1 if vector is None else 2)]
     for start in range(0, n_rows, step):
         stop = min(start + step, n_rows)

@@ -33,7 +33,7 @@ from xent_numba.prepare.linear import (
     check_target,
     check_wrt,
     read_factors,
-    refuse_sparse_on_gpu,
+    refuse_sparse,
 )
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def _read(
 ) -> DeviceHead:
     """Validate one call, whose arguments are those of `prepare.linear.prepare_head`."""
     library = library_for(head[0], "input")
+    refuse_sparse(head, loss, vector)
     adopted: dict[str, Adopted] = {}
 
     def read(value: Any, name: str) -> Any:
-        refuse_sparse_on_gpu(value, name)
         library.check(value, name) if on_device(value) else None
         found = adopt(value, name, adopted.get("input"))
         if found.dtype not in ITEMSIZE:
@@ -125,7 +125,7 @@ def _read(
     factors = stand_ins._replace(input=head[0], linear_weight=head[1], linear_bias=head[2], vector=direction)
     logits = replace(adopted["input"], array=stand_ins.logits(), dtype=stand_ins.dtype.name)
     target, weight, sample_weight = loss
-    check_target(adopt(target, "target", logits).array.shape, stand_ins)
+    check_target(adopt(target, "target", logits).array.shape, stand_ins, logits.array.shape)
     if sample_weight is not None and not on_device(sample_weight):
         sample_weight = library.from_host(as_weights(sample_weight, "sample_weight", stand_ins.rows_shape, PER_ROW))
     for name, value in (("target", target), ("sample_weight", sample_weight)):

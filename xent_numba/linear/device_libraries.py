@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Large enough to keep a GPU busy, and small against its memory; chosen by reasoning, not by measurement.
-CHUNK_BYTES = 1 << 28  # of the logits of a chunk
+CHUNK_BYTES = 1 << 28  # of the logits of a chunk, or of its features
 PANEL_BYTES = 1 << 26  # of the classes that are converted, or added, at a time
 
 _NAMES = {"torch": "PyTorch", "cupy": "CuPy", "jax": "JAX"}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from xent_numba.linear.products import BiasGradient, Weight, WeightGradient, promote
+from xent_numba.linear.products import BiasGradient, Weight, WeightGradient, as_factor
 from xent_numba.linear.rows import Rows
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-CHUNK_BYTES = 1 << 25  # of the logits of a chunk, if that is at least `chunks.LEAST_ROWS` rows
+CHUNK_BYTES = 1 << 25  # of the logits of a chunk, or of its features, if that is at least `chunks.LEAST_ROWS` rows
 
 
 class Library(Protocol):
     """A library of arrays with a matrix product.  The classes that it makes have the methods of those of NumPy."""
 
-    chunk_bytes: int  # of the logits of a chunk, where the user does not say
+    chunk_bytes: int  # of the logits of a chunk, or of its features, where the user does not say
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """A new array."""
@@ -31,7 +31,7 @@ class Library(Protocol):
         """Fill an array with 0."""
 
     def promote(self, array: Any, dtype: np.dtype[Any]) -> Any:
-        """The array in a dtype of arithmetic, itself where it has that."""
+        """The array in a dtype of arithmetic, as the product takes it; itself where it can be."""
 
     def rows(self, array: Any, n_row_axes: int) -> Any:
         """`rows.Rows` of an array."""
@@ -50,7 +50,7 @@ class NumPy:
     """The library of arrays on the host."""
 
     chunk_bytes = CHUNK_BYTES
-    promote = staticmethod(promote)
+    promote = staticmethod(as_factor)
     rows = Rows
     weight = Weight
     weight_gradient = WeightGradient

@@ -39,6 +39,12 @@ def promote(array: Any, dtype: np.dtype[Any]) -> Any:
         return array.astype(dtype)
 
 
+def as_factor(array: Any, dtype: np.dtype[Any]) -> Any:
+    """The array, promoted, as BLAS takes it: without contiguous rows, many versions of NumPy multiply by themselves."""
+    array = promote(array, dtype)
+    return np.require(array, requirements=("C", "A")) if isinstance(array, np.ndarray) else array
+
+
 def demote(values: Array, out: Array) -> None:
     """Write values of the arithmetic to an array of another dtype; what is too large for it becomes infinite."""
     with np.errstate(all="ignore"):
@@ -63,7 +69,7 @@ class Weight:
         for start in range(0, self._array.shape[0], self._step):
             classes = slice(start, start + self._step)
             part = self._array[classes]
-            yield classes, part if self._whole else np.ascontiguousarray(promote(part, self.dtype))
+            yield classes, part if self._whole else as_factor(part, self.dtype)
 
     @_QUIET
     def logits(self, features: Any, bias: Array | None, out: Array) -> Array:
@@ -98,7 +104,6 @@ class WeightGradient:
         in_place = out.dtype == dtype and out.flags.aligned and (out.flags.c_contiguous or out.flags.f_contiguous)
         self._total = out if in_place else np.empty(out.shape, dtype)
         self._is_first = True
-        self._gemm: Callable[..., Any] | None = None
 
     @_QUIET
     def add(self, grad: Array, features: Any) -> None:
@@ -108,11 +113,12 @@ class WeightGradient:
             np.copyto(self._total, product) if self._is_first else np.add(self._total, product, out=self._total)
         elif self._is_first:
             np.matmul(grad.T, features, out=self._total)
-            self._gemm = _gemm(self._total.dtype)
-        elif self._gemm is not None:
-            self._add_by_blas(self._gemm, grad, features)
-        else:
-            self._add_panels(grad, features)
+        elif self._total.size:
+            gemm = _gemm(self._total.dtype)
+            if gemm is None:
+                self._add_panels(grad, features)
+            else:
+                self._add_by_blas(gemm, grad, features)
         self._is_first = False
 
     def finish(self) -> None:

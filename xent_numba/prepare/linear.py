@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 WRT = ("input", "linear_weight", "linear_bias")
+_ARRAYS = (*WRT, "target", "weight", "sample_weight", "vector", "bias_vector")
 # An argument -> what receives its gradient, or its part of a Hessian-vector product.
 GRADIENT_NAMES = {argument: f"{argument}_grad_out" for argument in WRT}
 PRODUCT_NAMES = {"linear_weight": "out", "linear_bias": "bias_out"}
@@ -57,6 +58,11 @@ class Factors(NamedTuple):
     def rows_shape(self) -> tuple[int, ...]:
         """The shape of class indices."""
         return tuple(self.input.shape[:-1])
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the input is a CSR matrix."""
+        return hasattr(self.input, "indptr")
 
     def logits(self) -> Array:
         """An array of the shape and dtype of the logits that takes no memory."""
@@ -111,9 +117,11 @@ def prepare_head(
     `head`: input, linear_weight and linear_bias.  `loss`: target, weight and sample_weight.  `vector`: those of a
     Hessian-vector product, for linear_weight and linear_bias.
     """
+    refuse_sparse(head, loss, vector)
     factors = read_factors(head, vector, batch_chunk_size, _read)
-    check_target(as_array(loss[0], "target").shape, factors)
-    checked = check_inputs(options, (factors.logits(), *loss, None, None))
+    logits = factors.logits()
+    check_target(as_array(loss[0], "target").shape, factors, logits.shape)
+    checked = check_inputs(options, (logits, *loss, None, None))
     checked, d1, d2 = denominators(backend, options, checked, math.prod(factors.rows_shape))
     return Head(options, factors, checked, (d1, d2))
 
@@ -127,7 +135,7 @@ def read_factors(
     """The factors of the logits, whose shapes fit; `read` makes an array in one of the dtypes of logits of each."""
     chunk = as_count("batch_chunk_size", batch_chunk_size, "a size that is chosen by the shape")
     x, w = read(head[0], "input"), read(head[1], "linear_weight")
-    _check_features(x.shape, w.shape)
+    _check_weight(x.shape, w.shape)
     b = None if head[2] is None else read(head[2], "linear_bias")
     if b is not None:
         check_shape(b.shape, "linear_bias", w.shape[:1], "one per class, as linear_weight has them")
@@ -138,17 +146,23 @@ def read_factors(
 
 
 def check_wrt(wrt: object, factors: Factors) -> tuple[str, ...]:
-    """The arguments to differentiate with respect to, as far as they are there."""
+    """The arguments to differentiate with respect to: without a bias that is not there, and without a sparse input.
+
+    Naming all of them, as the default does, means all that are possible.  Naming a sparse input besides is an error.
+    """
     try:
         names = as_names("wrt", (wrt,) if isinstance(wrt, str) else tuple(wrt), WRT)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"wrt = {wrt!r} must be names among {', '.join(map(repr, WRT))}") from None
-    if "input" in names and not isinstance(factors.input, np.ndarray):
-        raise ValueError(
-            "input is a sparse matrix, and its gradient would be a dense array of shape "
-            f"{factors.input.shape}; write wrt={tuple(name for name in names if name != 'input')}"
-        )
-    return tuple(name for name in names if name != "linear_bias" or factors.linear_bias is not None)
+    missing = {name for name in WRT if getattr(factors, name) is None}
+    if factors.is_sparse:
+        missing.add("input")
+        if "input" in names and set(names) != set(WRT):
+            raise ValueError(
+                "wrt names 'input', which is a sparse matrix: its gradient would be a dense array of shape "
+                f"{factors.input.shape}; write wrt={tuple(name for name in names if name != 'input')}"
+            )
+    return tuple(name for name in names if name not in missing)
 
 
 def check_outs(outs: Mapping[str, object], wanted: tuple[str, ...], head: Head, names: dict[str, str]) -> Results:
@@ -177,7 +191,11 @@ def check_given(
         if out is None:
             continue
         if argument not in wanted:
-            why = "there is no linear_bias" if like is None else f"wrt does not name {argument!r}"
+            why = f"wrt does not name {argument!r}"
+            if like is None:
+                why = f"there is no {argument}"
+            elif argument == "input" and factors.is_sparse:
+                why = f"{argument} is a sparse matrix, of which there is no gradient"
             raise ValueError(f"{name} is given, but {why}")
         array = as_out(out, name, like.shape, like.dtype)
         for other in inputs:
@@ -194,25 +212,29 @@ def is_sparse(value: object) -> bool:
     return sparse is not None and bool(sparse.issparse(value))
 
 
-def refuse_sparse_on_gpu(value: Any, name: str) -> None:
-    """TypeError for a sparse matrix of CuPy."""
-    if not type(value).__module__.startswith("cupyx.scipy.sparse"):
-        return
-    whole = f"{name}.toarray()"
-    remedy = f"{whole}, or {name}.get() with all other arrays on the host" if name == "input" else whole
-    raise TypeError(f"{name} is a sparse matrix on a GPU, where only dense arrays can be multiplied; pass {remedy}")
+def refuse_sparse(head: tuple[Any, ...], loss: tuple[Any, ...], vector: tuple[Any, ...] | None) -> None:
+    """TypeError for a sparse matrix that is no input, or that is one of CuPy; the arguments are those of a call."""
+    for name, value in zip(_ARRAYS, (*head, *loss, *(vector or ())), strict=False):
+        if type(value).__module__.startswith("cupyx.scipy.sparse"):
+            remedy = ", or input.get() with all other arrays on the host" if name == "input" else ""
+            raise TypeError(
+                f"{name} is a sparse matrix on a GPU, where only dense arrays can be multiplied; pass "
+                f"{name}.toarray(){remedy}"
+            )
+        if name != "input" and is_sparse(value):
+            raise TypeError(f"{name} is a sparse matrix; only input can be one: pass {name}.toarray()")
 
 
 def _read(value: Any, name: str) -> Any:
     """A factor on the host: an array, or for the input a CSR matrix of float64 or float32."""
-    refuse_sparse_on_gpu(value, name)
     if not is_sparse(value):
         return as_floats(value, name)
-    if name != "input":
-        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
     if value.format != "csr" or value.ndim != 2:
-        form = f"{value.ndim}-D matrix in {value.format.upper()} format"
-        raise TypeError(f"input is a sparse {form}; it must be a matrix in CSR format: pass input.tocsr()")
+        remedy = "input.tocsr()" if value.ndim == 2 else "input.reshape(-1, input.shape[-1]).tocsr()"
+        raise TypeError(
+            f"input is a {value.ndim}-D sparse matrix in {value.format.upper()} format; it must be a 2-D one in "
+            f"CSR format: pass {remedy}"
+        )
     if value.dtype.kind not in "biuf" or not value.dtype.isnative:
         raise TypeError(f"input has dtype {value.dtype}; a sparse matrix must be real numbers")
     return value if value.dtype.char in "df" else value.astype(np.float64)
@@ -231,31 +253,34 @@ def _read_vector(vector: tuple[Any, Any], w: Any, b: Any, read: Callable[[Any, s
     return Vector(v, v_bias)
 
 
-def _check_features(x: tuple[int, ...], w: tuple[int, ...]) -> None:
+def _check_weight(x: tuple[int, ...], w: tuple[int, ...]) -> None:
     """ValueError for shapes of input and linear_weight that are not (…, D) and (C, D)."""
     if not x:
         raise ValueError("input is a single number; it needs at least one axis, the features")
+    swapped = "; linear_weight and target may be swapped" if w == x[:-1] else ""
     if len(w) != 2:
-        raise ValueError(f"linear_weight has shape {w}; it must have two axes, (classes, features)")
+        raise ValueError(f"linear_weight has shape {w}; it must have two axes, (classes, features){swapped}")
     if w[0] == 0:
         raise ValueError(f"linear_weight of shape {w} has no classes along its first axis")
     if x[-1] != w[1]:
+        other = "; for a weight of shape (features, classes), pass linear_weight.T; for logits, call cross_entropy"
         raise ValueError(
             f"input of shape {x} does not fit linear_weight of shape {w}: the last axis of both is the features, "
             f"and there are {x[-1]} of them in input and {w[1]} in linear_weight"
-            + ("; pass linear_weight.T" if x[-1] == w[0] else "")
+            + (swapped or (other if x[-1] == w[0] else ""))
         )
 
 
-def check_target(shape: tuple[int, ...], factors: Factors) -> None:
+def check_target(shape: tuple[int, ...], factors: Factors, logits: tuple[int, ...]) -> None:
     """ValueError for a target that has neither the shape of class indices nor that of the logits."""
-    indices, logits = factors.rows_shape, factors.logits().shape
-    if shape not in (indices, logits):
-        raise ValueError(
-            f"target of shape {shape} does not fit input of shape {factors.input.shape} and linear_weight of shape "
-            f"{factors.linear_weight.shape}: class indices have shape {indices}, a distribution over the classes has "
-            f"shape {logits}"
-        )
+    if shape in (logits[:-1], logits):
+        return
+    x, w = tuple(factors.input.shape), tuple(factors.linear_weight.shape)
+    raise ValueError(
+        f"target of shape {shape} does not fit input of shape {x} and linear_weight of shape {w}: class indices "
+        f"have shape {logits[:-1]}, a distribution over the classes has shape {logits}"
+        + ("; input and linear_weight may be swapped" if shape in (w[:1], (w[0], *x[:-1])) else "")
+    )
 
 
 def _memory(x: Any) -> tuple[Array, ...]:

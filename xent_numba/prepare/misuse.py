@@ -3,7 +3,8 @@
 `explain_misuse` decorates the public functions, for arguments of another name or too many by position;
 `raise_if_swapped` is for the target passed first.
 
-To add a name that another library uses: in `_NAMES`, where an argument here has the same meaning, else in `_ADVICE`.
+To add a name that another library uses: in `_NAMES`, where an argument here has the same meaning, else in `_ADVICE`, or
+in `_HEAD_ADVICE` for the functions of a linear head.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _NAMES = {
     "logits": ("input", "inputs", "x", "a", "scores", "y_pred", "y_score"),
     "logits_shard": ("logits",),
+    "input": ("_input", "x", "X", "e", "features", "embeddings", "hidden_states"),
+    "linear_weight": ("lin_weight", "w", "W", "c", "coef", "kernel"),
+    "linear_bias": ("bias", "lin_bias", "b", "intercept"),
+    "batch_chunk_size": ("chunk_size", "batch_size"),
     "target": ("targets", "label", "labels", "y", "y_true"),
     "student_logits": ("logits", "student", "student_output"),
     "teacher_logits": ("target", "teacher", "teacher_output"),
@@ -68,6 +73,20 @@ _ADVICE = {
     "keepdim": _EXPAND,
     "keepdims": _EXPAND,
 }
+_GRADIENTS = "linear_cross_entropy_and_grad takes input_grad_out, linear_weight_grad_out and linear_bias_grad_out"
+_LAST = "there is no choice: the last axis of input is the features"
+_HEAD_ADVICE = {  # the same for the functions of a linear head
+    "logits": "here they are input @ linear_weight.T + linear_bias; cross_entropy takes them as they are",
+    "axis": _LAST,
+    "dim": _LAST,
+    "options": "of these, there is batch_chunk_size alone, an argument by itself",
+    "grad_out": _GRADIENTS,
+    "out": _GRADIENTS,
+    "grad_output": "multiply the gradients by it",
+    "lse": "it is not needed: the gradients come with the loss",
+    "where": "leave rows out with a sample_weight of 0, and classes with a linear_bias of -inf",
+    "mask": "leave rows out with a sample_weight of 0, and classes with a linear_bias of -inf",
+}
 
 
 def explain_misuse(function: Callable[P, R]) -> Callable[P, R]:
@@ -98,9 +117,10 @@ def _raise_hint(function: Callable[..., object], args: Sequence[object], kwargs:
     surplus = args[len(signature(function).parameters) - len(parameters) + len(positional) :]
     if surplus:
         # The third argument is the class weights in PyTorch, the axis in Optax, as is the second of a softmax, and the
-        # temperature of a distillation.
+        # temperature of a distillation; the fourth of a linear head is its bias elsewhere.
         first = "axis" if _is_number(surplus[0]) else "reduction" if isinstance(surplus[0], str) else "weight"
-        likely = ("temperature" if first == "axis" else first, first, "axis", "sample_weight", "out")
+        before = {"axis": ("temperature", "batch_chunk_size"), "weight": ("linear_bias",)}.get(first, ())
+        likely = (*before, first, "axis", "sample_weight", "out")
         rest = next(_written(key, surplus[0]) for key in likely if key in parameters)
         if positional:
             taken = " and ".join(filter(None, (", ".join(positional[:-1]), positional[-1])))
@@ -120,6 +140,8 @@ def _hint(key: str, value: object, parameters: Collection[str]) -> str:
     for here, theirs in _NAMES.items():
         if key in theirs and here in parameters:
             return f"write {_written(here, value)}"
+    if "linear_weight" in parameters and key in _HEAD_ADVICE:
+        return _HEAD_ADVICE[key]
     needed, advice = _ADVICE.get(key, ("", ""))
     return advice if needed in parameters else ""
 
