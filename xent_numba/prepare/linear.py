@@ -215,6 +215,8 @@ def is_sparse(value: object) -> bool:
 def refuse_sparse(head: tuple[Any, ...], loss: tuple[Any, ...], vector: tuple[Any, ...] | None) -> None:
     """TypeError for a sparse matrix that is no input, or that is one of CuPy; the arguments are those of a call."""
     for name, value in zip(_ARRAYS, (*head, *loss, *(vector or ())), strict=False):
+        if value is None or type(value) is np.ndarray:
+            continue
         if type(value).__module__.startswith("cupyx.scipy.sparse"):
             remedy = ", or input.get() with all other arrays on the host" if name == "input" else ""
             raise TypeError(
