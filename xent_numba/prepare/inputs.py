@@ -38,7 +38,7 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 
 def as_array(value: object, name: str) -> Array:
-    """Like np.asarray, but errors name the argument, and masked arrays and arrays on a GPU are refused."""
+    """Like np.asarray, for DLPack too; errors name the argument, and masked arrays and arrays on a GPU are refused."""
     if isinstance(value, np.ndarray):
         if type(value).__module__.startswith("numpy.ma"):
             raise TypeError(
@@ -49,8 +49,9 @@ def as_array(value: object, name: str) -> Array:
     if on_device(value):
         raise TypeError(f"{name} is on a GPU, which this backend cannot read; copy it to the host first")
     try:
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+        array = np.asarray(value)
+        return np.from_dlpack(value) if array.dtype.kind == "O" and hasattr(value, "__dlpack__") else array
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
         return read_unusual(value, name, error)
 
 

@@ -37,6 +37,7 @@ class PreparedStatistics(NamedTuple):
 
     slabs: Iterable[Slab]  # a backend must fill one before it asks for the next
     fields: RowFields  # the results, in the shape of class indices
+    n_classes: int
 
 
 def check_fields(fields: object, has_target: bool) -> tuple[str, ...]:
@@ -103,7 +104,7 @@ def prepare_statistics(
         *[None if name not in names else np.empty(shape, np.intp if name in _INTEGERS else dtype) for name in FIELDS]
     )
     slabs = _slabs(options, x, axis, labels, ignore, results) if names and x.size else ()
-    return PreparedStatistics(slabs, results)
+    return PreparedStatistics(slabs, results, x.shape[axis])
 
 
 def as_class_indices(target: ArrayLike, logits: Array, axis: int) -> Array:
