@@ -191,6 +191,8 @@ def test_an_array_that_offers_nothing_but_dlpack_is_read_in_place():
         assert xn.cross_entropy(logits, target, sample_weight=weights) == xn.cross_entropy(x, y, sample_weight=s)
         found = xn.evaluate(logits, target, top_k=1, sample_weight=weights)
         assert found == xn.evaluate(x, y, top_k=1, sample_weight=s)
-    broken = class_of("anywhere", "Array", __dlpack_device__=lambda self: (1, 0), __dlpack__=raising(BufferError("lost")))
+    broken = class_of(
+        "anywhere", "Array", __dlpack_device__=lambda self: (1, 0), __dlpack__=raising(BufferError("lost"))
+    )
     with pytest.raises(ValueError, match="logits cannot be read as an array: lost"):
         xn.cross_entropy(broken(), y)

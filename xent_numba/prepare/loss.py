@@ -17,19 +17,15 @@ from xent_numba.prepare.inputs import (
     PER_ROW,
     as_factors,
     as_grad_output,
-    as_labels,
     as_logits,
-    as_target,
     as_weights,
-    check_focal_gamma,
-    check_ignore_index,
     check_out,
-    raise_bad_label,
     scaled_up,
     without_extremes,
 )
 from xent_numba.prepare.layout import canonical, overlaps, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
+from xent_numba.prepare.target import as_labels, as_target, check_focal_gamma, check_ignore_index, raise_bad_label
 from xent_numba.reduction import exact_sum, loss_dtype
 from xent_numba.results import empty_like
 

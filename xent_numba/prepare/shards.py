@@ -12,17 +12,14 @@ from xent_numba.prepare.aligned import BLOCK, is_aligned
 from xent_numba.prepare.inputs import (
     PER_ROW,
     as_array,
-    as_labels,
     as_logits,
-    as_target,
     as_weights,
-    check_focal_gamma,
-    check_ignore_index,
 )
 from xent_numba.prepare.layout import canonical, row_blocks, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
 from xent_numba.prepare.one_hot import one_hot_classes
 from xent_numba.prepare.options import class_range
+from xent_numba.prepare.target import as_labels, as_target, check_focal_gamma, check_ignore_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from xent_numba.backends.protocol import Problem, RowFields
 from xent_numba.prepare.aligned import BLOCK, is_aligned
-from xent_numba.prepare.inputs import as_array, as_labels, as_logits, as_target, raise_bad_label
+from xent_numba.prepare.inputs import as_logits
 from xent_numba.prepare.layout import canonical, row_blocks, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
+from xent_numba.prepare.target import as_labels, as_target, raise_bad_label
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from xent_numba.backends.protocol import Backend
     from xent_numba.prepare.options import Options
@@ -84,7 +85,7 @@ def prepare_statistics(
     """Validate a call and bring it into canonical form; `names` are the fields, from `check_fields`."""
     try:
         x, axis = as_logits(logits, options.axis)
-        given = None if target is None else as_class_indices(target, x, axis)
+        given = None if target is None else as_target(target, x, axis, may_be_dense=False)[0]
     except (TypeError, ValueError) as error:
         raise_if_swapped(error, logits, target)
         raise
@@ -105,21 +106,6 @@ def prepare_statistics(
     )
     slabs = _slabs(options, x, axis, labels, ignore, results) if names and x.size else ()
     return PreparedStatistics(slabs, results, x.shape[axis])
-
-
-def as_class_indices(target: ArrayLike, logits: Array, axis: int) -> Array:
-    """The target as class indices; ValueError for one in the shape of the logits, even where its rows are one-hot."""
-    if as_array(target, "target").shape == logits.shape:
-        refuse_distribution(logits.shape, axis)
-    return as_target(target, logits, axis)[0]
-
-
-def refuse_distribution(shape: tuple[int, ...], axis: int) -> NoReturn:
-    """ValueError for a target in the shape of the logits."""
-    raise ValueError(
-        f"target of shape {shape} has the shape of the logits, as a distribution over the classes; this function "
-        f"needs class indices, of shape {row_shape(shape, axis)}; of one-hot rows, they are target.argmax({axis})"
-    )
 
 
 def _slabs(

@@ -17,7 +17,6 @@ from xent_numba.backends.cuda.arrays.host import to_host as to_host
 from xent_numba.backends.cuda.arrays.inputs import (
     LossInputs,
     loss_dtype,
-    read_class_indices,
     read_logits,
     read_loss_inputs,
     read_out,
@@ -117,7 +116,7 @@ def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str,
             x, axis = read_logits(logits, options.axis)
             stream = current_stream(x)
         else:
-            inputs = read_class_indices(options, logits, target)
+            inputs = read_loss_inputs(options, logits, target, None, None, may_be_dense=False)
             x, axis, stream, arrays["labels"] = inputs.logits, inputs.axis, inputs.stream, inputs.target
         shape = row_shape(x.array.shape, axis)
         n_rows = math.prod(shape)
