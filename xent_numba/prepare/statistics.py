@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xent_numba.backends.protocol import Problem, RowFields
-from xent_numba.prepare.aligned import BLOCK, is_aligned
+from xent_numba.prepare.aligned import aligned_blocks, is_aligned
 from xent_numba.prepare.inputs import as_logits
-from xent_numba.prepare.layout import canonical, row_blocks, row_shape
+from xent_numba.prepare.layout import canonical, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
 from xent_numba.prepare.target import as_labels, as_target, raise_bad_label
 from xent_numba.reduction import loss_dtype
@@ -129,12 +129,5 @@ def _slabs(
 def _aligned(slabs: Iterable[Slab]) -> Iterator[Slab]:
     """Aligned copies of blocks of rows.  One must be filled before the next, as its results are copied back then."""
     for problem, fields in slabs:
-        shape = problem.logits.shape
-        for block in row_blocks(shape, BLOCK // shape[2]):
-            labels = None if problem.labels is None else problem.labels[block]
-            found = RowFields(*[None if out is None else np.empty(out[block].shape, out.dtype) for out in fields])
-            yield problem._replace(logits=problem.logits[block].copy(), labels=labels), found
-            arrays: Iterator[tuple[Any, Any]] = zip(fields, found, strict=True)
-            for array, values in arrays:
-                if array is not None:
-                    array[block] = values
+        for _, (x, labels), found in aligned_blocks((problem.logits, problem.labels), fields):
+            yield problem._replace(logits=x, labels=labels), RowFields(*found)
