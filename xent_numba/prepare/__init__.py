@@ -7,6 +7,8 @@ statistics `prepare_statistics`: the same for row_statistics, which has class in
 distillation  `prepare_distillation`: the same for the distillation losses, of two arrays of logits
 evaluation what only evaluate has: a target that must be given, and the numbers of classes of a top-k accuracy
 shards     `prepare_shard`: the same for some of the classes, which partial_cross_entropy takes
+checked    the array arguments of a loss, validated and converted
+denominators  `scan`: the one pass over the labels; what a mean divides by
 options    the scalar options: checked, and cached by value
 inputs     one function for each kind of array argument: conversion to a known dtype and shape
 target     the same for the target: class indices or a distribution
@@ -46,6 +48,6 @@ Arrays on a GPU take another way, through `backends.cuda.arrays`, and the same f
 
 To add an option, see CONTRIBUTING.md.  Here it takes a field of `options.Options`, its check in `options._build`, a
 field of `protocol.Problem`, and the line of `loss.make_slabs` that fills it.  It must also enter `Options.is_plain`,
-unless `plain_arguments` of the cpu backend passes it on.  If it is an array, it becomes an element of `loss.Inputs`,
+unless `plain_arguments` of the cpu backend passes it on.  If it is an array, it becomes an element of `checked.Inputs`,
 with a check in `inputs`.
 """

@@ -10,10 +10,11 @@ import numpy as np
 
 from xent_numba.backends.protocol import Problem, RowFields
 from xent_numba.prepare.aligned import aligned_blocks, is_aligned
+from xent_numba.prepare.denominators import scan
 from xent_numba.prepare.inputs import as_logits
 from xent_numba.prepare.layout import canonical, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
-from xent_numba.prepare.target import as_labels, as_target, raise_bad_label
+from xent_numba.prepare.target import as_labels, as_target
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
@@ -94,12 +95,7 @@ def prepare_statistics(
     if given is not None:
         labels, ignore = as_labels(given, options.ignore, options.ignore_beyond)
         if labels.size:
-            rows = (1, -1) if labels.ndim < 2 or labels.flags.c_contiguous else (labels.shape[0], -1)
-            classes = x.shape[axis]
-            found = backend.scan_labels(labels.reshape(rows), classes, ignore, None, None, options.n_threads)
-            if found.first_bad >= 0:
-                value = int(given.reshape(-1)[found.first_bad])
-                raise_bad_label(found.first_bad, value, shape, classes, options)
+            scan(backend, options, (given, labels, None, None), ignore, x.shape[axis])
     dtype = loss_dtype(x.dtype)
     results = RowFields(
         *[None if name not in names else np.empty(shape, np.intp if name in _INTEGERS else dtype) for name in FIELDS]
