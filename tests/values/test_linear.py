@@ -100,6 +100,14 @@ def test_mixed_dtypes(dtypes, rng):
         assert product.linear_weight.dtype == np.float32
 
 
+def test_the_bias_of_many_rows(rng):
+    """The sum of many rows in float32 keeps its digits."""
+    call = plain_call(rng, n=200_000, d=1, c=2, dtype=np.float32)
+    found = loss_and_gradients(call, batch_chunk_size=len(call.target), backend="numpy").linear_bias
+    exact = xn.cross_entropy_grad(call.logits, call.target, backend="numpy")
+    np.testing.assert_allclose(found, exact.sum(0), rtol=1e-7, atol=2e-7 * float(np.abs(exact).sum() / 2))
+
+
 def test_lists():
     loss = xn.linear_cross_entropy([[1.0, 2.0], [0, 1]], [[1, 0], [0, 1], [1, 1]], [2, 0], linear_bias=[0, 0, 1])
     logits = np.array([[1.0, 2.0, 4.0], [0.0, 1.0, 2.0]])
@@ -178,7 +186,8 @@ def test_no_row_counts(shape, reduction):
 
 def test_a_denominator_of_zero():
     """As in `cross_entropy`: nan for the loss, and 0 for the gradients."""
-    found = BOTH(np.ones((2, 3)), np.ones((4, 3)), [1, 2], sample_weight=[0, 0], linear_bias=np.ones(4))
+    options = {"sample_weight": [0, 0], "linear_bias": np.ones(4), "backend": "numpy"}
+    found = BOTH(np.ones((2, 3)), np.ones((4, 3)), [1, 2], **options)
     assert np.isnan(found.loss)
     assert not any(one.any() for one in found[1:])
 

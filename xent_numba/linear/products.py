@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Infinite and undefined values are results here, as in every kernel, and no reason for a warning.
 _QUIET = np.errstate(all="ignore")
 PANEL_BYTES = 1 << 23  # of the classes that are converted, or added, at a time
+SUMMED_ROWS = 1 << 12  # by BLAS, one after the other, before float64 takes over
 
 
 def promote(array: Any, dtype: np.dtype[Any]) -> Any:
@@ -146,7 +147,7 @@ class WeightGradient:
 
 
 class BiasGradient:
-    """Σ Gᵀ 1 over the chunks, (C,), which is added up in float64."""
+    """Σ Gᵀ 1 over the chunks, (C,), which is added up in float64 but for a few thousand rows at a time."""
 
     def __init__(self, out: Array) -> None:
         """Begin with 0."""
@@ -155,7 +156,9 @@ class BiasGradient:
     @_QUIET
     def add(self, grad: Array) -> None:
         """Add the sum of a chunk."""
-        self._total += np.ones(grad.shape[0], grad.dtype) @ grad
+        for start in range(0, grad.shape[0], SUMMED_ROWS):
+            part = grad[start : start + SUMMED_ROWS]
+            self._total += np.ones(part.shape[0], grad.dtype) @ part
 
     def finish(self) -> None:
         """Have the sum in the array that was given."""
