@@ -46,11 +46,10 @@ class Outcome(NamedTuple):
         return any(array is not None for array in self[1:])
 
 
-def chunk_rows(head: Head, n_rows: int) -> int:
-    """How many rows a chunk has, of `n_rows` in all; the last chunk may have fewer."""
-    most = head.batch_chunk_size
+def chunk_rows(n_rows: int, n_classes: int, itemsize: int, most: int | None) -> int:
+    """How many rows a chunk has: at most `most`, where the user says so; the last chunk may have fewer."""
     if most is None:
-        most = max(LEAST_ROWS, CHUNK_BYTES // (head.linear_weight.shape[0] * head.dtype.itemsize))
+        most = max(LEAST_ROWS, CHUNK_BYTES // (n_classes * itemsize))
     n_chunks = -(-n_rows // most)
     return -(-n_rows // max(1, n_chunks))
 
@@ -72,8 +71,9 @@ def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
     n_rows = math.prod(head.rows_shape) if kept is None else kept.size
     if kept is not None and outcome.input is not None:
         outcome.input.fill(0)
-    step = chunk_rows(head, n_rows)
-    workspaces = [np.empty((step, head.linear_weight.shape[0]), dtype) for _ in range(1 if direction is None else 2)]
+    n_classes = head.linear_weight.shape[0]
+    step = chunk_rows(n_rows, n_classes, dtype.itemsize, head.batch_chunk_size)
+    workspaces = [np.empty((step, n_classes), dtype) for _ in range(1 if direction is None else 2)]
     for start in range(0, n_rows, step):
         stop = min(start + step, n_rows)
         rows = slice(start, stop) if kept is None else kept[start:stop]

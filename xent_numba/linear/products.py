@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+# Infinite and undefined values are results here, as in every kernel, and no reason for a warning.
+_QUIET = np.errstate(all="ignore")
 PANEL_BYTES = 1 << 23  # of the classes that are converted, or added, at a time
 
 
@@ -63,6 +65,7 @@ class Weight:
             part = self._array[classes]
             yield classes, part if self._whole else np.ascontiguousarray(promote(part, self.dtype))
 
+    @_QUIET
     def logits(self, features: Any, bias: Array | None, out: Array) -> Array:
         """X Wᵀ + b: (n, C), in `out` if X is dense."""
         if not isinstance(features, np.ndarray):
@@ -76,6 +79,7 @@ class Weight:
             np.add(out, bias, out=out)
         return out
 
+    @_QUIET
     def features_gradient(self, grad: Array) -> Array:
         """G W: (n, D)."""
         products = (grad[:, classes] @ panel for classes, panel in self.panels())
@@ -96,6 +100,7 @@ class WeightGradient:
         self._is_first = True
         self._gemm: Callable[..., Any] | None = None
 
+    @_QUIET
     def add(self, grad: Array, features: Any) -> None:
         """Add the product of a chunk."""
         if not isinstance(features, np.ndarray):
@@ -141,6 +146,7 @@ class BiasGradient:
         """Begin with 0."""
         self._out, self._total = out, np.zeros(out.shape)
 
+    @_QUIET
     def add(self, grad: Array) -> None:
         """Add the sum of a chunk."""
         self._total += np.ones(grad.shape[0], grad.dtype) @ grad

@@ -35,7 +35,7 @@ written, and in the same words on every backend:
     a distribution where only class indices will do                  statistics.refuse_distribution
     no target where one is needed                                    statistics.check_fields, evaluation.check_target
     a shard with classes beyond `n_classes`                          options.class_range, shards.prepare_shard
-    an `out` or `grad_out` that does not fit or overlaps an input    inputs.as_out, check_out, check_in_place, check_apart
+    an `out` or `grad_out` that does not fit or overlaps an input    inputs.as_out, check_out, check_in_place, …
     shapes of a linear head that do not fit each other               linear.prepare_head
     names in `wrt` that are unknown, or of a sparse input            linear.check_wrt
     a `diag_out` that is not apart from logits and gradient          curvature.check_diag
