@@ -191,6 +191,8 @@ def test_members_of_archives(data: dict[str, np.ndarray], capsys: pytest.Capture
     assert np.load("grad.npy").shape == (3, 5, 7)
     os.rename("logits.npy", "stored.npz:logits")  # a file of that very name comes first
     close(evaluated("stored.npz:logits stored.npz:labels", capsys), expected)
+    os.rename("small.npz", "stored.npz:v.npz")  # of several files whose names begin so, the longest is meant
+    close(evaluated("stored.npz:v.npz:logits stored.npz:v.npz:labels", capsys), expected)
 
 
 def test_members_that_are_not_compressed_are_mapped(tmp_path: Path) -> None:

@@ -290,6 +290,40 @@ def test_no_gradient_is_lost_on_the_way_to_the_host():
         api.to_host(parameter, "sample_weight")
 
 
+def test_dlpack_alone_on_the_way_to_the_host(monkeypatch):
+    """As sample weights of `evaluate`: Numba does not read DLPack, and has no bfloat16."""
+    pytest.importorskip("numba_cuda")
+    from xent_numba.backends.cuda.arrays import host
+
+    class Tensor:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack_device__(self):
+            return (2, 0)
+
+        def __dlpack__(self, stream=None):
+            return self.array.__dlpack__()
+
+    class Read:
+        """What Numba makes of an array that has the interface; its memory is the host's here."""
+
+        def __init__(self, given):
+            self.__array_interface__ = {**given.__cuda_array_interface__, "stream": None}
+
+        def copy_to_host(self):
+            return np.array(self)
+
+    monkeypatch.setattr(host, "numba_cuda", lambda: SimpleNamespace(as_cuda_array=Read))
+    array = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(host.to_host(Tensor(array[:, ::2]), "sample_weight"), array[:, ::2])
+    np.testing.assert_array_equal(host.to_host(OnDevice(array[:, 1]), "sample_weight"), array[:, 1])
+    assert host.to_host(Tensor(array[:0]), "sample_weight").shape == (0, 3)
+    monkeypatch.setitem(dlpack.NAMES, 1, "bfloat")  # NumPy's own capsules have no bfloat16
+    bits = np.array([0x3F00, 0x4040], np.uint16)
+    np.testing.assert_array_equal(host.to_host(Tensor(bits), "sample_weight"), [0.5, 3.0])
+
+
 def test_a_torch_tensor_of_bfloat16_on_the_way_to_the_host():
     torch = pytest.importorskip("torch")
     for needed in ("ml_dtypes", "numba_cuda"):

@@ -25,7 +25,7 @@ import xent_numba as xn
 from tests.support import cudasim
 from xent_numba.backends import registry
 from xent_numba.backends.cuda import launch, plan
-from xent_numba.backends.cuda.arrays import adopt, inputs, label_scan
+from xent_numba.backends.cuda.arrays import adopt, host, inputs, label_scan
 from xent_numba.backends.cuda.arrays import api as arrays
 from xent_numba.backends.cuda.backend import BACKEND
 from xent_numba.backends.cuda.deferred import deferred_checks
@@ -317,7 +317,7 @@ def test_host_factors_are_copied_on_the_stream(on_gpu, monkeypatch, rng):
 def test_an_evaluation_adds_up_rows_on_the_host(on_gpu, monkeypatch, rng):
     x, y, s = rng.normal(size=(5, 4)).astype(np.float32), np.array([0, 1, -100, 3, 2]), rng.uniform(0, 2, 5)
     monkeypatch.setitem(registry._ready, "cuda", BACKEND)
-    monkeypatch.setattr(arrays, "numba_cuda", lambda: SimpleNamespace(as_cuda_array=lambda x: cuda.to_device(x.array)))
+    monkeypatch.setattr(host, "numba_cuda", lambda: SimpleNamespace(as_cuda_array=lambda x: cuda.to_device(x.array)))
     found = xn.evaluate(on_gpu(x), on_gpu(y), top_k=(1, 4), sample_weight=on_gpu(s))
     expected = xn.evaluate(x.astype(np.float64), y, top_k=(1, 4), sample_weight=s, backend="numpy")
     assert (found.accuracy, found.n_rows) == (expected.accuracy, 4)

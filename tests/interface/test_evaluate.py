@@ -42,7 +42,12 @@ def test_options(options, kind, message):
         ([1, 3], IndexError, "target[1] = 3 is out of range for 3 classes (ignore_index = -100)"),
         ([1, 0, 0], ValueError, "target of shape (3,) does not fit logits of shape (2, 3)"),
         (np.eye(2, 3), ValueError, "this function needs class indices, of shape (2,)"),
-        ([1.0, 0.5], TypeError, "class indices are integers"),
+        (
+            [1.0, 0.5],
+            TypeError,
+            "class indices are integers: pass the number of the class of each row, not a probability",
+        ),
+        ([1.0, 0.0], TypeError, "class indices are integers: convert with target.astype(np.int64)"),
         (
             None,
             ValueError,
@@ -51,8 +56,12 @@ def test_options(options, kind, message):
     ],
 )
 def test_targets(target, kind, message):
-    with pytest.raises(kind, match=re.escape(message)):
+    with pytest.raises(kind, match=re.escape(message)) as caught:
         xn.evaluate(X, target, top_k=1)
+    assert "distribution" not in str(caught.value) or np.shape(target) == X.shape
+    if target is not None:
+        with pytest.raises(kind, match=f"^{re.escape(str(caught.value))}$"):
+            xn.row_statistics(X, target)
 
 
 def test_target_first():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -80,7 +82,8 @@ def test_the_errors_of_the_loss(logits, target, options, backend):
         xn.cross_entropy(logits, target, **options)
     with pytest.raises(type(expected.value)) as caught:
         xn.row_statistics(logits, target, **options)
-    assert str(caught.value) == str(expected.value)
+    dense = r", a distribution over the classes has shape \([^)]*\)|, or pass a distribution of shape \([^)]*\)"
+    assert str(caught.value) == re.sub(dense, "", str(expected.value))  # what this function does not take
 
 
 def test_labels_are_checked_even_where_no_field_needs_them(backend):

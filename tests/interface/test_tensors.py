@@ -173,3 +173,26 @@ def test_jax_tracers():
         with pytest.raises(TypeError) as caught:
             transformed(lambda z: xn.cross_entropy(z, Y))(A)
         assert str(caught.value) == TRACED.format("logits")
+
+
+def test_an_array_that_offers_nothing_but_dlpack_is_read_in_place():
+    class Capsule:
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+        def __dlpack__(self, **options):
+            return self.array.__dlpack__(**options)
+
+    x, y, s = np.array([[0.0, 1.0], [2.0, 0.0]]), np.array([0, 1]), np.array([1.0, 3.0])
+    for logits, target, weights in ((Capsule(x), y, s), (x, Capsule(y), s), (x, y, Capsule(s))):
+        assert xn.cross_entropy(logits, target, sample_weight=weights) == xn.cross_entropy(x, y, sample_weight=s)
+        found = xn.evaluate(logits, target, top_k=1, sample_weight=weights)
+        assert found == xn.evaluate(x, y, top_k=1, sample_weight=s)
+    broken = class_of(
+        "anywhere", "Array", __dlpack_device__=lambda self: (1, 0), __dlpack__=raising(BufferError("lost"))
+    )
+    with pytest.raises(ValueError, match="logits cannot be read as an array: lost"):
+        xn.cross_entropy(broken(), y)

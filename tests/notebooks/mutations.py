@@ -100,7 +100,10 @@ LOSS, FAST_PATH = "prepare/loss.py", "1.0 / denominator, options.n_threads"
 SHARED = (
     Mutant("mean: gradient without 1/N", ((LOSS, FAST_PATH, "1.0, options.n_threads"), (LOSS, "scale / d1", "scale"))),
     Mutant("mean: loss without 1/N", (("reduction.py", "value / denominator if", "value if"),)),
-    Mutant("mean: by samples, not weights", ((LOSS, "found.weight_sum, found.s", "found.sample_sum, found.s"),)),
+    Mutant(
+        "mean: by samples, not weights",
+        (("prepare/denominators.py", "found.weight_sum, found.s", "found.sample_sum, found.s"),),
+    ),
     Mutant("mean: z-loss by weights", ((LOSS, "options.z_loss * (d1 / d2)", "options.z_loss"),)),
     Mutant("upstream gradient ignored", ((LOSS, "scale / d1", "1.0 / d1"),)),
 )

@@ -59,6 +59,27 @@ def test_relative_accuracy_where_a_row_is_certain(dtype, one_hot, classes, backe
         np.testing.assert_allclose(shifted, found, rtol=size * eps, atol=np.finfo(dtype).tiny)
 
 
+@pytest.mark.parametrize("options", [{"z_loss": 10.0}, {"weight": 1e8}], ids=["z-loss", "weights"])
+@pytest.mark.parametrize("classes", [9, 40, 300])
+def test_tiny_factors_next_to_large_ones(classes, options, backend, rng):
+    """p times the weight of the row is no normal number, but the second derivative is one."""
+    x = np.r_[200.0, 200.0 - np.linspace(20.0, 86.0, classes - 1)][None].astype(np.float32)
+    if "weight" in options:
+        options = {"weight": np.full(classes, options["weight"])}
+    options = options | {"sample_weight": [1e-20], "reduction": "sum"}
+    v = rng.normal(size=x.shape).astype(np.float32)
+    wide = x.astype(float)
+    expected = (
+        xn.cross_entropy_hvp(wide, [2], v, backend="numpy", **options),
+        *xn.cross_entropy_grad_and_hessian_diag(wide, [2], backend="numpy", **options),
+    )
+    found = xn.cross_entropy_hvp(x, [2], v, **options), *xn.cross_entropy_grad_and_hessian_diag(x, [2], **options)
+    for one, other in zip(found, expected, strict=True):
+        normal = np.abs(other) > 1e-37
+        assert normal.sum() > classes / 3
+        np.testing.assert_allclose(one[normal], other[normal], rtol=2e-5)
+
+
 OPTIONS = [
     {},
     {"label_smoothing": 0.1, "weight": [0.5, 1.0, 0.0, 2.0, 3.0]},

@@ -167,6 +167,18 @@ def test_classes_that_one_of_them_excludes(dtype, backend):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [10, 700])
+def test_a_class_that_the_student_alone_excludes(classes, dtype, backend):
+    """However unlikely it is to the teacher, even if its probability is no normal number, or 0."""
+    student, teacher = np.zeros((2, 8, classes), dtype)
+    student[:, 1] = -INF
+    teacher[:, 1] = [-50, -100, -120, -150, -700, -740, -800, -1e6]
+    loss, grad = loss_and_grad(student, teacher, reduction="none")
+    np.testing.assert_array_equal(loss, INF)
+    np.testing.assert_allclose(grad, 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("row", [[-INF, -INF], [INF, 0.0], [NAN, 0.0], [0.0, NAN], [INF, -INF], [NAN, -INF]])
 def test_rows_that_are_nan(row, dtype, backend):
     fine = np.array([[1.0, 2.0], [0.0, 1.0], [1.0, 2.0]], dtype)

@@ -326,6 +326,13 @@ def test_weights_that_float32_cannot_hold(backend):
         np.testing.assert_allclose(grad, exact[1], rtol=1e-5, atol=1e-7)
 
 
+def test_losses_that_float32_cannot_hold_raise_nothing(backend):
+    x = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
+    with np.errstate(all="raise"):
+        losses = xn.cross_entropy(x, [0, 1], reduction="none", sample_weight=[1e-42, 1e42])
+    np.testing.assert_array_equal(losses, np.array([2.407606e-42, np.inf], np.float32))
+
+
 @pytest.mark.parametrize("dtype", [rarely(dtype) for dtype in DTYPES if dtype is not np.float64])
 def test_distributions_that_float32_cannot_hold(dtype, classes, backend, rng):
     """Next to a float64 distribution the arithmetic is float64, and the gradient is rounded once."""

@@ -111,7 +111,7 @@ class Njit(Reference):
         partials = _run(call, problem.n_threads)
         if rows is None:
             return partials
-        with np.errstate(over="ignore"):  # a loss may be too large for float32
+        with np.errstate(all="ignore"):  # a loss may be too large or too small for float32
             rows[...] = losses.reshape(rows.shape)
         return None
 
@@ -136,7 +136,7 @@ class Njit(Reference):
         """See `protocol.Backend`."""
         losses = np.empty(out.size)
         _run(_call(logits, None, None, njit_rows.LOGSUMEXP)._replace(losses=losses), n_threads)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             out[...] = losses.reshape(out.shape)
 
 

@@ -27,12 +27,14 @@ LONGEST_HEADER = 100 << 20  # bytes of a .safetensors file, which begins with th
 def split_name(path: str) -> tuple[str, str | None]:
     """A path as the file and the name of an array in it: FILE, or FILE:NAME where the whole is no file.
 
+    Names of either may have colons in them: the longest file that exists is meant.
+
     >>> split_name("logits.npy")
     ('logits.npy', None)
     """
     if not os.path.exists(path):
-        for i, character in enumerate(path):
-            if character == ":" and os.path.isfile(path[:i]):
+        for i in reversed(range(len(path))):
+            if path[i] == ":" and os.path.isfile(path[:i]):
                 return path[:i], path[i + 1 :]
     return path, None
 

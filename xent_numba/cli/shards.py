@@ -9,9 +9,10 @@ import numpy as np
 
 from xent_numba.cli.arrays import open_array
 from xent_numba.cli.errors import UserError, naming_files
-from xent_numba.prepare.inputs import PER_ROW, as_weights, raise_bad_label, without_extremes
+from xent_numba.prepare.inputs import PER_ROW, as_weights, without_extremes
 from xent_numba.prepare.layout import row_shape
 from xent_numba.prepare.statistics import prepare_statistics
+from xent_numba.prepare.target import raise_bad_label
 
 if TYPE_CHECKING:
     import argparse

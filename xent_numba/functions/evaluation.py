@@ -170,7 +170,7 @@ def evaluate(
         chosen = select(backend)
         call = prepare_statistics(chosen, options, logits, target, FIELDS)
         fields = call.fields
-        check_top_k(ks, np.shape(logits)[options.axis])  # type: ignore[arg-type]
+        check_top_k(ks, call.n_classes)
         s = _weights(sample_weight, fields)
         for problem, slab_fields in call.slabs:
             chosen.row_statistics(problem, slab_fields)

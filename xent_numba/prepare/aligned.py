@@ -14,7 +14,7 @@ from xent_numba.backends.protocol import Slab
 from xent_numba.prepare.layout import row_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -35,27 +35,14 @@ def aligned_slabs(slabs: Iterable[Slab]) -> Iterator[Slab]:
     A backend must fill one before it asks for the next, because the results of a block are copied back in between.
     """
     for slab in slabs:
-        problem = slab.problem
-        if is_aligned(problem.logits, problem.distribution, slab.grad, slab.vector, slab.hessian_diag):
+        problem, rows, grad, lse, upstream, vector, diag = slab
+        if is_aligned(problem.logits, problem.distribution, grad, vector, diag):
             yield slab
             continue
-        for block in row_blocks(problem.logits.shape, BLOCK // problem.logits.shape[2]):
-            part, rows, grad, lse, upstream, vector, diag = slab.cut(block)
-            aligned = part._replace(
-                logits=part.logits.copy(),
-                distribution=_copy(part.distribution),
-                sample_weight=_contiguous(part.sample_weight),
-            )
-            losses = None if rows is None else np.empty(rows.shape, rows.dtype)
-            slopes = None if grad is None else np.empty(grad.shape, grad.dtype)
-            curvatures = None if diag is None else np.empty(diag.shape, diag.dtype)
-            yield Slab(aligned, losses, slopes, _contiguous(lse), _contiguous(upstream), _copy(vector), curvatures)
-            if rows is not None:
-                rows[...] = losses
-            if grad is not None:
-                grad[...] = slopes
-            if diag is not None:
-                diag[...] = curvatures
+        read = problem.logits, problem.labels, problem.distribution, problem.sample_weight, lse, upstream, vector
+        for _, (x, labels, q, s, z, g, v), (losses, slopes, curvatures) in aligned_blocks(read, (rows, grad, diag)):
+            part = problem._replace(logits=x, labels=labels, distribution=q, sample_weight=s)
+            yield Slab(part, losses, slopes, z, g, v, curvatures)
 
 
 def aligned_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
@@ -64,17 +51,22 @@ def aligned_pairs(pairs: Iterable[tuple[Array, Array]]) -> Iterator[tuple[Array,
         if is_aligned(x, result):
             yield x, result
             continue
-        for block in row_blocks(x.shape, BLOCK // x.shape[2]):
-            part = np.empty(result[block].shape, result.dtype)
-            yield x[block].copy(), part
-            result[block] = part
+        for _, (part,), (found,) in aligned_blocks((x,), (result,)):
+            yield part, found
 
 
-def _copy(array: Array | None) -> Array | None:
-    """A copy, which is aligned; None stays None."""
-    return None if array is None else array.copy()
+def aligned_blocks(
+    read: Sequence[Array | None], written: Sequence[Array | None]
+) -> Iterator[tuple[tuple[slice, slice], list[Any], list[Any]]]:
+    """Blocks of rows: each as slices of A and B, with copies of what is read and new arrays for what is written.
 
-
-def _contiguous(array: Array | None) -> Array | None:
-    """The array in C order, copied if need be; None stays None."""
-    return None if array is None else np.ascontiguousarray(array)
+    The first array that is read has the shape (A, B, C), the others that or (A, B); None stays None.  What was written
+    to a block is copied back when the next one is asked for.
+    """
+    shape = read[0].shape  # type: ignore[union-attr]
+    for block in row_blocks(shape, BLOCK // shape[2]):
+        new = [None if array is None else np.empty(array[block].shape, array.dtype) for array in written]
+        yield block, [None if array is None else array[block].copy() for array in read], new
+        for array, values in zip(written, new, strict=True):
+            if array is not None:
+                array[block] = values

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from xent_numba.prepare.checked import besides_logits, check_inputs
+from xent_numba.prepare.denominators import denominators
 from xent_numba.prepare.inputs import as_vector, check_in_place, check_out
 from xent_numba.prepare.layout import overlaps, row_shape
-from xent_numba.prepare.loss import besides_logits, check_inputs, denominators, make_slabs
+from xent_numba.prepare.loss import make_slabs
 from xent_numba.results import empty_like
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xent_numba.backends.protocol import Backend, Slab
-    from xent_numba.prepare.loss import Checked, Inputs
+    from xent_numba.prepare.checked import Checked, Inputs
     from xent_numba.prepare.options import Options
 
     Array = NDArray[Any]

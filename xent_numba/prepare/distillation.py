@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xent_numba.backends.protocol import DistillationProblem
-from xent_numba.prepare.aligned import BLOCK, is_aligned
+from xent_numba.prepare.aligned import aligned_blocks, is_aligned
 from xent_numba.prepare.inputs import PER_ROW, as_logits, as_weights, check_out, check_shape, without_extremes
-from xent_numba.prepare.layout import canonical, row_blocks, row_shape
+from xent_numba.prepare.layout import canonical, row_shape
 from xent_numba.prepare.options import as_flag, as_temperature, make_options
 from xent_numba.reduction import exact_sum, loss_dtype
 from xent_numba.results import empty_like
@@ -113,18 +113,6 @@ def _slabs(
 
 def _aligned(slabs: Iterable[Slab]) -> Iterator[Slab]:
     """The slabs as aligned copies of blocks of rows, like `aligned.aligned_slabs`."""
-    for problem, rows, grad in slabs:
-        for block in row_blocks(problem.student.shape, BLOCK // problem.student.shape[2]):
-            s = problem.sample_weight
-            part = problem._replace(
-                student=problem.student[block].copy(),
-                teacher=problem.teacher[block].copy(),
-                sample_weight=None if s is None else np.ascontiguousarray(s[block]),
-            )
-            losses = None if rows is None else np.empty(rows[block].shape, rows.dtype)
-            slopes = None if grad is None else np.empty(grad[block].shape, grad.dtype)
-            yield part, losses, slopes
-            if rows is not None:
-                rows[block] = losses
-            if grad is not None:
-                grad[block] = slopes
+    for problem, *results in slabs:
+        for _, (x, t, s), found in aligned_blocks((problem.student, problem.teacher, problem.sample_weight), results):
+            yield (problem._replace(student=x, teacher=t, sample_weight=s), *found)

@@ -1,6 +1,7 @@
 """Array arguments, one function for each kind: conversion to a known dtype and shape, or the error that says why not.
 
-Logits are copied only where they were lists or integers and had to become floating point first.
+Those of the target are in `target`.  Logits are copied only where they were lists or integers and had to become
+floating point first.
 """
 
 from __future__ import annotations
@@ -11,10 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from xent_numba.devices import on_device
-from xent_numba.prepare.labels import raise_not_labels
-from xent_numba.prepare.layout import overlaps, overlaps_itself, place, row_shape, same_memory
-from xent_numba.prepare.one_hot import one_hot_classes
-from xent_numba.prepare.options import DEFAULT_IGNORE_INDEX
+from xent_numba.prepare.layout import overlaps, overlaps_itself, place, same_memory
 from xent_numba.prepare.tensors import is_tensor, read_unusual, refuse_gradient
 
 if TYPE_CHECKING:
@@ -22,12 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from xent_numba.prepare.options import Options
-
     Array = NDArray[Any]
 
-_FLOATS = frozenset(np.dtype(kind) for kind in (np.float64, np.float32, np.float16))
-_LABELS = frozenset(np.dtype(kind) for kind in (np.int64, np.int32))
+FLOATS = frozenset(np.dtype(kind) for kind in (np.float64, np.float32, np.float16))
 FLOAT_CHOICES = "float64, float32, float16 or bfloat16"
 PER_ROW = "that of the logits without the class axis"  # what the shape of one value per row is, for messages
 
@@ -38,7 +33,7 @@ def is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 
 def as_array(value: object, name: str) -> Array:
-    """Like np.asarray, but errors name the argument, and masked arrays and arrays on a GPU are refused."""
+    """Like np.asarray, for DLPack too; errors name the argument, and masked arrays and arrays on a GPU are refused."""
     if isinstance(value, np.ndarray):
         if type(value).__module__.startswith("numpy.ma"):
             raise TypeError(
@@ -49,8 +44,9 @@ def as_array(value: object, name: str) -> Array:
     if on_device(value):
         raise TypeError(f"{name} is on a GPU, which this backend cannot read; copy it to the host first")
     try:
-        return np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+        array = np.asarray(value)
+        return np.from_dlpack(value) if array.dtype.kind == "O" and hasattr(value, "__dlpack__") else array
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
         return read_unusual(value, name, error)
 
 
@@ -59,7 +55,7 @@ def as_floats(value: ArrayLike, name: str, *, plural: bool = False) -> Array:
     array = as_array(value, name)
     have, they, them = ("have", "they", "them") if plural else ("has", "it", "it")
     dtype = array.dtype
-    if dtype in _FLOATS or is_bfloat16(dtype):
+    if dtype in FLOATS or is_bfloat16(dtype):
         return array
     if not dtype.isnative:
         raise TypeError(
@@ -69,7 +65,7 @@ def as_floats(value: ArrayLike, name: str, *, plural: bool = False) -> Array:
     if dtype.kind not in "iu":
         raise TypeError(
             f"{name} {have} dtype {dtype}; {they} must be {FLOAT_CHOICES} (or integers, which become float64)"
-            + _conversion(name, dtype)
+            + conversion(name, dtype)
         )
     return array.astype(np.float64)
 
@@ -90,45 +86,7 @@ def as_logits(value: ArrayLike, axis: int, name: str = "logits") -> tuple[Array,
     return array, axis
 
 
-def as_target(value: ArrayLike, logits: Array, axis: int, *, may_read: bool = True) -> tuple[Array, bool]:
-    """The target as an array, and whether it is a distribution; class indices keep their dtype (see `as_labels`).
-
-    A distribution is floating point, or else one-hot and replaced by its class indices.  `may_read` is False where the
-    elements are on a GPU.
-    """
-    array = as_array(value, "target")
-    indices = row_shape(logits.shape, axis)
-    if array.shape == logits.shape:
-        return _as_distribution(array, axis), True
-    if array.shape != indices:
-        fits = [i for i in range(logits.ndim) if array.shape == row_shape(logits.shape, i)]
-        raise ValueError(
-            f"target of shape {array.shape} does not fit logits of shape {logits.shape} with axis = {axis}: "
-            f"class indices have shape {indices}, a distribution over the classes has shape {logits.shape}"
-            + (f"; with axis={fits[0]} it would fit" if fits else "")
-        )
-    if array.size == 0 and not isinstance(value, np.ndarray):
-        array = array.astype(np.int64)  # np.asarray([]) is float64 for want of any number
-    if array.dtype.kind not in "iu":
-        raise_not_labels(array, value, logits.shape, may_read=may_read)
-    return array, False
-
-
-def _as_distribution(array: Array, axis: int) -> Array:
-    """A distribution in one of the logits' dtypes, as it is or converted; class indices for one-hot integers."""
-    dtype = array.dtype
-    if dtype in _FLOATS or is_bfloat16(dtype):
-        return array
-    if dtype.kind in "biu":
-        return one_hot_classes(array, axis)
-    if dtype.kind != "f":
-        remedy = _conversion("target", dtype)
-        raise TypeError(f"target has dtype {dtype}; a distribution over the classes must be real numbers{remedy}")
-    with np.errstate(all="ignore"):
-        return array.astype(dtype.newbyteorder("=") if dtype.itemsize <= 8 else np.float64)
-
-
-def _conversion(name: str, dtype: np.dtype[Any]) -> str:
+def conversion(name: str, dtype: np.dtype[Any]) -> str:
     """What to do about a dtype that NumPy does not know for numbers, as of Python objects or of 8 bits, if anything."""
     return f": convert with {name}.astype(float)" if dtype.kind in "OV" and dtype.names is None else ""
 
@@ -138,60 +96,12 @@ def as_vector(value: ArrayLike, logits: Array) -> Array:
     array = as_array(value, "vector")
     check_shape(array.shape, "vector", logits.shape, "that of the logits")
     dtype = array.dtype
-    if dtype in _FLOATS or is_bfloat16(dtype):
+    if dtype in FLOATS or is_bfloat16(dtype):
         return array
     if dtype.kind not in "iuf":
-        raise TypeError(f"vector has dtype {dtype}; it must be real numbers{_conversion('vector', dtype)}")
+        raise TypeError(f"vector has dtype {dtype}; it must be real numbers{conversion('vector', dtype)}")
     with np.errstate(all="ignore"):
         return array.astype(np.float64)
-
-
-def as_labels(target: Array, ignore: tuple[int, ...], beyond: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
-    """Class indices as int32 or int64 (not copied if they are already), and the values to ignore among them.
-
-    A uint64 beyond int64 is replaced by a negative number that is out of range too, or by one that is ignored if the
-    original is among `beyond`, the ignored values that int64 cannot hold.
-    """
-    if target.dtype in _LABELS and target.flags.aligned:
-        return target, ignore
-    labels = target.astype(np.int64)
-    if target.dtype.kind == "u" and target.dtype.itemsize == 8:
-        wrapped = labels < 0
-        if wrapped.any():
-            unused = (value for value in range(-1, -len(ignore) - 3, -1) if value not in ignore)
-            labels[wrapped] = next(unused)
-            ignored = next(unused)
-            for value in beyond:
-                labels[target == np.uint64(value)] = ignored
-            ignore = (*ignore, ignored)
-    return labels, ignore
-
-
-def raise_bad_label(index: int, value: int, shape: tuple[int, ...], classes: int, options: Options) -> NoReturn:
-    """IndexError for a label that is neither a class nor ignored; `index` counts the labels in C order."""
-    raise IndexError(
-        f"target{place(index, shape)} = {value} is out of range for {classes} classes "
-        f"(ignore_index = {options.ignore_index})"
-    )
-
-
-def check_ignore_index(options: Options) -> None:
-    """ValueError where labels to ignore are given and the target is a distribution, which has no labels."""
-    if options.ignore_index != DEFAULT_IGNORE_INDEX:
-        raise ValueError(
-            f"ignore_index = {options.ignore_index} needs class indices; with a distribution as target, leave rows "
-            "out with a sample_weight of 0"
-        )
-
-
-def check_focal_gamma(options: Options) -> None:
-    """ValueError where a focal loss is asked for and the target is a distribution, which has no label."""
-    if options.focal_gamma != 0.0:
-        raise ValueError(
-            f"focal_gamma = {options.focal_gamma} needs class indices: in (1 - p)^gamma, p is the probability of one "
-            "class, and this target is a distribution over all of them; if its rows are one-hot, pass "
-            f"target.argmax(axis={options.axis})"
-        )
 
 
 def as_weights(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
@@ -232,7 +142,7 @@ def as_factors(value: ArrayLike, name: str, shape: tuple[int, ...], meaning: str
     """Real numbers of a given shape as contiguous float64; `meaning` explains the shape in the error message."""
     array = as_array(value, name)
     if array.dtype.kind not in "biuf" and not is_bfloat16(array.dtype):
-        raise TypeError(f"{name} has dtype {array.dtype}; it must be real numbers{_conversion(name, array.dtype)}")
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be real numbers{conversion(name, array.dtype)}")
     check_shape(array.shape, name, shape, meaning)
     with np.errstate(all="ignore"):
         return np.require(array, np.float64, ["C_CONTIGUOUS", "ALIGNED"])

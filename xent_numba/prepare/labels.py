@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 _MISSING = ("NAType", "NaTType")  # types of pandas whose values are equal to nothing, in a way of their own
 
 
-def raise_not_labels(array: Array, value: object, shape: tuple[int, ...], *, may_read: bool) -> NoReturn:
+def raise_not_labels(array: Array, value: object, shape: tuple[int, ...] | None, *, may_read: bool) -> NoReturn:
     """TypeError for labels of another dtype than integers.
 
-    `value` is the target as it was passed, `shape` that of the logits.  `may_read` is False for elements on a GPU.
+    `value` is the target as it was passed, `shape` that of a distribution, None for functions that take none.
+    `may_read` is False for elements on a GPU.
     """
     found = ""
-    remedy = f"convert with target.astype(np.int64), or pass a distribution of shape {shape}"
+    remedy = "convert with target.astype(np.int64)"
+    if shape is not None:
+        remedy += f", or pass a distribution of shape {shape}"
     if may_read:
         first, better = _first_odd(array, shape)
         codes = _codes(value)
@@ -47,7 +50,7 @@ def _codes(value: object) -> str:
     return "target.cat.codes" if hasattr(getattr(value, "cat", None), "codes") else ""
 
 
-def _first_odd(array: Array, shape: tuple[int, ...]) -> tuple[int, str]:
+def _first_odd(array: Array, shape: tuple[int, ...] | None) -> tuple[int, str]:
     """The C-order index of the first label that is no whole number, and what to do about it; (-1, "") for none."""
     labels = array.reshape(-1)
     candidates: Iterable[int] = range(labels.size)
@@ -63,5 +66,7 @@ def _first_odd(array: Array, shape: tuple[int, ...]) -> tuple[int, str]:
         if label is None or type(label).__name__ in _MISSING or label != label:
             return index, "mark missing labels by ignore_index, as in np.where(missing, -100, target).astype(np.int64)"
         if isinstance(label, (float, np.floating)) and not label.is_integer():
+            if shape is None:
+                return index, "pass the number of the class of each row, not a probability"
             return index, f"pass probabilities of the classes as a distribution of shape {shape}"
     return -1, ""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from xent_numba.prepare.checked import besides_logits, check_inputs
+from xent_numba.prepare.denominators import denominators
 from xent_numba.prepare.inputs import as_array, as_floats, as_out, check_apart, check_shape
-from xent_numba.prepare.loss import besides_logits, check_inputs, denominators
 from xent_numba.prepare.options import as_count, as_names
 from xent_numba.results import empty_like
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from xent_numba.backends.protocol import Backend
-    from xent_numba.prepare.loss import Checked
+    from xent_numba.prepare.checked import Checked
     from xent_numba.prepare.options import Options
 
     Array = NDArray[Any]

@@ -1,7 +1,7 @@
 """From the arguments of a loss function to a `Prepared` call: validated, in canonical form, its denominators known.
 
-The labels are read once, by the backend's `scan_labels`, which finds the first bad label and sums the denominators.  A
-kernel therefore knows its final scale before it starts, and writes each element of the gradient exactly once.
+The labels are read once, before anything else (`denominators`).  A kernel therefore knows its final scale before it
+starts, and writes each element of the gradient exactly once.
 """
 
 from __future__ import annotations
@@ -13,24 +13,11 @@ import numpy as np
 
 from xent_numba.backends.protocol import Problem, Slab
 from xent_numba.prepare.aligned import aligned_slabs, is_aligned
-from xent_numba.prepare.inputs import (
-    PER_ROW,
-    as_factors,
-    as_grad_output,
-    as_labels,
-    as_logits,
-    as_target,
-    as_weights,
-    check_focal_gamma,
-    check_ignore_index,
-    check_out,
-    raise_bad_label,
-    scaled_up,
-    without_extremes,
-)
+from xent_numba.prepare.checked import besides_logits, check_inputs
+from xent_numba.prepare.denominators import denominators
+from xent_numba.prepare.inputs import check_out
 from xent_numba.prepare.layout import canonical, overlaps, row_shape
-from xent_numba.prepare.misuse import raise_if_swapped
-from xent_numba.reduction import exact_sum, loss_dtype
+from xent_numba.reduction import loss_dtype
 from xent_numba.results import empty_like
 
 if TYPE_CHECKING:
@@ -39,16 +26,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from xent_numba.backends.protocol import Backend, LabelScan
+    from xent_numba.backends.protocol import Backend
+    from xent_numba.prepare.checked import Checked, Inputs
     from xent_numba.prepare.options import Options
 
     Array = NDArray[Any]
-    Weights = NDArray[np.float64] | None
-    # The arrays of one call as the user passed them: logits, target, weight, sample_weight, lse and grad_output.
-    # Not a NamedTuple, because making one takes a thirtieth of the time of a small call.
-    Inputs = tuple[Any, Any, Any, Any, Any, Any]
 
-TINY = 1e-290  # a smaller denominator may have lost digits to underflow, and its inverse may overflow
 _PLAIN_LABELS = (np.dtype(np.int64), np.dtype(np.int32))
 _LAST_OF_TWO = (-1, 1)
 _ndarray = np.ndarray
@@ -78,23 +61,6 @@ class Prepared(NamedTuple):
     grad: Array | None  # the shape of the logits; the user's own array where one was passed
     denominator: float
     dtype: type[np.float32] | type[np.float64]  # of the loss
-
-
-class Checked(NamedTuple):
-    """`Inputs` after validation and conversion."""
-
-    logits: Array  # floating point, in the layout of the user's
-    axis: int  # of the classes, counted from the front
-    target: Array  # class indices as passed, before `labels` was made of them
-    is_distribution: bool  # which has `labels` too where it is one-hot
-    labels: Array | None  # int32 or int64
-    ignore: tuple[int, ...]  # values among the labels that mark ignored rows
-    distribution: Array | None
-    weight: Weights
-    sample_weight: Weights
-    lse: Weights
-    upstream: Weights  # a grad_output with one value for each row
-    scale: float  # a scalar grad_output, else 1
 
 
 def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, out: object = None) -> Prepared:
@@ -131,65 +97,6 @@ def prepare(backend: Backend, options: Options, inputs: Inputs, wanted: Wanted, 
     elif grad is not None:
         grad.fill(0)
     return Prepared(slabs, rows, grad if out is None else out, d1, dtype)  # type: ignore[arg-type]
-
-
-def check_inputs(options: Options, inputs: Inputs) -> Checked:
-    """Validate and convert every array argument."""
-    logits, any_target, weight, sample_weight, lse, grad_output = inputs
-    try:
-        x, axis = as_logits(logits, options.axis)
-        target, is_distribution = as_target(any_target, x, axis)
-    except (TypeError, ValueError) as error:
-        raise_if_swapped(error, logits, any_target)
-        raise
-    rows_shape, classes = row_shape(x.shape, axis), x.shape[axis]
-    w = None if weight is None else as_weights(weight, "weight", (classes,), "one per class")
-    s = None if sample_weight is None else as_weights(sample_weight, "sample_weight", rows_shape, PER_ROW)
-    saved = None if lse is None else as_factors(lse, "lse", rows_shape, PER_ROW)
-    scale, upstream = as_grad_output(grad_output, options.reduction, rows_shape)
-    if is_distribution:
-        check_ignore_index(options)
-        check_focal_gamma(options)
-        labels, q = (target, None) if target.dtype.kind == "i" else (None, target)
-        return _make(Checked, (x, axis, target, True, labels, (), q, w, s, saved, upstream, scale))
-    labels, ignore = as_labels(target, options.ignore, options.ignore_beyond)
-    return _make(Checked, (x, axis, target, False, labels, ignore, None, w, s, saved, upstream, scale))
-
-
-def besides_logits(checked: Checked) -> tuple[Array | None, ...]:
-    """The arrays that kernels read besides the logits; None for those that a call does not have."""
-    _, _, _, _, labels, _, q, *per_class_or_row, _ = checked
-    return labels, q, *per_class_or_row
-
-
-def denominators(backend: Backend, options: Options, checked: Checked, n_rows: int) -> tuple[Checked, float, float]:
-    """Scan the labels; returns the call and the denominators of its loss and of its z-loss, 1 where there is no mean.
-
-    A mean does not change when all weights in its denominator are multiplied by one number.  So extreme weights are
-    rescaled here, by powers of two, where their sum would overflow or lose digits.
-    """
-    has_labels, mean = not checked.is_distribution, options.reduction == "mean"
-    w, s = checked.weight, checked.sample_weight
-    if n_rows == 0:
-        return checked, 0.0 if mean else 1.0, 1.0
-    if mean and not (w is None and s is None):
-        s = None if s is None else without_extremes(s)
-        w = w if w is None or not has_labels else without_extremes(w)
-        if w is not checked.weight or s is not checked.sample_weight:
-            checked = checked._replace(weight=w, sample_weight=s)
-    if not has_labels:
-        if not mean:
-            return checked, 1.0, 1.0
-        total = float(n_rows) if s is None else exact_sum(s.reshape(-1))
-        return checked, total, total
-    found = _scan(backend, options, checked)
-    if not mean:
-        return checked, 1.0, 1.0
-    if found.weight_sum < TINY and not (w is None and s is None):  # the weights that count are far below the largest
-        w, s = (None if weights is None else scaled_up(weights) for weights in (w, s))
-        checked = checked._replace(weight=w, sample_weight=s)
-        found = _scan(backend, options, checked)
-    return checked, found.weight_sum, found.sample_sum
 
 
 def make_slabs(
@@ -289,19 +196,3 @@ def _is_plain_out(out: Array, logits: Array, labels: Array) -> bool:
         and (out is logits or not overlaps(out, logits))
         and not overlaps(out, labels)
     )
-
-
-def _scan(backend: Backend, options: Options, checked: Checked) -> LabelScan:
-    """The backend's pass over the labels; IndexError for the first one that is out of range and not ignored."""
-    labels, s = checked.labels, checked.sample_weight
-    assert labels is not None
-    classes = checked.logits.shape[checked.axis]
-    # (A, B), with A the first axis of labels that are not contiguous.  That is a view of slices and of columns; only
-    # less regular layouts are copied.
-    shape = (1, -1) if labels.ndim < 2 or labels.flags.c_contiguous else (labels.shape[0], -1)
-    s = None if s is None else s.reshape(shape)
-    found = backend.scan_labels(labels.reshape(shape), classes, checked.ignore, checked.weight, s, options.n_threads)
-    if found.first_bad >= 0:
-        value = int(checked.target.reshape(-1)[found.first_bad])
-        raise_bad_label(found.first_bad, value, checked.target.shape, classes, options)
-    return found

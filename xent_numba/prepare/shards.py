@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from xent_numba.backends.protocol import Shard
-from xent_numba.prepare.aligned import BLOCK, is_aligned
+from xent_numba.prepare.aligned import aligned_blocks, is_aligned
 from xent_numba.prepare.inputs import (
     PER_ROW,
     as_array,
-    as_labels,
     as_logits,
-    as_target,
     as_weights,
-    check_focal_gamma,
-    check_ignore_index,
 )
-from xent_numba.prepare.layout import canonical, row_blocks, row_shape
+from xent_numba.prepare.layout import canonical, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
 from xent_numba.prepare.one_hot import one_hot_classes
 from xent_numba.prepare.options import class_range
+from xent_numba.prepare.target import as_labels, as_target, check_focal_gamma, check_ignore_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,22 +146,12 @@ def shards(checked: CheckedShard, grad: Array | None = None) -> Iterator[tuple[S
 
 
 def _aligned(shard: Shard, rows: slice, grad: Array | None) -> Iterator[tuple[Shard, slice, Array | None]]:
-    """The shard in blocks of one row of A, or of some of its rows B, that are copied."""
-    a, b, classes = shard.logits.shape
-    for i in range(a):
-        for _, part in row_blocks((1, b), BLOCK // classes):
-            block = slice(i, i + 1), part
-            q, kept = shard.distribution, shard.kept
-            copied = shard._replace(
-                logits=shard.logits[block].copy(),
-                distribution=None if q is None else q[block].copy(),
-                kept=None if kept is None else np.ascontiguousarray(kept[block]),
-            )
-            start = rows.start + i * b + part.start
-            found = None if grad is None else np.empty(grad[block].shape, grad.dtype)
-            yield copied, slice(start, start + math.prod(copied.logits.shape[:2])), found
-            if grad is not None:
-                grad[block] = found
+    """The shard in blocks of rows that are copied; those of a block follow one another."""
+    b = shard.logits.shape[1]
+    for (i, j), (x, q, kept), (found,) in aligned_blocks((shard.logits, shard.distribution, shard.kept), (grad,)):
+        start = rows.start + i.start * b + j.start
+        copied = shard._replace(logits=x, distribution=q, kept=kept)
+        yield copied, slice(start, start + math.prod(x.shape[:2])), found
 
 
 def at_classes(array: Array, classes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from xent_numba.backends.protocol import Problem, RowFields
-from xent_numba.prepare.aligned import BLOCK, is_aligned
-from xent_numba.prepare.inputs import as_array, as_labels, as_logits, as_target, raise_bad_label
-from xent_numba.prepare.layout import canonical, row_blocks, row_shape
+from xent_numba.prepare.aligned import aligned_blocks, is_aligned
+from xent_numba.prepare.denominators import scan
+from xent_numba.prepare.inputs import as_logits
+from xent_numba.prepare.layout import canonical, row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
 from xent_numba.prepare.options import as_names
+from xent_numba.prepare.target import as_labels, as_target
 from xent_numba.reduction import loss_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from xent_numba.backends.protocol import Backend
     from xent_numba.prepare.options import Options
@@ -38,6 +40,7 @@ class PreparedStatistics(NamedTuple):
 
     slabs: Iterable[Slab]  # a backend must fill one before it asks for the next
     fields: RowFields  # the results, in the shape of class indices
+    n_classes: int
 
 
 def check_fields(fields: object, has_target: bool) -> tuple[str, ...]:
@@ -81,7 +84,7 @@ def prepare_statistics(
     """Validate a call and bring it into canonical form; `names` are the fields, from `check_fields`."""
     try:
         x, axis = as_logits(logits, options.axis)
-        given = None if target is None else as_class_indices(target, x, axis)
+        given = None if target is None else as_target(target, x, axis, may_be_dense=False)[0]
     except (TypeError, ValueError) as error:
         raise_if_swapped(error, logits, target)
         raise
@@ -90,33 +93,13 @@ def prepare_statistics(
     if given is not None:
         labels, ignore = as_labels(given, options.ignore, options.ignore_beyond)
         if labels.size:
-            rows = (1, -1) if labels.ndim < 2 or labels.flags.c_contiguous else (labels.shape[0], -1)
-            classes = x.shape[axis]
-            found = backend.scan_labels(labels.reshape(rows), classes, ignore, None, None, options.n_threads)
-            if found.first_bad >= 0:
-                value = int(given.reshape(-1)[found.first_bad])
-                raise_bad_label(found.first_bad, value, shape, classes, options)
+            scan(backend, options, (given, labels, None, None), ignore, x.shape[axis])
     dtype = loss_dtype(x.dtype)
     results = RowFields(
         *[None if name not in names else np.empty(shape, np.intp if name in _INTEGERS else dtype) for name in FIELDS]
     )
     slabs = _slabs(options, x, axis, labels, ignore, results) if names and x.size else ()
-    return PreparedStatistics(slabs, results)
-
-
-def as_class_indices(target: ArrayLike, logits: Array, axis: int) -> Array:
-    """The target as class indices; ValueError for one in the shape of the logits, even where its rows are one-hot."""
-    if as_array(target, "target").shape == logits.shape:
-        refuse_distribution(logits.shape, axis)
-    return as_target(target, logits, axis)[0]
-
-
-def refuse_distribution(shape: tuple[int, ...], axis: int) -> NoReturn:
-    """ValueError for a target in the shape of the logits."""
-    raise ValueError(
-        f"target of shape {shape} has the shape of the logits, as a distribution over the classes; this function "
-        f"needs class indices, of shape {row_shape(shape, axis)}; of one-hot rows, they are target.argmax({axis})"
-    )
+    return PreparedStatistics(slabs, results, x.shape[axis])
 
 
 def _slabs(
@@ -140,12 +123,5 @@ def _slabs(
 def _aligned(slabs: Iterable[Slab]) -> Iterator[Slab]:
     """Aligned copies of blocks of rows.  One must be filled before the next, as its results are copied back then."""
     for problem, fields in slabs:
-        shape = problem.logits.shape
-        for block in row_blocks(shape, BLOCK // shape[2]):
-            labels = None if problem.labels is None else problem.labels[block]
-            found = RowFields(*[None if out is None else np.empty(out[block].shape, out.dtype) for out in fields])
-            yield problem._replace(logits=problem.logits[block].copy(), labels=labels), found
-            arrays: Iterator[tuple[Any, Any]] = zip(fields, found, strict=True)
-            for array, values in arrays:
-                if array is not None:
-                    array[block] = values
+        for _, (x, labels), found in aligned_blocks((problem.logits, problem.labels), fields):
+            yield problem._replace(logits=x, labels=labels), RowFields(*found)

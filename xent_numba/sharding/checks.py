@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xent_numba.prepare.inputs import raise_bad_label
 from xent_numba.prepare.layout import place
 from xent_numba.prepare.shards import DISTRIBUTION, LABELS, ONE_HOT
+from xent_numba.prepare.target import raise_bad_label
 from xent_numba.sharding import coverage
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from xent_numba.backends.compensated import scaled_difference, two_sum
 from xent_numba.backends.protocol import ShardCoefficients
 from xent_numba.backends.reference.blocks import times
 from xent_numba.backends.reference.focal import focal_factors
-from xent_numba.prepare.loss import TINY
+from xent_numba.prepare.denominators import TINY
 from xent_numba.reduction import exact_sum
 
 if TYPE_CHECKING:

@@ -71,6 +71,8 @@ def divergence(
     # A quarter of the difference does not overflow where the logits are finite.
     apart = (0.25 * student.top - 0.25 * s) - (0.25 * teacher.top - 0.25 * t)
     direct = 4.0 * (sum_of(np.where(p > 0.0, p * apart, 0.0)) / temperature) + log_sums
+    excluded = np.any(np.isneginf(s) & (t > -np.inf), axis=1, keepdims=True)  # by the student alone, even if p is 0
+    direct = np.where(excluded & ~np.isnan(log_sums), np.inf, direct)
 
     unit, small = max(temperature, 1.0), min(temperature, 1.0)
     d, lost = difference(t, s)

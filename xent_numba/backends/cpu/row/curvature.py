@@ -20,6 +20,7 @@ The statistics leave out the `Top`.  Values are vectors of float64 with one row 
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from numba import types
@@ -81,6 +82,17 @@ def row_curvature(operands: Any, stats: Any, label_weight: Any, x_y: Any, is_top
 def diagonal_at(found: Any, p: Any, q: Any, of_psi: Any, z_coefficient: float) -> Any:
     """H_jj with respect to z, from p_j and q = 1 − p_j; `of_psi` is p_j, or 1 − p_j at the label."""
     return p * (found.spread * q + splat(2.0 * z_coefficient, p) * p) - found.psi * of_psi * of_psi
+
+
+@inline
+def magnitude_of(spread: Any) -> Any:
+    """What is moved from the spread of rows, and from all that is added to it, to the factor of p: a spread above 1.
+
+    The product of p and a tiny factor then is a normal number wherever the second derivative is one.
+    """
+    square = spread * spread
+    is_large = (square > splat(1.0, spread)) & (square < splat(math.inf, spread))
+    return select(is_large, spread, splat(1.0, spread))
 
 
 @inline

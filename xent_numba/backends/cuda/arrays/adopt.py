@@ -142,8 +142,12 @@ def current_stream(adopted: Adopted) -> Any:
         return _external(sys.modules["torch"].cuda.current_stream(adopted.owner.device).cuda_stream)
     if adopted.library == "cupy":
         return _external(sys.modules["cupy"].cuda.get_current_stream().ptr)
-    interface = None if adopted.library else _interface(adopted.owner)
-    return _external((interface or {}).get("stream") or 0)
+    return _external(0 if adopted.library else stream_of(adopted.owner) or 0)
+
+
+def stream_of(value: Any) -> int | None:
+    """The stream that the interface of an array names; None where it names none."""
+    return (_interface(value) or {}).get("stream")
 
 
 def _external(pointer: int) -> Any:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import numpy as np
-
 from xent_numba.backends.cuda import launch
 from xent_numba.backends.cuda.arrays.adopt import (
     Adopted,
     current_stream,
     empty,
-    library_of,
     on_its_device,
     release,
 )
+from xent_numba.backends.cuda.arrays.host import to_host as to_host
 from xent_numba.backends.cuda.arrays.inputs import (
     LossInputs,
     loss_dtype,
-    read_class_indices,
     read_logits,
     read_loss_inputs,
     read_out,
@@ -30,11 +27,9 @@ from xent_numba.backends.cuda.arrays.label_scan import denominators
 from xent_numba.backends.cuda.arrays.slabs import slabs
 from xent_numba.backends.cuda.row.operands import Operand
 from xent_numba.backends.cuda.row.spec import STATISTICS
-from xent_numba.backends.cuda.runtime.device import numba_cuda
 from xent_numba.prepare.curvature import check_diag
-from xent_numba.prepare.inputs import PER_ROW, as_array, check_in_place
+from xent_numba.prepare.inputs import PER_ROW, check_in_place
 from xent_numba.prepare.layout import row_shape
-from xent_numba.prepare.tensors import refuse_gradient
 
 if TYPE_CHECKING:
     from xent_numba.prepare.distillation import DistillationOptions
@@ -121,7 +116,7 @@ def row_statistics(options: Options, logits: Any, target: Any, names: tuple[str,
             x, axis = read_logits(logits, options.axis)
             stream = current_stream(x)
         else:
-            inputs = read_class_indices(options, logits, target)
+            inputs = read_loss_inputs(options, logits, target, None, None, may_be_dense=False)
             x, axis, stream, arrays["labels"] = inputs.logits, inputs.axis, inputs.stream, inputs.target
         shape = row_shape(x.array.shape, axis)
         n_rows = math.prod(shape)
@@ -221,22 +216,6 @@ def count_classes(options: Options, logits: Any) -> int:
     """The number of classes."""
     x, axis = read_logits(logits, options.axis)
     return int(x.array.shape[axis])
-
-
-def to_host(array: Any, name: str) -> np.ndarray[Any, Any]:
-    """A NumPy array of one on a GPU, copied by its own library, which waits for what it has under way.
-
-    `name` is what the function calls it, for error messages.
-    """
-    refuse_gradient(array, name)
-    library = library_of(array)
-    if library == "torch":
-        return as_array(array.detach().cpu(), name)
-    if library == "cupy":
-        return np.asarray(array.get())
-    if library != "jax" and not hasattr(array, "copy_to_host"):
-        array = numba_cuda().as_cuda_array(array)
-    return np.asarray(array if library == "jax" else array.copy_to_host())
 
 
 def _read_grad(inputs: LossInputs, out: Any, name: str) -> Adopted:

@@ -22,10 +22,7 @@ from xent_numba.prepare.inputs import (
     as_factors,
     as_grad_output,
     as_logits,
-    as_target,
     as_weights,
-    check_focal_gamma,
-    check_ignore_index,
     check_out,
     check_out_type,
     check_shape,
@@ -33,7 +30,7 @@ from xent_numba.prepare.inputs import (
 )
 from xent_numba.prepare.layout import row_shape
 from xent_numba.prepare.misuse import raise_if_swapped
-from xent_numba.prepare.statistics import refuse_distribution
+from xent_numba.prepare.target import as_target, check_focal_gamma, check_ignore_index
 
 if TYPE_CHECKING:
     from xent_numba.prepare.options import Options
@@ -102,34 +99,30 @@ class LossInputs:
         return Operand(array.dtype.name, memory.address(there), row_stride=array.itemsize)
 
 
-def read_loss_inputs(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
-    """Adopt and check the arguments that all losses have."""
+def read_loss_inputs(
+    options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any, *, may_be_dense: bool = True
+) -> LossInputs:
+    """Adopt and check the arguments that all losses have; `may_be_dense` is False where no distribution is taken."""
     try:
-        return _read(options, logits, target, weight, sample_weight)
+        return _read(options, logits, target, weight, sample_weight, may_be_dense)
     except (TypeError, ValueError) as error:
         raise_if_swapped(error, logits, target)
         raise
 
 
-def read_class_indices(options: Options, logits: Any, target: Any) -> LossInputs:
-    """`read_loss_inputs` for a function that takes no distribution."""
-    inputs = read_loss_inputs(options, logits, target, None, None)
-    if inputs.is_distribution:
-        refuse_distribution(inputs.logits.array.shape, inputs.axis)
-    return inputs
-
-
-def _read(options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any) -> LossInputs:
+def _read(
+    options: Options, logits: Any, target: Any, weight: Any, sample_weight: Any, may_be_dense: bool
+) -> LossInputs:
     """`read_loss_inputs`, without the hint about arguments in the wrong order."""
     x, axis = read_logits(logits, options.axis)
     stream = current_stream(x)
     t = adopt(target, "target", x)
-    if t.array.shape == x.array.shape and t.dtype not in ITEMSIZE:
+    if may_be_dense and t.array.shape == x.array.shape and t.dtype not in ITEMSIZE:
         raise TypeError(
             f"target has dtype {t.dtype}; on the GPU a distribution must be {FLOAT_CHOICES}: convert it, or pass the "
             "class indices of one-hot rows, target.argmax(axis)"
         )
-    _, is_distribution = as_target(t.array, x.array, axis, may_read=False)
+    _, is_distribution = as_target(t.array, x.array, axis, may_be_dense=may_be_dense, may_read=False)
     inputs = LossInputs(options, x, axis, stream, t, is_distribution)
     if is_distribution:
         check_ignore_index(options)

@@ -18,8 +18,9 @@ from xent_numba.backends.cuda.arrays.inputs import LossInputs
 from xent_numba.backends.cuda.arrays.slabs import from_row
 from xent_numba.backends.cuda.row.operands import Operand, Operands
 from xent_numba.backends.cuda.runtime import memory
-from xent_numba.prepare.inputs import raise_bad_label, raise_bad_weight
+from xent_numba.prepare.inputs import raise_bad_weight
 from xent_numba.prepare.layout import merged_axes
+from xent_numba.prepare.target import raise_bad_label
 
 
 class Denominators(NamedTuple):

@@ -27,6 +27,7 @@ from xent_numba.backends.cpu.row.curvature import (
     add_bend,
     diagonal_at,
     diagonal_of_x,
+    magnitude_of,
     offset_without_focal,
     row_curvature,
     y_if_needed,
@@ -168,11 +169,12 @@ def _product_factors(operands: Any, second: Any, item: Any, found: Any, vtype: A
     g = (curvature.at_target - labels.u) * promote(v_y)
     h = chain_rule(add_bend(h, second.bend, g, labels.x, transform), labels.x, transform)
     weight = row_values(operands.sample_weight, item, h) * splat(second.scale, h)
+    magnitude = magnitude_of(curvature.spread)
     return ProductFactors(
-        weight * curvature.inverse,
-        demote(curvature.spread, vtype),
+        weight * magnitude * curvature.inverse,
+        demote(curvature.spread / magnitude, vtype),
         demote(at_top, vtype),
-        demote(offset - kappa, vtype),
+        demote((offset - kappa) / magnitude, vtype),
         demote(weight, vtype),
         second.bend,
         y_if_needed(transform, operands.focal_gamma, labels.y),
@@ -237,11 +239,12 @@ def _diagonal_factors(operands: Any, second: Any, item: Any, found: Any, vtype: 
     h_y = diagonal_at(curvature, curvature.p_y, curvature.q_y, curvature.q_y, zeta)
     weight = row_values(operands.sample_weight, item, h_y)
     factor, g_factor = weight * splat(second.scale, weight), weight * splat(operands.grad_scale, weight)
+    magnitude = magnitude_of(curvature.spread)
     diagonal = DiagonalFactors(
-        factor * curvature.inverse,
+        factor * magnitude * curvature.inverse,
         curvature.inverse,
-        demote(curvature.spread, vtype),
-        demote(curvature.spread - splat(2.0 * zeta, factor) + curvature.psi, vtype),
+        demote(curvature.spread / magnitude, vtype),
+        demote((curvature.spread - splat(2.0 * zeta, factor) + curvature.psi) / magnitude, vtype),
         demote(factor, vtype),
         second.bend,
         y_top,

@@ -27,6 +27,7 @@ from xent_numba.backends.cpu.row.curvature import (
     add_bend,
     diagonal_at,
     diagonal_of_x,
+    magnitude_of,
     needs_label,
     offset_without_focal,
 )
@@ -97,16 +98,17 @@ def _product_coefficients(operands: Any, second: Any, row: Any, stats: Any, fact
         g = found.at_target - one_lane(smoothing_at(row.dense, max(label.y, 0)), h)
         h = chain_rule(add_bend(h, second.bend, g * promote(v_y), x_y, row.transform), x_y, row.transform)
         at_target = extract_lane(h, 0) * factor
-    inverse = extract_lane(found.inverse, 0)
-    shift, scaled, keep_residual = scaled_shift(_centre(stats), factor * inverse, row.scale, vtype)
+    magnitude = magnitude_of(found.spread)
+    p_factor = factor * extract_lane(magnitude * found.inverse, 0)
+    shift, scaled, keep_residual = scaled_shift(_centre(stats), p_factor, row.scale, vtype)
     return ProductCoefficients(
         shift,
         keep_residual,
         at_target,
         scaled,
-        extract_lane(found.spread, 0),
+        extract_lane(found.spread / magnitude, 0),
         stats.measured.at_top,
-        extract_lane(offset - kappa, 0),
+        extract_lane((offset - kappa) / magnitude, 0),
         factor,
         second.bend,
         v,
@@ -177,15 +179,17 @@ def _diagonal_coefficients(operands: Any, second: Any, row: Any, stats: Any, wei
         h_y = diagonal_at(found, found.p_y, found.q_y, found.q_y, zeta)
         at_label = extract_lane(diagonal_of_x(h_y, g_y, second.bend, x_y, transform), 0) * factor
     inverse, spread = extract_lane(found.inverse, 0), extract_lane(found.spread, 0)
-    shift, scaled, keep_residual = scaled_shift(_centre(stats), factor * inverse, row.scale, vtype)
+    magnitude = extract_lane(magnitude_of(found.spread), 0)
+    p_factor = factor * magnitude
+    shift, scaled, keep_residual = scaled_shift(_centre(stats), p_factor * inverse, row.scale, vtype)
     diagonal = DiagonalCoefficients(
         shift,
         keep_residual,
         extract_lane(at_top, 0) * factor,
         scaled,
-        scaled / factor if factor != 0.0 else 0.0,
-        spread,
-        spread - 2.0 * zeta + extract_lane(found.psi, 0),
+        scaled / p_factor if p_factor != 0.0 else 0.0,
+        spread / magnitude,
+        (spread - 2.0 * zeta + extract_lane(found.psi, 0)) / magnitude,
         y,
         at_label,
         factor,

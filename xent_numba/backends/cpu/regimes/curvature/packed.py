@@ -26,7 +26,7 @@ from xent_numba.backends.cpu.regimes.staging import (
     write_row,
 )
 from xent_numba.backends.cpu.regimes.work_items import work_item
-from xent_numba.backends.cpu.row.curvature import offset_without_focal
+from xent_numba.backends.cpu.row.curvature import magnitude_of, offset_without_focal
 from xent_numba.backends.cpu.row.epilogue import log_of_sum
 from xent_numba.backends.cpu.row.operands import row_pointer
 from xent_numba.backends.cpu.simd.cast import demote, promote
@@ -83,10 +83,11 @@ def _factors(operands: Any, second: Any, item: Any, y: Any, found: Any, vtype: A
     offset = offset_without_focal(spread, stream * inverse, promote(at_top), zeta)
     factor = row_values(operands.sample_weight, item, total) * splat(second.scale, total) * inverse * rescale
     buffers = _Buffers(stack_buffer(vtype, 1), stack_buffer(vtype, 1), stack_buffer(vtype, 1), stack_buffer(vtype, 1))
-    store(buffers.factor, 0, demote(factor, vtype))
-    store(buffers.spread, 0, demote(spread, vtype))
+    magnitude = magnitude_of(spread)
+    store(buffers.factor, 0, demote(factor * magnitude, vtype))
+    store(buffers.spread, 0, demote(spread / magnitude, vtype))
     store(buffers.at_top, 0, at_top)
-    store(buffers.offset, 0, demote(offset, vtype))
+    store(buffers.offset, 0, demote(offset / magnitude, vtype))
     return buffers
 
 

@@ -110,10 +110,12 @@ def add_terms(run: Any, t: Any, s: Any, t_centre: Any, s_centre: Any, shifts: An
 def careful_term(t: Any, s: Any, shifts: Any, scale: Any) -> Any:
     """The term of Σ e_t (t − s − o) of one vector, scaled, as if the difference were not rounded.
 
-    It is 0 where e_t is, and does not overflow where the loss is finite.
+    It is 0 where e_t is, and does not overflow where the loss is finite.  Where the student excludes a class that the
+    teacher allows, it is infinite, even if e_t is 0.
     """
-    e_t = exp_shifted_scaled(t, shifts.t, scale)
-    return product_or_zero(e_t * splat(_DOWN * unscale(t), t), apart(t, s, shifts.origin, shifts.origin_error))
+    e_t, lowest = exp_shifted_scaled(t, shifts.t, scale), splat(float("-inf"), t)
+    term = product_or_zero(e_t * splat(_DOWN * unscale(t), t), apart(t, s, shifts.origin, shifts.origin_error))
+    return select((s == lowest) & (lowest < t), splat(float("inf"), t), term)
 
 
 @inline
