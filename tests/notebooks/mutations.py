@@ -67,9 +67,14 @@ CrossEntropyLoss.{name} = _scaled
 """
 
 
-def scaled(label: str, name: str, result: str = "_more(result)") -> Mutant:
+def scaled(label: str, name: str, result: str = "_more(result)", first: str = "01") -> Mutant:
     """A mutant whose function returns 1.001 times what it should."""
-    return Mutant(f"scaled: {label}", appended=SCALE + FUNCTION.format(name=name, result=result))
+    return Mutant(f"scaled: {label}", appended=SCALE + FUNCTION.format(name=name, result=result), first=first)
+
+
+def scaled_field(name: str, field: str) -> Mutant:
+    """The same, for one field of a named tuple that a function of the linear head returns."""
+    return scaled(f"{field} of {name}", name, f"result._replace({field}=_more(result.{field}))", first="08")
 
 
 SCALED = (
@@ -82,6 +87,12 @@ SCALED = (
     scaled("gradient of cross_entropy_and_grad", "cross_entropy_and_grad", "(result[0], _more(result[1]))"),
     Mutant("scaled: CrossEntropyLoss()", appended=SCALE + METHOD.format(name="__call__")),
     Mutant("scaled: CrossEntropyLoss().backward", appended=SCALE + METHOD.format(name="backward")),
+    scaled("linear_cross_entropy", "linear_cross_entropy", first="08"),
+    *(
+        scaled_field("linear_cross_entropy_and_grad", field)
+        for field in ("loss", "input", "linear_weight", "linear_bias")
+    ),
+    *(scaled_field("linear_cross_entropy_hvp", field) for field in ("linear_weight", "linear_bias")),
 )
 
 # ---------------------------------------------------------------- what any backend does
@@ -95,6 +106,25 @@ SHARED = (
     ),
     Mutant("mean: z-loss by weights", ((LOSS, "options.z_loss * (d1 / d2)", "options.z_loss"),)),
     Mutant("upstream gradient ignored", ((LOSS, "scale / d1", "1.0 / d1"),)),
+)
+
+# ---------------------------------------------------------------- the linear head, on any backend
+CHUNKS, PRODUCTS = "linear/chunks.py", "linear/products.py"
+
+
+def linear(name: str, file: str, old: str, new: str) -> Mutant:
+    """A mutant of the loop over chunks of rows, or of its matrix products."""
+    return Mutant(f"linear: {name}", ((file, old, new),), first="08")
+
+
+LINEAR = (
+    linear(
+        "ignored rows enter the products", CHUNKS, "kept = _kept_rows(checked.labels, checked.ignore)", "kept = None"
+    ),
+    linear("all rows are one chunk", CHUNKS, "return -(-n_rows // max(1, n_chunks))", "return n_rows"),
+    linear("the direction of the bias forgotten", CHUNKS, "direction[1], workspaces[1]", "None, workspaces[1]"),
+    linear("weights: the chunks before forgotten", PRODUCTS, "beta=1.0, c=self._total.T", "beta=0.0, c=self._total.T"),
+    linear("bias: the chunks before forgotten", PRODUCTS, "self._total += np.ones", "self._total = np.ones"),
 )
 
 # ---------------------------------------------------------------- the reference backend
@@ -311,7 +341,7 @@ CUDA = (
                "rescaled_sum(load(part + size), row_max, row_max)")),
 )  # fmt: skip
 
-MUTANTS = (*SCALED, *SHARED, *NUMPY, *CPU, *CUDA)
+MUTANTS = (*SCALED, *SHARED, *LINEAR, *NUMPY, *CPU, *CUDA)
 
 
 def plant(mutant: Mutant, folder: Path) -> None:
