@@ -23,7 +23,8 @@ from numba import types
 
 from xent_numba.backends.cpu.compile.inline import by_class, inline, specialize
 from xent_numba.backends.cpu.regimes.long.outputs import (
-    elements_to_line,
+    are_alike,
+    first_of,
     insert_own,
     load_each,
     next_own,
@@ -34,7 +35,7 @@ from xent_numba.backends.cpu.regimes.long.outputs import (
 )
 from xent_numba.backends.cpu.row.target import dense_target_part
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
-from xent_numba.backends.cpu.simd.cache_control import prefetch_ahead
+from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
     drop_residual,
@@ -73,7 +74,7 @@ class GradientCoefficients(NamedTuple):
 class RowOutput(NamedTuple):
     """Where the gradient of one row is written."""
 
-    p: Any  # pointer to its C elements; a pair for two outputs, which are streamed only where both are aligned alike
+    p: Any  # pointer to its C elements; a pair for two outputs
     staging: Any  # pointer to memory for two vectors, or a pair
     streaming: bool  # whether to write past the caches
 
@@ -177,8 +178,8 @@ def _stream_gradient(row: Any, output: Any, start: int, stop: int, coefficients:
     element to be written is part of.
     """
     lanes, out, staging, y = lanes_of(vtype), output.p, output.staging, row.y
-    without_residual = drop_residual(coefficients.shift, row.scale)
-    head = lanes - carry if carry > 0 else elements_to_line(out, start, vtype)
+    without_residual, alike = drop_residual(coefficients.shift, row.scale), are_alike(out, vtype)
+    head = lanes - carry if carry > 0 else elements_to_alignment(first_of(out), start, vtype)
     if head < 0:
         _store_gradient(row, out, start, stop, coefficients, vtype)
         return 0
@@ -191,18 +192,18 @@ def _stream_gradient(row: Any, output: Any, start: int, stop: int, coefficients:
             store_n_each(staging, carry, count, g)
             if count < head:
                 return carry + count
-            stream_each(out, start - carry, load_each(staging, vtype))
+            stream_each(out, start - carry, load_each(staging, vtype), alike)
         else:
             store_n_each(out, start, count, g)
     while i + lanes <= stop:
         own = next_own(coefficients.at_target, y, i, stop)  # first all vectors before the one with this class
         while i + lanes <= min(own, stop) and not coefficients.keep_residual:
             prefetch_ahead(row.logits, i)
-            stream_each(out, i, _element(row, i, None, without_residual, coefficients, vtype))
+            stream_each(out, i, _element(row, i, None, without_residual, coefficients, vtype), alike)
             i += lanes
         if i + lanes <= stop and (coefficients.keep_residual or own < i + lanes):
             g = _element(row, i, None, coefficients.shift, coefficients, vtype)
-            stream_each(out, i, insert_own(g, i, y, coefficients.at_target))
+            stream_each(out, i, insert_own(g, i, y, coefficients.at_target), alike)
             i += lanes
     if i < stop:
         g = _element(row, i, stop - i, coefficients.shift, coefficients, vtype)

@@ -34,23 +34,33 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, types.BaseTuple)
 
 
-def _to_each(write: Any) -> Any:
-    """Make the function of (p, i, g) that does `write` with one pointer and vector, or with each of a pair."""
+@specialize
+def store_each(p: Any, i: Any, g: Any) -> Any:
+    """Write all lanes to p[i], p[i + 1], … of each output."""
+    if not _is_pair(p):
+        return lambda p, i, g: store(p, i, g)
 
-    def choose(p: Any, i: Any, g: Any) -> Any:
-        if not _is_pair(p):
-            return lambda p, i, g: write(p, i, g)
+    def of_pair(p: Any, i: Any, g: Any) -> None:
+        store(p[0], i, g[0])
+        store(p[1], i, g[1])
 
-        def of_pair(p: Any, i: Any, g: Any) -> None:
-            write(p[0], i, g[0])
-            write(p[1], i, g[1])
-
-        return of_pair
-
-    return specialize(choose)
+    return of_pair
 
 
-store_each, stream_each = _to_each(store), _to_each(stream)
+@specialize
+def stream_each(p: Any, i: Any, g: Any, alike: bool) -> Any:
+    """The same past the caches, where p[i] of the first output is aligned; of the second one only if they are alike."""
+    if not _is_pair(p):
+        return lambda p, i, g, alike: stream(p, i, g)
+
+    def of_pair(p: Any, i: Any, g: Any, alike: bool) -> None:
+        stream(p[0], i, g[0])
+        if alike:
+            stream(p[1], i, g[1])
+        else:
+            store(p[1], i, g[1])
+
+    return of_pair
 
 
 @specialize
@@ -96,16 +106,19 @@ def staging_memory(p: Any, vtype: Any) -> Any:
 
 
 @specialize
-def elements_to_line(p: Any, i: int, vtype: Any) -> Any:
-    """`elements_to_alignment` of each output, where it is the same; −1 where it is not."""
+def first_of(p: Any) -> Any:
+    """The pointer to the first output."""
     if not _is_pair(p):
-        return lambda p, i, vtype: elements_to_alignment(p, i, vtype)
+        return lambda p: p
+    return lambda p: p[0]
 
-    def of_pair(p: Any, i: int, vtype: Any) -> Any:
-        first, second = elements_to_alignment(p[0], i, vtype), elements_to_alignment(p[1], i, vtype)
-        return first if first == second else -1
 
-    return of_pair
+@specialize
+def are_alike(p: Any, vtype: Any) -> Any:
+    """Whether the outputs are aligned alike, so that the same classes begin their cache lines."""
+    if not _is_pair(p):
+        return lambda p, vtype: True
+    return lambda p, vtype: elements_to_alignment(p[0], 0, vtype) == elements_to_alignment(p[1], 0, vtype)
 
 
 # ------------------------------------------------------------------------------------------------ own values

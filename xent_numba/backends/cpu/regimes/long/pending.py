@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.regimes.long.gradient import RowOutput, write_gradient
-from xent_numba.backends.cpu.regimes.long.outputs import elements_to_line, flush_tail_each, staging_memory
+from xent_numba.backends.cpu.regimes.long.outputs import first_of, flush_tail_each, staging_memory
 from xent_numba.backends.cpu.row.operands import RowInput
+from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment
 from xent_numba.backends.cpu.simd.load_store import load_scalar, stack_buffer, store_scalar
 from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones
 
@@ -52,7 +53,7 @@ def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
         lanes = lanes_of(vtype)
         head = 0
         if start == 0 and output.streaming:  # complete the first vector in memory, so that all others are aligned
-            head = lanes - carry if carry > 0 else max(0, elements_to_line(output.p, 0, vtype))
+            head = lanes - carry if carry > 0 else max(0, elements_to_alignment(first_of(output.p), 0, vtype))
         stop = min(classes, start + head + vectors * lanes)
         carry = write_gradient(pending.row, output, start, stop, pending.coefficients, carry, vtype)
         store_scalar(pending.progress, 0, stop)
