@@ -37,7 +37,7 @@ DEFAULT = 1 << 30  # bytes
 SHARE = 8  # the default is at most one part in so many of the memory that the process may use
 UNKNOWN = 1 << 28  # bytes: the default where that amount is unknown
 LEAST = 1 << 24  # bytes: smaller results are cheap to allocate
-LINE = 64  # bytes of a cache line, to which results are aligned
+LINE = 64  # bytes of a cache line
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # versions 2 and 1
 
 
@@ -95,22 +95,27 @@ def _references(holder: list[Any]) -> int:
 _waiting: list[_Memory] = []  # the memory that is kept, most recently freed last
 
 
-def empty_like(array: Array) -> Array:
+def empty_like(array: Array, beside: Array | None = None) -> Array:
     """Like np.empty_like, but on the memory of an earlier result where there is some.
 
-    Like a broadcast array is one in C order: np.empty_like would put the repeated axis first in memory.
+    Like a broadcast array is one in C order: np.empty_like would put the repeated axis first in memory.  A large result
+    begins at a cache line, or is aligned as the array is that it is computed beside, so that both fill whole lines.
     """
+    offset = 0 if beside is None else beside.ctypes.data % LINE
     try:
-        return _made(array)
+        return _made(array, offset)
     except MemoryError:
         if not _waiting:
             raise
         _waiting.clear()
-        return _made(array)
+        return _made(array, offset)
 
 
-def _made(array: Array) -> Array:
-    """An uninitialised array like `array`; large C-contiguous ones are placed on memory that can be taken back."""
+def _made(array: Array, offset: int) -> Array:
+    """An uninitialised array like `array`; large C-contiguous ones are placed on memory that can be taken back.
+
+    These begin `offset` bytes after the beginning of a cache line.
+    """
     in_c_order = array.flags.c_contiguous or _is_broadcast(array)
     if array.nbytes < LEAST or type(array) is not np.ndarray or not (in_c_order or _in_c_order(array)) or not keep():
         return np.empty(array.shape, array.dtype) if in_c_order else np.empty_like(array)
@@ -118,7 +123,7 @@ def _made(array: Array) -> Array:
     memory = _found(needed)
     if memory is None:
         memory = _Memory.__new__(_Memory, (needed,), np.uint8)
-    start = -memory.ctypes.data % LINE
+    start = (offset - memory.ctypes.data) % LINE
     given_out = memory[start : start + array.nbytes].view(_Lent)
     memory.claim = weakref.ref(given_out, partial(_take_back, memory, _waiting, keep()))
     return np.ndarray(array.shape, array.dtype, buffer=given_out)

@@ -199,6 +199,15 @@ def test_of_the_kind_of_the_logits():
         assert made.flags.writeable
 
 
+@recycles
+def test_two_results_are_aligned_alike():
+    x, y = np.zeros(LARGE, np.float32), np.zeros(LARGE[0], int)
+    own = np.empty(x.size + 5, np.float32)[5:].reshape(x.shape)
+    for wanted in ({}, {"grad_out": own}, {"diag_out": own}):
+        grad, diag = xn.cross_entropy_grad_and_hessian_diag(x, y, **wanted)
+        assert address(grad) % results.LINE == address(diag) % results.LINE
+
+
 def test_many_threads():
     x = np.zeros((16, 1 << 18), np.float32)
     wrong = []

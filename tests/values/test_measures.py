@@ -23,7 +23,8 @@ from xent_numba.backends.cpu.regimes.lanes.rows import tile_at
 from xent_numba.backends.cpu.regimes.lanes.tile import Tile, TileInput, tile_exponentials, tile_statistics
 from xent_numba.backends.cpu.regimes.long.epilogue import in_one_lane
 from xent_numba.backends.cpu.regimes.long.gradient import ELEMENTS, scaled_shift
-from xent_numba.backends.cpu.regimes.long.pending import PendingPair, complete_pending, next_pending, no_pending
+from xent_numba.backends.cpu.regimes.long.outputs import OwnValues
+from xent_numba.backends.cpu.regimes.long.pending import complete_pending, next_pending, no_pending
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.epilogue import in_float64, sum_with_top
@@ -40,11 +41,11 @@ ULP = {np.float32: 2.0**-23, np.float64: 2.0**-52}
 
 # ------------------------------------------------------------------------------------------------ kernels
 class Centred(NamedTuple):
-    """The coefficients of p_j (v_j − v_top − mean), with p_j = factor · e_j."""
+    """The coefficients of p_j (v_j − v_top − mean) and of p_j (1 − p_j), with p_j = factor · e_j."""
 
     shift: Any
     keep_residual: bool
-    at_target: float
+    at_target: Any
     factor: float
     at_top: float
     mean: float
@@ -53,33 +54,11 @@ class Centred(NamedTuple):
 
 def _centred(coefficients, e, x, i, count, row):
     v = load_part(coefficients.v, i, count, e) - splat(coefficients.at_top, e)
-    return e * splat(coefficients.factor, e) * (v - splat(coefficients.mean, e))
+    p = e * splat(coefficients.factor, e)
+    return p * (v - splat(coefficients.mean, e)), p * (splat(1.0, e) - p)
 
 
 ELEMENTS[Centred] = _centred
-
-
-class Spread(NamedTuple):
-    """The coefficients of p_j (1 − p_j)."""
-
-    shift: Any
-    keep_residual: bool
-    at_target: float
-    factor: float
-
-
-def _spread(coefficients, e, x, i, count, row):
-    p = e * splat(coefficients.factor, e)
-    return p * (splat(1.0, e) - p)
-
-
-ELEMENTS[Spread] = _spread
-
-
-@inline
-def _complete(pending, row, last, vtype):
-    complete_pending(pending.first, row.classes, last, vtype)
-    complete_pending(pending.second, row.classes, last, vtype)
 
 
 @kernel
@@ -93,9 +72,10 @@ def long_rows(logits, vectors, out, spread, found, streaming):
     measures = Measures(True, row_pointer(vectors, 0, 0))
     row = RowInput(row_pointer(logits, 0, 0), classes, -1, None, None, None, True, measures)
     shift, factor, keep = scaled_shift(0.0, 0.0, row.scale, vtype)
-    first = no_pending(row_pointer(spread, 0, 0), row, Spread(shift, keep, 0.0, factor), streaming, vtype)
-    coefficients = Centred(shift, keep, 0.0, factor, 0.0, 0.0, measures.stream)
-    pending = PendingPair(first, no_pending(row_pointer(out, 0, 0), row, coefficients, streaming, vtype))
+    own = OwnValues(-1, 0.0, -1, 0.0, -1, 0.0)
+    coefficients = Centred(shift, keep, own, factor, 0.0, 0.0, measures.stream)
+    outputs = row_pointer(out, 0, 0), row_pointer(spread, 0, 0)
+    pending = no_pending(outputs, row, coefficients, streaming, vtype)
     for i in range(logits.shape[1]):
         measures = Measures(True, row_pointer(vectors, 0, i))
         row = RowInput(row_pointer(logits, 0, i), classes, -1, None, None, None, True, measures)
@@ -105,13 +85,12 @@ def long_rows(logits, vectors, out, spread, found, streaming):
         at_top, mean = stats.measured.at_top, stats.measured.stream / total
         found[i, 0], found[i, 1], found[i, 2] = log_s + stats.measured.gap / total, at_top, mean
         found[i, 3] = stats.top.y
-        _complete(pending, row, False, vtype)
+        complete_pending(pending, classes, False, vtype)
         centre = stats.row_max if stats.row_max > -math.inf else 0.0
         shift, factor, keep = scaled_shift(centre, 1.0 / total, row.scale, vtype)
-        coefficients = Centred(shift, keep, 0.0, factor, at_top, mean, measures.stream)
-        first = next_pending(pending.first, row, Spread(shift, keep, 0.0, factor), row_pointer(spread, 0, i))
-        pending = PendingPair(first, next_pending(pending.second, row, coefficients, row_pointer(out, 0, i)))
-    _complete(pending, row, True, vtype)
+        coefficients = Centred(shift, keep, own, factor, at_top, mean, measures.stream)
+        pending = next_pending(pending, row, coefficients, (row_pointer(out, 0, i), row_pointer(spread, 0, i)))
+    complete_pending(pending, classes, True, vtype)
 
 
 class CentredLanes(NamedTuple):

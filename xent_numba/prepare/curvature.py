@@ -54,8 +54,12 @@ def prepare_grad_and_hessian_diag(
     """Validate a call of `cross_entropy_grad_and_hessian_diag` and bring it into canonical form."""
     checked = check_inputs(options, inputs)
     x, others = checked.logits, besides_logits(checked)
-    grad = empty_like(x) if grad_out is None else check_out(grad_out, "grad_out", x.shape, x.dtype, x, *others)
-    diag = empty_like(x) if diag_out is None else check_out(diag_out, "diag_out", x.shape, x.dtype, x, *others)
+    grad = None if grad_out is None else check_out(grad_out, "grad_out", x.shape, x.dtype, x, *others)
+    diag = None if diag_out is None else check_out(diag_out, "diag_out", x.shape, x.dtype, x, *others)
+    if grad is None:
+        grad = empty_like(x, diag)
+    if diag is None:
+        diag = empty_like(x, grad)
     check_diag(diag, x, grad)
     slabs = _slabs(backend, options, checked, grad, None, diag)
     return PreparedCurvature(slabs, grad if grad_out is None else grad_out, diag if diag_out is None else diag_out)

@@ -23,9 +23,9 @@ from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     RowOutput,
     gradient_coefficients,
-    store_element,
     write_gradient,
 )
+from xent_numba.backends.cpu.regimes.long.outputs import store_element
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.staging import flush_carry, flush_tail, staging_of, write_tile
 from xent_numba.backends.cpu.regimes.work_items import work_item

@@ -1,4 +1,4 @@
-"""What is written for some classes of a long row: a Hessian-vector product, or the diagonal of the Hessian.
+"""What is written for some classes of a long row: a Hessian-vector product, or the gradient and the diagonal.
 
 `row.curvature` has the formulas.  `factor` times the exponential of a logit is p_j times all that multiplies the row.
 """
@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.long.gradient import ELEMENTS, subtract_dense_target
 from xent_numba.backends.cpu.row.curvature import add_bend, diagonal_of_x, is_bent
-from xent_numba.backends.cpu.row.target import insert_target
 from xent_numba.backends.cpu.row.transform import chain_rule
 from xent_numba.backends.cpu.simd.load_store import load_part
-from xent_numba.backends.cpu.simd.vector import splat
+from xent_numba.backends.cpu.simd.vector import fma, splat
 
 
 class ProductCoefficients(NamedTuple):
@@ -32,17 +31,18 @@ class ProductCoefficients(NamedTuple):
 
 
 class DiagonalCoefficients(NamedTuple):
-    """f'² p_j (spread − square · p_j), plus the term of a softcap, all times what multiplies the row; p_j = e · p."""
+    """The gradient f' (slope · P − u_factor · u_j), and the diagonal f'² P (spread − square · e_j), and a softcap term.
+
+    P = factor · e_j is p_j times the largest of what multiplies the two, so that the other factors are at most 1.
+    """
 
     shift: Any
     keep_residual: bool
-    at_target: float  # at the class of the `Top`
+    at_target: Any  # `OwnValues`
     factor: float
-    p: float
+    slope: float
     spread: float
     square: float
-    y: Any  # the class of the label where that has another formula, else −1
-    at_label: float
     u_factor: float
     bend: float
 
@@ -67,12 +67,11 @@ def _product(coefficients: Any, e: Any, x: Any, i: Any, count: Any, row: Any) ->
 
 @inline
 def _diagonal(coefficients: Any, e: Any, x: Any, i: Any, count: Any, row: Any) -> Any:
-    """An element of the diagonal."""
+    """An element of the gradient, and one of the diagonal."""
     p = e * splat(coefficients.factor, e)
-    h = p * (splat(coefficients.spread, e) - splat(coefficients.square, e) * (e * splat(coefficients.p, e)))
-    g = _gradient_of_z(coefficients, p, i, count, row)
-    h = diagonal_of_x(h, g, coefficients.bend, x, row.transform)
-    return insert_target(h, i, coefficients.y, coefficients.at_label)
+    g = subtract_dense_target(p * splat(coefficients.slope, e), coefficients.u_factor, row.dense, i, count)
+    h = p * fma(e, splat(-coefficients.square, e), splat(coefficients.spread, e))
+    return chain_rule(g, x, row.transform), diagonal_of_x(h, g, coefficients.bend, x, row.transform)
 
 
 ELEMENTS[ProductCoefficients] = _product.py_func

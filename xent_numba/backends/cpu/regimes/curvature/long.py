@@ -6,7 +6,7 @@ As in `regimes.long.rows`, what is written for a row is written while the next r
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +14,9 @@ from xent_numba.backends.cpu.compile.inline import inline
 from xent_numba.backends.cpu.regimes.curvature.elements import DiagonalCoefficients, ProductCoefficients
 from xent_numba.backends.cpu.regimes.curvature.long_label import curvature_of, mask_of, row_label, value_at
 from xent_numba.backends.cpu.regimes.curvature.operands import measures_of, second_order_vtype, top_of
-from xent_numba.backends.cpu.regimes.long.gradient import (
-    GradientScalars,
-    gradient_coefficients,
-    scaled_shift,
-    store_element,
-)
-from xent_numba.backends.cpu.regimes.long.pending import PendingPair, complete_pending, next_pending, no_pending
+from xent_numba.backends.cpu.regimes.long.gradient import scaled_shift
+from xent_numba.backends.cpu.regimes.long.outputs import OwnValues, store_element
+from xent_numba.backends.cpu.regimes.long.pending import complete_pending, next_pending, no_pending
 from xent_numba.backends.cpu.regimes.long.statistics import statistics
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.curvature import (
@@ -44,6 +40,8 @@ from xent_numba.backends.cpu.simd.cast import promote
 from xent_numba.backends.cpu.simd.load_store import stride
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import one_lane, select
+
+_LEAST = 1e-22  # at least what multiplies the exponentials of a row, or they would be no normal numbers in float32
 
 
 # ------------------------------------------------------------------------------------------------ one row
@@ -153,96 +151,73 @@ def long_products(operands: Any, second: Any, start: int, stop: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ diagonals
-class _Diagonal(NamedTuple):
-    """What is written for a row."""
-
-    gradient: Any  # `GradientCoefficients`
-    diagonal: Any  # `DiagonalCoefficients`
-    y: Any  # the class with a scalar of its own in the gradient
-
-
 @inline
 def _diagonal_coefficients(operands: Any, second: Any, row: Any, stats: Any, weight: float, vtype: Any) -> Any:
-    """The `_Diagonal` of a row with this sample weight."""
+    """The `DiagonalCoefficients` of a row with this sample weight."""
     label, zeta = row_label(operands.distribution, stats, operands, row, vtype), operands.z_coefficient
     x_y, x_top = value_at(row.logits, label.y, vtype), value_at(row.logits, stats.top.y, vtype)
     found = curvature_of(operands, label, x_y, vtype)
     is_top = mask_of(label.is_top, vtype)
-    transform, factor = row.transform, weight * second.scale
+    transform, factor, g_factor = row.transform, weight * second.scale, weight * operands.grad_scale
     g_y = found.at_target - one_lane(smoothing_at(row.dense, max(label.y, 0)), found.at_target)
     g_top = found.spread * found.p_top - one_lane(smoothing_at(row.dense, max(stats.top.y, 0)), g_y)
     h_top = diagonal_at(found, found.p_top, found.q_top, select(is_top, found.q_top, found.p_top), zeta)
+    at_y = extract_lane(chain_rule(g_y, x_y, transform), 0) * g_factor
     at_top = diagonal_of_x(h_top, select(is_top, g_y, g_top), second.bend, x_top, transform)
     at_label, y = 0.0, np.int64(-1)
     if needs_label(transform, operands.focal_gamma) and not label.is_top:
         y = np.int64(label.y)
         h_y = diagonal_at(found, found.p_y, found.q_y, found.q_y, zeta)
         at_label = extract_lane(diagonal_of_x(h_y, g_y, second.bend, x_y, transform), 0) * factor
+    own = OwnValues(np.int64(label.y), at_y, np.int64(stats.top.y), extract_lane(at_top, 0) * factor, y, at_label)
     inverse, spread = extract_lane(found.inverse, 0), extract_lane(found.spread, 0)
-    magnitude = extract_lane(magnitude_of(found.spread), 0)
-    p_factor = factor * magnitude
-    shift, scaled, keep_residual = scaled_shift(_centre(stats), p_factor * inverse, row.scale, vtype)
-    diagonal = DiagonalCoefficients(
+    square = spread - 2.0 * zeta + extract_lane(found.psi, 0)
+    largest = max(abs(spread * g_factor), abs(spread * factor), abs(square * factor), _LEAST)
+    shift, scaled, keep_residual = scaled_shift(_centre(stats), largest * inverse, row.scale, vtype)
+    return DiagonalCoefficients(
         shift,
         keep_residual,
-        extract_lane(at_top, 0) * factor,
+        own,
         scaled,
-        scaled / p_factor if p_factor != 0.0 else 0.0,
-        spread / magnitude,
-        (spread - 2.0 * zeta + extract_lane(found.psi, 0)) / magnitude,
-        y,
-        at_label,
-        factor,
+        spread * g_factor / largest,
+        spread * factor / largest,
+        square * factor / largest * (scaled / largest),
+        g_factor,
         second.bend,
-    )
-    g_factor = weight * operands.grad_scale
-    at_target = extract_lane(chain_rule(g_y, x_y, transform), 0) * g_factor
-    gradient = GradientScalars(_centre(stats), spread * inverse * g_factor, g_factor, at_target)
-    return _Diagonal(
-        gradient_coefficients(operands.focal_gamma, gradient, row.scale, vtype), diagonal, np.int64(label.y)
     )
 
 
 @inline
 def _no_diagonal(operands: Any, second: Any, vtype: Any) -> Any:
-    """A `PendingPair` with nothing to write: the diagonal first, because the gradient may be in place of the logits."""
-    row = _input(operands, None, 0, 0)
+    """A `PendingGradient` of two outputs with nothing to write."""
+    row, none = _input(operands, None, 0, 0), np.int64(-1)
     shift, factor, keep_residual = scaled_shift(0.0, 0.0, row.scale, vtype)
-    diagonal = DiagonalCoefficients(
-        shift, keep_residual, 0.0, factor, 0.0, 0.0, 0.0, np.int64(-1), 0.0, 0.0, second.bend
-    )
-    gradient = gradient_coefficients(operands.focal_gamma, GradientScalars(0.0, 0.0, 0.0, 0.0), row.scale, vtype)
-    return PendingPair(
-        no_pending(row_pointer(second.diag, 0, 0), row, diagonal, operands.streaming, vtype),
-        no_pending(row_pointer(operands.grad, 0, 0), row, gradient, operands.streaming, vtype),
-    )
+    own = OwnValues(none, 0.0, none, 0.0, none, 0.0)
+    coefficients = DiagonalCoefficients(shift, keep_residual, own, factor, 0.0, 0.0, 0.0, 0.0, second.bend)
+    return no_pending(_outputs(operands, second, 0, 0), row, coefficients, operands.streaming, vtype)
 
 
 @inline
-def _complete_both(pending: Any, operands: Any, second: Any, last: bool, vtype: Any) -> None:
-    """Write the rest of a `PendingPair`."""
-    complete_pending(pending.first, stride(second.diag, 1), last, vtype)
-    complete_pending(pending.second, stride(operands.grad, 1), last, vtype)
+def _outputs(operands: Any, second: Any, a: int, b: int) -> Any:
+    """Where the gradient and the diagonal of row (a, b) are written."""
+    return row_pointer(operands.grad, a, b), row_pointer(second.diag, a, b)
 
 
 @inline
 def _diagonal_row(operands: Any, second: Any, i: int, pending: Any, vtype: Any) -> Any:
     """The gradient and the diagonal of row i as pending, once those of the row before are complete."""
     a, b, _, _ = work_item(operands.logits.shape, i, 1)
-    row = _input(operands, None, a, b)
-    grad, diag = row_pointer(operands.grad, a, b), row_pointer(second.diag, a, b)
+    row, out = _input(operands, None, a, b), _outputs(operands, second, a, b)
     if is_ignored(operands.labels, row.y):
-        _complete_both(pending, operands, second, True, vtype)
-        _write_zeros(grad, row.classes, vtype)
-        _write_zeros(diag, row.classes, vtype)
+        complete_pending(pending, 0, True, vtype)
+        _write_zeros(out[0], row.classes, vtype)
+        _write_zeros(out[1], row.classes, vtype)
         return pending
     stats = statistics(row, pending, vtype)
-    _complete_both(pending, operands, second, b == 0, vtype)
-    found = _diagonal_coefficients(operands, second, row, stats, value_or_one(operands.sample_weight, i), vtype)
-    return PendingPair(
-        next_pending(pending.first, _with_class(row, stats.top.y), found.diagonal, diag),
-        next_pending(pending.second, _with_class(row, found.y), found.gradient, grad),
-    )
+    row_stride = stride(operands.grad, 1)
+    complete_pending(pending, row_stride, b == 0 or row_stride != stride(second.diag, 1), vtype)
+    weight = value_or_one(operands.sample_weight, i)
+    return next_pending(pending, row, _diagonal_coefficients(operands, second, row, stats, weight, vtype), out)
 
 
 @inline
@@ -252,4 +227,4 @@ def long_diagonals(operands: Any, second: Any, start: int, stop: int) -> None:
     pending = _no_diagonal(operands, second, vtype)
     for i in range(start, stop):
         pending = _diagonal_row(operands, second, i, pending, vtype)
-    _complete_both(pending, operands, second, True, vtype)
+    complete_pending(pending, 0, True, vtype)

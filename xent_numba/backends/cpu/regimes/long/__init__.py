@@ -6,6 +6,7 @@ order        argmax and rank, found block by block meanwhile
 block        the sums of some classes of it
 measures     the sums of `row.measures`, if they are asked for
 rescale      sums relative to another shift
+outputs      where one output of a row is written, or two at once
 gradient     its gradient, or an output of another formula, each element written once
 pending      what is written while the next row is read
 saved        the gradient from a saved log-sum-exp

@@ -10,6 +10,9 @@ for each class of them, computed from the exponential of each logit.  Such a cla
     shift           what is subtracted from a logit before exp, a `Shift` in all lanes
     keep_residual   whether the residual of the shift counts, see `has_residual`
     at_target       what is written at class y of the row, if there is one
+
+A row may have two outputs that are computed together (`outputs`).  Then `element` gives a pair of vectors, `at_target`
+are `OwnValues`, and `RowOutput` has two pointers.
 """
 
 from __future__ import annotations
@@ -19,9 +22,20 @@ from typing import Any, NamedTuple
 from numba import types
 
 from xent_numba.backends.cpu.compile.inline import by_class, inline, specialize
-from xent_numba.backends.cpu.row.target import dense_target_part, insert_target
+from xent_numba.backends.cpu.regimes.long.outputs import (
+    are_alike,
+    first_of,
+    insert_own,
+    load_each,
+    next_own,
+    store_each,
+    store_n_each,
+    store_own,
+    stream_each,
+)
+from xent_numba.backends.cpu.row.target import dense_target_part
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
-from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead, stream
+from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment, prefetch_ahead
 from xent_numba.backends.cpu.simd.exp_shifted import (
     Shift,
     drop_residual,
@@ -31,7 +45,7 @@ from xent_numba.backends.cpu.simd.exp_shifted import (
     scale_for_product,
     shift_of,
 )
-from xent_numba.backends.cpu.simd.load_store import load, load_part, store, store_n
+from xent_numba.backends.cpu.simd.load_store import load_part
 from xent_numba.backends.cpu.simd.math import apply_scale
 from xent_numba.backends.cpu.simd.reduce import extract_lane
 from xent_numba.backends.cpu.simd.vector import lanes_of, one_lane, splat
@@ -60,8 +74,8 @@ class GradientCoefficients(NamedTuple):
 class RowOutput(NamedTuple):
     """Where the gradient of one row is written."""
 
-    p: Any  # pointer to its C elements
-    staging: Any  # pointer to memory for two vectors
+    p: Any  # pointer to its C elements; a pair for two outputs
+    staging: Any  # pointer to memory for two vectors, or a pair
     streaming: bool  # whether to write past the caches
 
 
@@ -139,12 +153,6 @@ def _element(row: Any, i: int, count: Any, shift: Any, coefficients: Any, vtype:
     return element(coefficients, e, x, i, count, row)
 
 
-@inline
-def store_element(p: Any, i: int, value: float, vtype: Any) -> None:
-    """p[i] = value, rounded once to the dtype in memory."""
-    store_n(p, i, 1, splat(value, vtype))
-
-
 # ------------------------------------------------------------------------------------------------ parts of a row
 @inline
 def _store_gradient(row: Any, out: Any, start: int, stop: int, coefficients: Any, vtype: Any) -> None:
@@ -153,14 +161,13 @@ def _store_gradient(row: Any, out: Any, start: int, stop: int, coefficients: Any
     without_residual = drop_residual(coefficients.shift, row.scale)
     i = start
     while i + lanes <= stop and not coefficients.keep_residual:
-        store(out, i, _element(row, i, None, without_residual, coefficients, vtype))
+        store_each(out, i, _element(row, i, None, without_residual, coefficients, vtype))
         i += lanes
     while i < stop:
         count = min(lanes, stop - i)
-        store_n(out, i, count, _element(row, i, count, coefficients.shift, coefficients, vtype))
+        store_n_each(out, i, count, _element(row, i, count, coefficients.shift, coefficients, vtype))
         i += count
-    if start <= row.y < stop:
-        store_element(out, row.y, coefficients.at_target, vtype)
+    store_own(out, start, stop, row.y, coefficients.at_target, vtype)
 
 
 @inline
@@ -171,38 +178,36 @@ def _stream_gradient(row: Any, output: Any, start: int, stop: int, coefficients:
     element to be written is part of.
     """
     lanes, out, staging, y = lanes_of(vtype), output.p, output.staging, row.y
-    without_residual = drop_residual(coefficients.shift, row.scale)
-    head = lanes - carry if carry > 0 else elements_to_alignment(out, start, vtype)
+    without_residual, alike = drop_residual(coefficients.shift, row.scale), are_alike(out, vtype)
+    head = lanes - carry if carry > 0 else elements_to_alignment(first_of(out), start, vtype)
     if head < 0:
         _store_gradient(row, out, start, stop, coefficients, vtype)
         return 0
     i = start
     if head > 0:
         count = min(head, stop - start)
-        g = insert_target(
-            _element(row, i, count, coefficients.shift, coefficients, vtype), i, y, coefficients.at_target
-        )
+        g = insert_own(_element(row, i, count, coefficients.shift, coefficients, vtype), i, y, coefficients.at_target)
         i += count
         if carry > 0:
-            store_n(staging, carry, count, g)
+            store_n_each(staging, carry, count, g)
             if count < head:
                 return carry + count
-            stream(out, start - carry, load(staging, 0, vtype))
+            stream_each(out, start - carry, load_each(staging, vtype), alike)
         else:
-            store_n(out, start, count, g)
+            store_n_each(out, start, count, g)
     while i + lanes <= stop:
-        target_or_stop = y if i <= y else stop  # first all vectors before the one with the target, then all after it
-        while i + lanes <= min(target_or_stop, stop) and not coefficients.keep_residual:
+        own = next_own(coefficients.at_target, y, i, stop)  # first all vectors before the one with this class
+        while i + lanes <= min(own, stop) and not coefficients.keep_residual:
             prefetch_ahead(row.logits, i)
-            stream(out, i, _element(row, i, None, without_residual, coefficients, vtype))
+            stream_each(out, i, _element(row, i, None, without_residual, coefficients, vtype), alike)
             i += lanes
-        if i + lanes <= stop and (coefficients.keep_residual or i <= y < i + lanes):
+        if i + lanes <= stop and (coefficients.keep_residual or own < i + lanes):
             g = _element(row, i, None, coefficients.shift, coefficients, vtype)
-            stream(out, i, insert_target(g, i, y, coefficients.at_target))
+            stream_each(out, i, insert_own(g, i, y, coefficients.at_target), alike)
             i += lanes
     if i < stop:
         g = _element(row, i, stop - i, coefficients.shift, coefficients, vtype)
-        store_n(staging, 0, stop - i, insert_target(g, i, y, coefficients.at_target))
+        store_n_each(staging, 0, stop - i, insert_own(g, i, y, coefficients.at_target))
     return stop - i
 
 

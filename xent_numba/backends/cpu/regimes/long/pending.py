@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from numba import types
-
-from xent_numba.backends.cpu.compile.inline import inline, specialize
+from xent_numba.backends.cpu.compile.inline import inline, optional
 from xent_numba.backends.cpu.regimes.long.gradient import RowOutput, write_gradient
-from xent_numba.backends.cpu.regimes.staging import flush_tail
+from xent_numba.backends.cpu.regimes.long.outputs import first_of, flush_tail_each, staging_memory
 from xent_numba.backends.cpu.row.operands import RowInput
-from xent_numba.backends.cpu.row.transform import is_instance_type
 from xent_numba.backends.cpu.simd.cache_control import elements_to_alignment
-from xent_numba.backends.cpu.simd.load_store import advance, load_scalar, stack_buffer, store_scalar
+from xent_numba.backends.cpu.simd.load_store import load_scalar, stack_buffer, store_scalar
 from xent_numba.backends.cpu.simd.vector import lanes_of, minus_ones
 
 
@@ -29,13 +26,6 @@ class PendingGradient(NamedTuple):
     progress: Any  # pointer to two integers: how many elements are done; the carry, of this row or the row before
 
 
-class PendingPair(NamedTuple):
-    """Two outputs of a row, each a `PendingGradient`.  The second may be in the place of the logits, the first not."""
-
-    first: Any
-    second: Any
-
-
 @inline
 def no_pending(out: Any, row: Any, coefficients: Any, streaming: bool, vtype: Any) -> Any:
     """A `PendingGradient` that is complete, of no classes; `out`, `row` and `coefficients` are used for their types."""
@@ -43,7 +33,7 @@ def no_pending(out: Any, row: Any, coefficients: Any, streaming: bool, vtype: An
     store_scalar(progress, 0, 0)
     store_scalar(progress, 1, 0)
     nothing = RowInput(row.logits, 0, -1, row.dense, row.transform, row.scale, row.top, row.measures)
-    return PendingGradient(nothing, RowOutput(out, stack_buffer(vtype, 2), streaming), coefficients, progress)
+    return PendingGradient(nothing, RowOutput(out, staging_memory(out, vtype), streaming), coefficients, progress)
 
 
 @inline
@@ -54,37 +44,16 @@ def next_pending(pending: Any, row: Any, coefficients: Any, out: Any) -> Any:
     return PendingGradient(row, output, coefficients, pending.progress)
 
 
-@specialize
-def write_pending(pending: Any, vectors: int, vtype: Any) -> Any:
-    """Write some more vectors of what is pending, a `PendingGradient` or a `PendingPair`; None for nothing."""
-    if isinstance(pending, types.NoneType):
-        return lambda pending, vectors, vtype: None
-    if is_instance_type(pending, PendingPair):
-        return lambda pending, vectors, vtype: _write_both(pending, vectors, vtype)
-    return lambda pending, vectors, vtype: _write_more(pending, vectors, vtype)
-
-
-@inline
-def _write_both(pending: Any, vectors: int, vtype: Any) -> None:
-    """Write some more vectors of a `PendingPair`.
-
-    The first output is always ahead: it has read the logits before the second, aligned at another class, replaces them.
-    """
-    ahead = 1 if load_scalar(pending.first.progress, 0) == 0 else 0
-    _write_more(pending.first, vectors + ahead, vtype)
-    _write_more(pending.second, vectors, vtype)
-
-
-@inline
-def _write_more(pending: Any, vectors: int, vtype: Any) -> None:
-    """Write some more vectors of a `PendingGradient`, unless it is complete."""
+@optional
+def write_pending(pending: Any, vectors: int, vtype: Any) -> None:
+    """Write some more vectors of a `PendingGradient`, unless it is complete; None for None."""
     output, classes = pending.output, pending.row.classes
     start, carry = load_scalar(pending.progress, 0), load_scalar(pending.progress, 1)
     if start < classes:
         lanes = lanes_of(vtype)
         head = 0
         if start == 0 and output.streaming:  # complete the first vector in memory, so that all others are aligned
-            head = lanes - carry if carry > 0 else max(0, elements_to_alignment(output.p, 0, vtype))
+            head = lanes - carry if carry > 0 else max(0, elements_to_alignment(first_of(output.p), 0, vtype))
         stop = min(classes, start + head + vectors * lanes)
         carry = write_gradient(pending.row, output, start, stop, pending.coefficients, carry, vtype)
         store_scalar(pending.progress, 0, stop)
@@ -102,5 +71,5 @@ def complete_pending(pending: Any, row_stride: int, last: bool, vtype: Any) -> N
         write_pending(pending, classes, vtype)
         carry = load_scalar(pending.progress, 1)
         if carry > 0 and (last or row_stride != classes):
-            flush_tail(pending.output.staging, carry, advance(pending.output.p, classes), vtype)
+            flush_tail_each(pending.output.staging, carry, pending.output.p, classes, vtype)
             store_scalar(pending.progress, 1, 0)

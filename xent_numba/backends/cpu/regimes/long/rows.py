@@ -25,8 +25,8 @@ from xent_numba.backends.cpu.regimes.long.gradient import (
     GradientScalars,
     RowOutput,
     gradient_coefficients,
-    store_element,
 )
+from xent_numba.backends.cpu.regimes.long.outputs import store_element
 from xent_numba.backends.cpu.regimes.long.pending import complete_pending, next_pending, no_pending
 from xent_numba.backends.cpu.regimes.long.saved import gradient_from_saved
 from xent_numba.backends.cpu.regimes.long.statistics import statistics

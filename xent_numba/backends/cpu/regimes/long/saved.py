@@ -8,7 +8,8 @@ import numpy as np
 
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.regimes.long.epilogue import chain_rule_at_target, target_at
-from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars, store_element, subtract_dense_target
+from xent_numba.backends.cpu.regimes.long.gradient import GradientScalars, subtract_dense_target
+from xent_numba.backends.cpu.regimes.long.outputs import store_element
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, inverse_from_lse, target_exp
 from xent_numba.backends.cpu.row.operands import label_weight_of
 from xent_numba.backends.cpu.row.target import dense_target_n, exclude_target, is_distribution_type
