@@ -123,6 +123,50 @@ def test_equal_rows_are_exactly_0(classes, dtype, backend):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_rows_of_very_different_parts(dtype, backend):
+    """Where one logit is far above the others, or a thousand neighbours are −inf, in a row of thousands."""
+    student, teacher = rows_of(dtype, (6, 5000), 1.0)
+    teacher[:3] = student[:3] + dtype(0.01) * teacher[:3]
+    for row, size in enumerate((25.0, 45.0, 85.0, 25.0, 45.0, 85.0)):
+        student[row, 4000 - row] = teacher[row, 4000 - row] = size
+    teacher[4, 100] = 50.0
+    check(student, teacher)
+    for array in (student, teacher):
+        array[:, 1000:2500] = -INF
+        array[:, -1] = -INF
+    both = np.ones(5000, bool)
+    both[1000:2500] = both[-1] = False
+    loss, grad = loss_and_grad(student, teacher, reduction="none")
+    expected, slopes = loss_and_grad(student[:, both].copy(), teacher[:, both].copy(), reduction="none")
+    tolerance = 8 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(loss, expected, rtol=tolerance)
+    most = np.maximum(*(xn.softmax(x[:, both].astype(np.float64), backend="numpy") for x in (student, teacher)))
+    assert (np.abs(grad[:, both] - slopes) <= 12 * tolerance * most + np.finfo(dtype).smallest_normal).all()
+    np.testing.assert_array_equal(grad[:, ~both], 0)
+    student[:, :100] = -INF
+    loss, grad = loss_and_grad(student, teacher, reduction="none")
+    np.testing.assert_array_equal(loss, INF)
+    np.testing.assert_array_equal(loss_and_grad(student, student.copy(), reduction="none")[0], 0)
+
+
+@pytest.mark.parametrize("classes", [33, 100, 3000])
+def test_the_gradient_past_the_caches_is_the_same(classes, monkeypatch):
+    """Of near rows and far ones, whether or not they follow one another in memory."""
+    cpu = pytest.importorskip("xent_numba.backends.cpu.distillation")
+    student, teacher = rows_of(np.float32, (2, 21, classes))
+    teacher[:, ::4] = student[:, ::4] + np.float32(0.01) * teacher[:, ::4]
+    expected, slopes = loss_and_grad(student, teacher, axis=2, backend="cpu")
+    monkeypatch.setattr(cpu, "STREAM_BYTES", 0)
+    whole = np.zeros((2, 21, classes + 5), np.float32)
+    for out in (np.zeros_like(student), whole[..., 3:-2]):
+        loss = xn.distillation_loss_and_grad(student, teacher, axis=2, grad_out=out, n_threads=2, backend="cpu")[0]
+        assert loss == expected
+        np.testing.assert_array_equal(out, slopes)
+    np.testing.assert_array_equal(whole[..., :3], 0)
+    np.testing.assert_array_equal(whole[..., -2:], 0)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_never_negative(dtype, backend):
     rng = np.random.default_rng(2)
     for shift, size in itertools.product([0.0, 100.0], 10.0 ** np.arange(-20, 2)):
@@ -319,7 +363,7 @@ def test_one_class(backend):
     np.testing.assert_array_equal(grad, 0)
 
 
-@pytest.mark.parametrize("shape", [(50, 20), (70, 300), (7, 70_000)])
+@pytest.mark.parametrize("shape", [(50, 20), (50, 100), (70, 300), (7, 5000), (7, 70_000)])
 def test_the_same_bits(shape, backend):
     """For any number of threads, whatever rows stand beside a row, and in place."""
     student, teacher = rows_of(np.float32, shape)

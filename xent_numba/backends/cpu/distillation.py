@@ -9,7 +9,7 @@ import numpy as np
 from xent_numba.backends.cpu.arguments import flat, native, side_by_side
 from xent_numba.backends.cpu.compile.kernel import signature_key
 from xent_numba.backends.cpu.fallback import FLOAT32, FLOAT64, ReferenceGradient, computes_in_float64
-from xent_numba.backends.cpu.plan import CACHE_LINE, SEGMENT_CLASSES, STREAM_BYTES, Plan, plan
+from xent_numba.backends.cpu.plan import GROUP_LOGITS, SEGMENT_CLASSES, STREAM_BYTES, Plan, plan
 from xent_numba.backends.cpu.regimes.distillation import entry
 from xent_numba.backends.cpu.runtime import threads
 from xent_numba.backends.reference import BACKEND as REFERENCE
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 # The squares of differences of logits, over τ², are then neither too large nor too small for the arithmetic of logits.
 TEMPERATURES = (1e-4, 1e4)
+LEAST_CLASSES = 64  # of float32 rows that are computed along their classes; a row of fewer takes longer than in a lane
+BATCH_CLASSES = 2048  # up to which a row is not computed in parts
+BATCH_LOGITS = 8192  # of several rows together: their exponentials stay in a cache
+PART_CLASSES = 1024  # of a part of a row at least
 _KERNELS = {"long": entry.distill_long, "lanes": entry.distill_lanes}
 
 
@@ -75,7 +79,7 @@ def _run(problem: DistillationProblem, rows: Array | None, grad: Array | None) -
     """Run the kernel of a call by its plan; return the partial sums of the losses."""
     student, teacher, temperature = problem.student, problem.teacher, problem.temperature
     float64 = computes_in_float64(student, teacher)
-    chosen = plan(student.shape, side_by_side(student, teacher, grad), float64, False, False)
+    chosen = _plan(student.shape, side_by_side(student, teacher, grad), float64)
     partials = np.zeros(-(-chosen.work_items // chosen.group))
     loop = threads.parallel_loop(problem.n_threads, chosen.parallel)
     chunk = -(-partials.size // threads.thread_count(problem.n_threads)) if loop else partials.size
@@ -89,7 +93,7 @@ def _run(problem: DistillationProblem, rows: Array | None, grad: Array | None) -
         temperature * temperature if problem.temperature_squared else 1.0,
         _grad_factor(problem),
         grad is not None and grad.nbytes >= STREAM_BYTES,
-        _kept(chosen, student.shape[2], -(-partials.size // chunk), float64),
+        *_batches(chosen, student.shape, -(-partials.size // chunk), float64),
         chunk * chosen.group,
     )
     kernel = _KERNELS[chosen.regime]
@@ -97,7 +101,27 @@ def _run(problem: DistillationProblem, rows: Array | None, grad: Array | None) -
     return partials
 
 
-def _kept(chosen: Plan, classes: int, chunks: int, float64: bool) -> Array:
-    """Memory for the exponentials of a segment of a long row, for each chunk of them, in whole cache lines."""
-    size = -(-min(classes, SEGMENT_CLASSES) // CACHE_LINE) * CACHE_LINE if chosen.regime == "long" else 0
-    return np.empty((chunks, 2 * size), np.float64 if float64 else np.float32)
+def _plan(shape: tuple[int, ...], contiguous: bool, float64: bool) -> Plan:
+    """The plan of a call: rows of fewer classes than those of a loss may be `long` here, in place of `packed`."""
+    chosen = plan(shape, contiguous, float64, shape[2] >= LEAST_CLASSES, False)
+    if chosen.regime != "packed":
+        return chosen
+    return Plan("long", chosen.why, shape[0] * shape[1], GROUP_LOGITS // shape[2], 1, chosen.parallel)
+
+
+def _batches(chosen: Plan, shape: tuple[int, ...], chunks: int, float64: bool) -> tuple[int, int, Array]:
+    """The rows of a batch, the classes of each part of them, and memory for what each chunk of rows keeps.
+
+    All of them are for rows along their classes.
+    """
+    (a, b, classes), lanes = shape, 8 if float64 else 16
+    if chosen.regime != "long":
+        return 1, classes, np.empty((chunks, 0), np.float64 if float64 else np.float32)
+    if classes <= BATCH_CLASSES:
+        rows, part = min(lanes, BATCH_LOGITS // classes, a * b), classes
+        kept = rows * -(-classes // lanes) * lanes
+    else:
+        segment = min(classes, SEGMENT_CLASSES)
+        rows, part = 1, max(-(-segment // (lanes * lanes)) * lanes, PART_CLASSES)
+        kept = -(-segment // part) * part
+    return rows, part, np.empty((chunks, 2 * kept), np.float64 if float64 else np.float32)

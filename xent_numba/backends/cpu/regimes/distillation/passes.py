@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from xent_numba.backends.cpu.compile.inline import inline
+from numba import types
+
+from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.regimes.distillation.terms import add_terms, careful_term, near_terms
 from xent_numba.backends.cpu.simd.cache_control import L2_PREFETCH_DISTANCE, prefetch_l2
 from xent_numba.backends.cpu.simd.cast import promote
@@ -20,6 +22,7 @@ from xent_numba.backends.cpu.simd.math import compensated_add, with_error
 from xent_numba.backends.cpu.simd.vector import lanes_of, maximum, splat
 
 _RUN = 4  # vectors whose terms are added in the arithmetic of the logits
+_SUM_RUN = 8
 
 
 class Pair(NamedTuple):
@@ -89,10 +92,12 @@ def find_maxima(pair: Any, stop: int, vtype: Any) -> Any:
         t0, t1 = maximum(load(pair.t, i, vtype), t0), maximum(load(pair.t, i + lanes, vtype), t1)
         s0, s1 = maximum(load(pair.s, i, vtype), s0), maximum(load(pair.s, i + lanes, vtype), s1)
         i += 2 * lanes
-    while i < stop:
+    if i + lanes <= stop:
+        t0, s0 = maximum(load(pair.t, i, vtype), t0), maximum(load(pair.s, i, vtype), s0)
+        i += lanes
+    if i < stop:
         t, s = _load_rest(pair, i, stop, vtype)
         t0, s0 = maximum(t, t0), maximum(s, s0)
-        i += lanes
     return maximum(t0, t1), maximum(s0, s1)
 
 
@@ -103,30 +108,71 @@ def _add_three(totals: Any, run: Any) -> Any:
 
 
 @inline
+def no_totals(vtype: Any) -> Any:
+    """Three `Total` of no classes."""
+    return no_total(vtype), no_total(vtype), no_total(vtype)
+
+
+@inline
+def _add_vector(
+    run: Any, pair: Any, kept: Any, i: int, count: Any, centres: Any, shifts: Any, scale: Any, ahead: Any
+) -> Any:
+    """The three sums of `add_terms` with the vector of classes from i on, or only `count` of them, if that is not None.
+
+    Their exponentials are kept in `kept`.
+    """
+    vtype = run[0]
+    _prefetch(ahead, i, vtype)
+    t, s = _load_pair(pair, i, count, vtype)
+    found, e_t, e_s = add_terms(run, t, s, centres.t, centres.s, shifts, scale)
+    store(kept.t, i, e_t)
+    store(kept.s, i, e_s)
+    if count is None:
+        return found
+    return found[0], found[1], first_n_or(found[2], count, run[2])  # −inf − (−inf) in the other lanes is NaN
+
+
+@specialize
+def _load_pair(pair: Any, i: int, count: Any, vtype: Any) -> Any:
+    """A vector of logits of both; −inf in the lanes from `count` on, if that is not None."""
+    if isinstance(count, types.NoneType):
+        return lambda pair, i, count, vtype: (load(pair.t, i, vtype), load(pair.s, i, vtype))
+
+    def first(pair: Any, i: int, count: int, vtype: Any) -> Any:
+        minus_inf = splat(-math.inf, vtype)
+        return load_n(pair.t, i, count, minus_inf), load_n(pair.s, i, count, minus_inf)
+
+    return first
+
+
+@inline
+def add_block_sums(
+    totals: Any, pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale: Any, ahead: Any, vtype: Any
+) -> Any:
+    """Three `Total` with the sums of `add_terms` added, per lane.  The exponentials are kept in `kept`."""
+    lanes, zero = lanes_of(vtype), splat(0.0, vtype)
+    i = 0
+    while i + _SUM_RUN * lanes <= stop:
+        run = zero, zero, zero
+        for k in range(_SUM_RUN):
+            run = _add_vector(run, pair, kept, i + k * lanes, None, centres, shifts, scale, ahead)
+        totals = _add_three(totals, run)
+        i += _SUM_RUN * lanes
+    if i < stop:
+        run = zero, zero, zero
+        while i + lanes <= stop:
+            run = _add_vector(run, pair, kept, i, None, centres, shifts, scale, ahead)
+            i += lanes
+        if i < stop:
+            run = _add_vector(run, pair, kept, i, stop - i, centres, shifts, scale, ahead)
+        totals = _add_three(totals, run)
+    return totals
+
+
+@inline
 def sum_terms(pair: Any, kept: Any, stop: int, centres: Any, shifts: Any, scale: Any, ahead: Any, vtype: Any) -> Any:
     """The three sums of `add_terms`, per lane.  The exponentials are kept in `kept`."""
-    lanes, zero = lanes_of(vtype), splat(0.0, vtype)
-    totals = no_total(vtype), no_total(vtype), no_total(vtype)
-    i = 0
-    while i + _RUN * lanes <= stop:
-        run = zero, zero, zero
-        for k in range(_RUN):
-            j = i + k * lanes
-            _prefetch(ahead, j, vtype)
-            t, s = load(pair.t, j, vtype), load(pair.s, j, vtype)
-            run, e_t, e_s = add_terms(run, t, s, centres.t, centres.s, shifts, scale)
-            store(kept.t, j, e_t)
-            store(kept.s, j, e_s)
-        totals = _add_three(totals, run)
-        i += _RUN * lanes
-    while i < stop:
-        t, s = _load_rest(pair, i, stop, vtype)
-        run, e_t, e_s = add_terms((zero, zero, zero), t, s, centres.t, centres.s, shifts, scale)
-        store(kept.t, i, e_t)
-        store(kept.s, i, e_s)
-        apart = first_n_or(run[2], min(lanes, stop - i), zero)  # −inf − (−inf) in the other lanes is NaN
-        totals = _add_three(totals, (run[0], run[1], apart))
-        i += lanes
+    totals = add_block_sums(no_totals(vtype), pair, kept, stop, centres, shifts, scale, ahead, vtype)
     return total_of(totals[0]), total_of(totals[1]), total_of(totals[2])
 
 

@@ -40,7 +40,9 @@ class DistillationOperands(NamedTuple):
     loss_factor: float  # 1 or τ²
     grad_factor: float  # what multiplies q − p
     streaming: bool  # whether the gradient is written past the caches
-    kept: Any  # (chunks, 2 K) where a chunk of long rows keeps the exponentials of the K classes of a segment
+    batch_rows: int  # rows along their classes that are computed together
+    part_classes: int  # the classes of each part of a row: all of them where several rows are computed together
+    kept: Any  # (chunks, 2 K) where a chunk of such rows keeps the exponentials of a batch, K of t and K of s
     chunk: int  # work items of a chunk
 
 
@@ -137,20 +139,27 @@ def sums_of(t_max: Any, s_max: Any, totals: Any, factors: Any) -> Any:
 def merge_sums(a: Any, b: Any, scale: Any) -> Any:
     """The `Sums` of two parts of the rows from those of each."""
     t_max, s_max = select(b.t_max > a.t_max, b.t_max, a.t_max), select(b.s_max > a.s_max, b.s_max, a.s_max)
-    a_t, a_s, a_apart = _moved(a, t_max, s_max, scale)
-    b_t, b_s, b_apart = _moved(b, t_max, s_max, scale)
+    a_t, a_s, a_apart = rebase(a, t_max, s_max, scale)
+    b_t, b_s, b_apart = rebase(b, t_max, s_max, scale)
     return Sums(t_max, s_max, a_t + b_t, a_s + b_s, a_apart + b_apart)
 
 
 @inline
-def _moved(sums: Any, t_max: Any, s_max: Any, scale: Any) -> Any:
-    """The three sums of a `Sums` relative to other maxima."""
-    t_old, t_new, s_old, s_new = centre_of(sums.t_max), centre_of(t_max), centre_of(sums.s_max), centre_of(s_max)
+def rebase_factors(sums: Any, t_max: Any, s_max: Any, scale: Any) -> Any:
+    """What the exponentials of `Sums` are multiplied by to be relative to other maxima."""
+    t_new, s_new = centre_of(t_max), centre_of(s_max)
     down = splat(unscale(t_new), t_new)
-    t_sum = product_or_zero(sums.t_sum, exp_scaled_difference(t_old, t_new, scale) * down)
-    s_sum = product_or_zero(sums.s_sum, exp_scaled_difference(s_old, s_new, scale) * down)
-    moved = product_or_zero(sums.apart, exp_scaled_difference(t_old, t_new, scale) * down)
-    return t_sum, s_sum, moved + product_or_zero(t_sum, (t_old - t_new) - (s_old - s_new))
+    t_factor = exp_scaled_difference(centre_of(sums.t_max), t_new, scale) * down
+    return t_factor, exp_scaled_difference(centre_of(sums.s_max), s_new, scale) * down
+
+
+@inline
+def rebase(sums: Any, t_max: Any, s_max: Any, scale: Any) -> Any:
+    """The three sums of a `Sums` relative to other maxima."""
+    t_factor, s_factor = rebase_factors(sums, t_max, s_max, scale)
+    t_sum, s_sum = product_or_zero(sums.t_sum, t_factor), product_or_zero(sums.s_sum, s_factor)
+    t_move, s_move = centre_of(sums.t_max) - centre_of(t_max), centre_of(sums.s_max) - centre_of(s_max)
+    return t_sum, s_sum, product_or_zero(sums.apart, t_factor) + product_or_zero(t_sum, t_move - s_move)
 
 
 @inline
