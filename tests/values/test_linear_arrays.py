@@ -36,6 +36,13 @@ def misaligned(array):
     return records["x"]
 
 
+def misaligned_side_by_side(array):
+    """The same with the elements side by side."""
+    memory = np.zeros(array.nbytes + 1, np.uint8)[1:]
+    memory[...] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+    return memory.view(array.dtype).reshape(array.shape)
+
+
 def strided(array):
     """Every second element along the first and the last axis of a larger array."""
     step = tuple(2 if axis in (0, array.ndim - 1) else 1 for axis in range(array.ndim))
@@ -65,6 +72,7 @@ LAYOUTS = {
     "strided": strided,
     "padded": padded,
     "misaligned": misaligned,
+    "misaligned side by side": misaligned_side_by_side,
     "read-only": read_only,
     "axes in another order": lambda array: np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 0, -1)), -1, 0),
 }
@@ -198,6 +206,9 @@ def test_memory(d, c, dtype, rng):
     more = {"batch_chunk_size": chunk, "backend": "auto"}
     assert 4 * one + besides < 4 * n * max(c, d) / 4
     assert peak(xn.linear_cross_entropy, x, w, y, **more) < 2 * one + besides
+    assert peak(BOTH, x, w, y, **more, **outs) < 4 * one + besides
+    x, y = x.reshape(40, 50, d).swapaxes(0, 1), y.reshape(40, 50).T  # no single axis of rows
+    outs["input_grad_out"] = outs["input_grad_out"].reshape(40, 50, d).swapaxes(0, 1)
     assert peak(BOTH, x, w, y, **more, **outs) < 4 * one + besides
 
 
