@@ -41,6 +41,7 @@ written, and in the same words on every backend:
     an `out` or `grad_out` that does not fit or overlaps an input    inputs.as_out, check_out, check_in_place, …
     shapes of a linear head that do not fit each other               linear.prepare_head
     names in `wrt` that are unknown, or of a sparse input            linear.check_wrt
+    a sparse matrix in another format, or that is no input           linear.prepare_head
     a `diag_out` that is not apart from logits and gradient          curvature.check_diag
     a vector of another shape or type                                inputs.as_vector
     an unknown backend, or one that cannot run here                  backends.registry.select, before this folder
