@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 def chunk_rows(n_rows: int, n_columns: int, itemsize: int, most: int | None) -> int:
     """How many rows a chunk has: at most `most`, where the user says so; the last chunk may have fewer.
 
-    `n_columns` is the number of classes, or of features if there are more.
+    `n_columns` is the number of classes, or of features if there are more and a chunk of them takes memory.
     """
     if most is None:
         most = max(LEAST_ROWS, CHUNK_BYTES // (n_columns * itemsize))
@@ -75,7 +75,8 @@ def slabs(head: Head, outcome: Outcome) -> Iterator[Slab]:
     if kept is not None and outcome.input is not None:
         outcome.input.fill(0)
     n_classes, n_features = head.linear_weight.shape
-    n_columns = max(n_classes, n_features if isinstance(head.input, np.ndarray) else 0)
+    is_view = outcome.input is None and kept is None and _in_place(head.input, dtype)
+    n_columns = n_classes if is_view or not isinstance(head.input, np.ndarray) else max(n_classes, n_features)
     step = chunk_rows(n_rows, n_columns, dtype.itemsize, head.batch_chunk_size)
     workspaces = [np.empty((step, n_classes), dtype) for _ in range(1 if direction is None else 2)]
     for start in range(0, n_rows, step):
@@ -129,6 +130,11 @@ def _kept_rows(labels: Array | None, ignore: tuple[int, ...]) -> NDArray[np.intp
         return None
     ignored = labels == ignore[0] if len(ignore) == 1 else np.isin(labels, ignore)
     return np.flatnonzero(~ignored) if ignored.any() else None
+
+
+def _in_place(features: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether consecutive rows of an input are multiplied where they are, without a copy."""
+    return isinstance(features, np.ndarray) and features.dtype == dtype and features.flags.c_contiguous
 
 
 def _promoted(array: Array | None, dtype: np.dtype[Any]) -> Array | None:
