@@ -280,8 +280,7 @@ def linear_cross_entropy_and_grad(
         ∂loss/∂H = G W        ∂loss/∂W = Gᵀ H        ∂loss/∂b = Gᵀ 1
 
     The sums over the rows in the last two are kept in float32 or float64, whatever the dtype of the weight.  That takes
-    as much memory as the weight's gradient in that dtype, if the weight is of another or the input is sparse.  With
-    SciPy, BLAS adds the products of the chunks in place; without it, NumPy does, which is slower by a little.
+    as much memory as the weight's gradient in that dtype, if the weight is of another or the input is sparse.
 
     Examples
     --------

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-LEAST_ROWS = 256
+EFFICIENT_ROWS = 512  # of a chunk whose products run at the full speed of BLAS, nearly
+LEAST_ROWS = 64
 
 
 class Outcome(NamedTuple):
@@ -61,7 +62,8 @@ def chunk_rows(n_rows: int, n_columns: int, itemsize: int, most: int | None, chu
     `n_columns` is the number of classes, or of features if there are more.
     """
     if most is None:
-        most = max(LEAST_ROWS, chunk_bytes // (n_columns * itemsize))
+        few = chunk_bytes // (n_columns * itemsize)  # but up to four times as many, where they would be inefficient
+        most = max(few, min(EFFICIENT_ROWS, 4 * few), LEAST_ROWS)
     n_chunks = -(-n_rows // most)
     return -(-n_rows // n_chunks) if n_chunks else 1
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-CHUNK_BYTES = 1 << 25  # of the logits of a chunk, or of its features, if that is at least `chunks.LEAST_ROWS` rows
+CHUNK_BYTES = 1 << 25  # of the logits of a chunk, or of its features, unless `chunks.EFFICIENT_ROWS` need more
 
 
 class Library(Protocol):
