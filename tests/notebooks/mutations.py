@@ -121,9 +121,9 @@ LINEAR = (
     linear(
         "ignored rows enter the products", CHUNKS, "kept = _kept_rows(checked.labels, checked.ignore)", "kept = None"
     ),
-    linear("all rows are one chunk", CHUNKS, "return -(-n_rows // max(1, n_chunks))", "return n_rows"),
-    linear("the direction of the bias forgotten", CHUNKS, "direction[1], workspaces[1]", "None, workspaces[1]"),
-    linear("weights: the chunks before forgotten", PRODUCTS, "beta=1.0, c=self._total.T", "beta=0.0, c=self._total.T"),
+    linear("all rows are one chunk", CHUNKS, "return -(-n_rows // n_chunks) if", "return n_rows if"),
+    linear("the direction of the bias forgotten", CHUNKS, "direction_bias, workspaces[1]", "None, workspaces[1]"),
+    linear("weights: the chunks before forgotten", PRODUCTS, "np.add(part, product, out=part)", "np.copyto(part, product)"),
     linear("bias: the chunks before forgotten", PRODUCTS, "self._total += np.ones", "self._total = np.ones"),
 )
 
