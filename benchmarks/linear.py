@@ -137,9 +137,7 @@ def products(case: Case, a: Arrays) -> Call:
 
 def default_chunk(case: Case) -> int:
     """The rows of a chunk that this package chooses."""
-    return chunk_rows(
-        case.rows, max(case.classes, case.features if "input" in case.wrt else 0), np.dtype(case.dtype).itemsize, None
-    )
+    return chunk_rows(case.rows, max(case.classes, case.features), np.dtype(case.dtype).itemsize, None)
 
 
 def with_torch(case: Case, a: Arrays) -> Iterator[tuple[str, Call]]:

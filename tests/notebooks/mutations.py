@@ -119,11 +119,16 @@ def linear(name: str, file: str, old: str, new: str) -> Mutant:
 
 LINEAR = (
     linear(
-        "ignored rows enter the products", CHUNKS, "kept = _kept_rows(checked.labels, checked.ignore)", "kept = None"
+        "ignored rows enter the products",
+        CHUNKS,
+        "kept, options = _kept_rows(checked.labels, checked.ignore)",
+        "kept, options = None",
     ),
     linear("all rows are one chunk", CHUNKS, "return -(-n_rows // n_chunks) if", "return n_rows if"),
     linear("the direction of the bias forgotten", CHUNKS, "direction_bias, workspaces[1]", "None, workspaces[1]"),
-    linear("weights: the chunks before forgotten", PRODUCTS, "np.add(part, product, out=part)", "np.copyto(part, product)"),
+    linear(
+        "weights: the chunks before forgotten", PRODUCTS, "np.add(part, product, out=part)", "np.copyto(part, product)"
+    ),
     linear("bias: the chunks before forgotten", PRODUCTS, "self._total += np.ones", "self._total = np.ones"),
 )
 
