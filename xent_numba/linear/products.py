@@ -125,9 +125,9 @@ class WeightGradient:
             n_classes, step = self._total.shape[0], len(self._panel)
             for start in range(0, n_classes, step):
                 part = self._total[start : start + step]
-                np.add(
-                    part, np.matmul(grad[:, start : start + step].T, features, out=self._panel[: len(part)]), out=part
-                )
+                product = self._panel[: len(part)]
+                np.matmul(grad[:, start : start + step].T, features, out=product)
+                np.add(part, product, out=part)
         self._is_first = False
 
     def finish(self) -> None:
