@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import xent_numba as xn
 from tests.support.linear import Call, assert_close, unfused, unfused_hvp
 from xent_numba.linear import library, products
+from xent_numba.linear.chunks import chunk_rows
 
 BOTH, HVP = xn.linear_cross_entropy_and_grad, xn.linear_cross_entropy_hvp
 OUTS = ("input_grad_out", "linear_weight_grad_out", "linear_bias_grad_out")
@@ -219,3 +221,17 @@ def test_the_chunk_chosen(d, c, monkeypatch):
     n = 4000
     x, w, y = np.zeros((n, d), np.float16), np.zeros((c, d), np.float16), np.zeros(n, int)
     assert peak(BOTH, x, w, y, input_grad_out=np.empty_like(x), backend="auto") < 4 << 20 < 2 * n * max(c, d)
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"), [(8, 1 << 20), (8192, 1024), (16384, 512), (50_257, 512), (131_072, 256), (1 << 20, 64)]
+)
+def test_the_rows_of_a_chunk(columns, rows):
+    """32 MB of float32, or up to four times that for 512 rows, but 64 rows at least, as the docstrings say."""
+    mb = 4 * columns * rows / (1 << 20)
+    assert chunk_rows(rows << 10, columns, 4, None) == rows
+    assert mb == 32 if rows > 512 else mb <= 128 or rows == 64
+    assert chunk_rows(rows << 10, columns, 4, 10) == 10
+    chunk = r"32 MB of logits, or of features if these are more, .* 512, up to 512 in at most four times .* least 64\. "
+    for function in (xn.linear_cross_entropy, BOTH, HVP):
+        assert re.search(chunk, " ".join(function.__doc__.split()))

@@ -91,8 +91,8 @@ def linear_cross_entropy(
         What is added to the logits of each class.
     batch_chunk_size : int, optional
         The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape: as many as have
-        32 MB of logits, or of features if these are more, but at least 256; on a GPU 256 MB.  It changes nothing but
-        the last digits.
+        32 MB of logits, or of features if these are more, and on a GPU 256 MB; if those are fewer than 512, up to 512
+        in at most four times the memory, but at least 64.  It changes nothing but the last digits.
     weight : array_like of shape (C,), optional
         Weights w ≥ 0 of the classes.
     sample_weight : array_like in the shape of class indices, optional
@@ -222,8 +222,8 @@ def linear_cross_entropy_and_grad(
         gradient of a sparse input: the default passes over it, and naming it besides is an error.
     batch_chunk_size : int, optional
         The largest number of rows whose logits exist at a time.  By default, it is chosen by the shape: as many as have
-        32 MB of logits, or of features if these are more, but at least 256; on a GPU 256 MB.  It changes nothing but
-        the last digits.
+        32 MB of logits, or of features if these are more, and on a GPU 256 MB; if those are fewer than 512, up to 512
+        in at most four times the memory, but at least 64.  It changes nothing but the last digits.
     weight : array_like of shape (C,), optional
         Weights w ≥ 0 of the classes.
     sample_weight : array_like in the shape of class indices, optional

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 EFFICIENT_ROWS = 512  # of a chunk whose products run at the full speed of BLAS, nearly
-LEAST_ROWS = 64
+LEAST_ROWS = 64  # of a chunk, whatever memory they take, unless the user says so
 
 
 class Outcome(NamedTuple):
@@ -65,7 +65,7 @@ def chunk_rows(n_rows: int, n_columns: int, itemsize: int, most: int | None, chu
     `n_columns` is the number of classes, or of features if there are more.
     """
     if most is None:
-        few = chunk_bytes // (n_columns * itemsize)  # but up to four times as many, where they would be inefficient
+        few = chunk_bytes // (n_columns * itemsize)  # if they are inefficient, up to four times as many
         most = max(few, min(EFFICIENT_ROWS, 4 * few), LEAST_ROWS)
     n_chunks = -(-n_rows // most)
     return -(-n_rows // n_chunks) if n_chunks else 1
