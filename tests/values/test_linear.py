@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 import pytest
 
 import xent_numba as xn
 from tests.support.linear import Call, assert_close, random_call, unfused, unfused_hvp
+from xent_numba.linear import chunks
 
 CASES = 100
 NAMES = ("input", "linear_weight", "linear_bias")
@@ -262,6 +264,22 @@ def test_which_gradients_are_asked_for_changes_no_bit(backend, rng):
         assert_same_bits([found.loss], [everything.loss])
 
 
-def test_the_number_of_threads_changes_no_bit(rng):
-    call = plain_call(rng, n=300, dtype=np.float32)
-    assert_same_bits(loss_and_gradients(call, n_threads=1), loss_and_gradients(call, n_threads=2))
+def test_the_number_of_threads_changes_no_bit(rng, monkeypatch):
+    monkeypatch.setattr(chunks, "_cores", lambda: 8)  # on two, the loss of a chunk has one thread
+    call = plain_call(rng, n=3000, dtype=np.float32)
+    assert_same_bits(loss_and_gradients(call, n_threads=1), loss_and_gradients(call, n_threads=4))
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "threads"),
+    [(1, None, 1), (2, None, 1), (2, 4, 1), (8, None, None), (8, 2, 1), (8, 4, 4), (8, 100, 100)],
+)
+def test_threads_between_products(cores, asked, threads, monkeypatch):
+    """The cores that count are those that this process may use, whatever the machine has and the user asks for."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(chunks, "make_slabs", lambda options, *_: found.append(options.n_threads) or ())
+    found = []
+    call = plain_call(np.random.default_rng(0))
+    xn.linear_cross_entropy(call.input, call.linear_weight, call.target, n_threads=asked, backend="numpy")
+    assert found == [threads]
