@@ -187,7 +187,8 @@ def test_gradients_of_a_sparse_input():
 
 
 def test_wrt():
-    assert message_of(ValueError, BOTH, X, W, Y, wrt="weight") == (f"wrt[0] = 'weight' is unknown; choose from {ALL}")
+    assert message_of(ValueError, BOTH, X, W, Y, wrt="weight") == f"wrt = 'weight' is unknown; choose from {ALL}"
+    assert message_of(ValueError, BOTH, X, W, Y, wrt=["bias"]) == f"wrt[0] = 'bias' is unknown; choose from {ALL}"
     assert message_of(ValueError, BOTH, X, W, Y, wrt=["input", 1]) == f"wrt[1] = 1 is unknown; choose from {ALL}"
     assert message_of(ValueError, BOTH, X, W, Y, wrt=["input", "input"]) == (
         "wrt[1] = 'input' is there already, as wrt[0]; name it once"

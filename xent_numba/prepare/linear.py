@@ -151,10 +151,13 @@ def check_wrt(wrt: object, factors: Factors) -> tuple[str, ...]:
 
     Naming all of them, as the default does, means all that are possible.  Naming a sparse input besides is an error.
     """
+    choices = ", ".join(map(repr, WRT))
+    if isinstance(wrt, str) and wrt not in WRT:
+        raise ValueError(f"wrt = {wrt!r} is unknown; choose from {choices}")
     try:
         names = as_names("wrt", (wrt,) if isinstance(wrt, str) else tuple(wrt), WRT)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"wrt = {wrt!r} must be names among {', '.join(map(repr, WRT))}") from None
+        raise TypeError(f"wrt = {wrt!r} must be names among {choices}") from None
     missing = {name for name in WRT if getattr(factors, name) is None}
     if factors.is_sparse:
         missing.add("input")
