@@ -152,6 +152,8 @@ def linear_cross_entropy_hvp(
     `cross_entropy_hvp` for the logits and the direction H Vᵀ + v, the result is Pᵀ H and Pᵀ 1.  With `gauss_newton` or
     without a softcap, it is that of a positive semi-definite matrix, unless there is a z-loss or a focal factor.
 
+    The extra memory is that of `linear_cross_entropy`, with the chunk's part of H Vᵀ + v besides its logits.
+
     Examples
     --------
     >>> from xent_numba import linear_cross_entropy_hvp
