@@ -233,6 +233,8 @@ def refuse_sparse(head: tuple[Any, ...], loss: tuple[Any, ...], vector: tuple[An
 
 def _read(value: Any, name: str) -> Any:
     """A factor on the host: an array, or for the input a CSR matrix of float64 or float32."""
+    if name != "input" and type(value).__module__.startswith("numpy.ma"):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost; pass {name}.filled(...)")
     if not is_sparse(value):
         return as_floats(value, name)
     if value.format != "csr" or value.ndim != 2:
