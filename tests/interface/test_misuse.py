@@ -126,6 +126,8 @@ OF_A_HEAD = [
         "'e' (write input=...) and no argument 'c' (write linear_weight=...) and no argument 'targets' (write "
         "target=...)",
     ),
+    ({"inputs": A}, "'inputs' (write input=...)"),
+    ({"hidden": A}, "'hidden' (write input=...)"),
     ({"class_weight": Y}, "'class_weight' (write weight=...)"),
     ({"temperature": 2}, "'temperature' (write logit_scale=1 / temperature)"),
     (

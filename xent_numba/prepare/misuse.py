@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "logits": ("input", "inputs", "x", "a", "scores", "y_pred", "y_score"),
     "logits_shard": ("logits",),
-    "input": ("_input", "x", "X", "e", "features", "embeddings", "hidden_states"),
+    "input": ("_input", "inputs", "x", "X", "e", "features", "embeddings", "hidden", "hidden_states"),
     "linear_weight": ("lin_weight", "w", "W", "c", "coef", "kernel"),
     "linear_bias": ("bias", "lin_bias", "b", "intercept"),
     "batch_chunk_size": ("chunk_size", "batch_size"),
