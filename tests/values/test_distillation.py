@@ -149,6 +149,28 @@ def test_rows_of_very_different_parts(dtype, backend):
     np.testing.assert_array_equal(loss_and_grad(student, student.copy(), reduction="none")[0], 0)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_part_of_a_row_that_the_teacher_all_but_excludes(dtype, backend):
+    """Thousands of neighbours are far less likely to the teacher than to the student, and the KL is small."""
+    unlikely = [(-800, -5), (-800, -6), (-150, -8), (-90, -7), (-1e4, -1e4), (-1e4, -20), (-1e30, -1e30)]
+    student, teacher = np.zeros((2, len(unlikely), 3000), dtype)
+    for row, (t, s) in enumerate(unlikely):
+        teacher[row, 1024:], student[row, 1024:] = t, s
+    for part in (slice(None), slice(None, None, -1)):
+        rows, grad = loss_and_grad(student[:, part].copy(), teacher[:, part].copy(), reduction="none")
+        expected = np.log1p(1976 * np.exp(student[:, -1].astype(np.float64)) / 1024)  # all of p is at the others
+        np.testing.assert_allclose(rows, expected, rtol=20 * np.finfo(dtype).eps)
+        q = xn.softmax(student[:, part].astype(np.float64), backend="numpy")
+        p = np.where(student[:, part] == 0, 1 / 1024, 0)
+        np.testing.assert_allclose(grad, q - p, atol=np.finfo(dtype).eps / 256)
+        for factor in (0.0, 1e20):
+            loss, slopes = loss_and_grad(
+                student[:, part].copy(), teacher[:, part].copy(), reduction="none", sample_weight=np.full(7, factor)
+            )
+            np.testing.assert_allclose(loss, rows * factor, rtol=1e-6)
+            np.testing.assert_allclose(slopes, grad * factor, rtol=1e-5, atol=1e-10 * factor)
+
+
 @pytest.mark.parametrize("classes", [33, 100, 3000])
 def test_the_gradient_past_the_caches_is_the_same(classes, monkeypatch):
     """Of near rows and far ones, whether or not they follow one another in memory."""
