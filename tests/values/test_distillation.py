@@ -206,6 +206,21 @@ def test_rows_far_apart(dtype, backend):
     check(teacher, student)
 
 
+@pytest.mark.parametrize("classes", [2, 70])
+def test_differences_that_overflow_in_a_loss_that_does_not(classes, backend):
+    student, teacher = np.full((2, 3, classes), -3e38, np.float32)
+    student[:, 0] = teacher[2] = 3e38
+    teacher[:2] = 0
+    teacher[1, 0] = 10
+    teacher[2, 1:] = -3e38
+    expected = [6e38 * (classes - 1) / classes, 6e38 * (classes - 1) / (math.exp(10) + classes - 1), 0]
+    weight = np.full(3, 0.25)
+    loss, grad = loss_and_grad(student, teacher, reduction="none", sample_weight=weight)
+    np.testing.assert_allclose(loss, np.multiply(expected, 0.25), rtol=1e-6)
+    q, p = (xn.softmax(x.astype(np.float64), backend="numpy") for x in (student, teacher))
+    np.testing.assert_allclose(grad, 0.25 * (q - p), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_classes_that_one_of_them_excludes(dtype, backend):
     student = np.array([[0.0, 1.0, 2.0], [0.0, -INF, 2.0], [0.0, -INF, 2.0], [-INF, -INF, 0.0]], dtype)
