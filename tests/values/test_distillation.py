@@ -421,6 +421,19 @@ def test_the_same_bits(shape, backend):
     np.testing.assert_allclose(apart[0], rows, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [20, 100])
+def test_the_same_bits_beside_rows_that_exclude_a_class(classes, dtype, backend):
+    student, teacher = rows_of(dtype, (40, classes), 1.0)
+    teacher = student + dtype(0.3) * teacher
+    rows, grad = loss_and_grad(student, teacher, reduction="none")
+    student[::8, 3] = teacher[::8, 3] = -INF
+    again, slopes = loss_and_grad(student, teacher, reduction="none")
+    others = np.arange(40) % 8 > 0
+    np.testing.assert_array_equal(again[others], rows[others])
+    np.testing.assert_array_equal(slopes[others], grad[others])
+
+
 def test_one_row(backend):
     loss = xn.distillation_loss(np.zeros(3, np.float32), np.ones(3, np.float32), reduction="none")
     assert loss == 0

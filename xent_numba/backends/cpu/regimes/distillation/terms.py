@@ -293,6 +293,6 @@ def near_terms(run: Any, t: Any, s: Any, e_t: Any, near: Any, scale: Any) -> Any
         return fma(e_t * d, u, run), by_ratio
     # Where the teacher excludes a class, δ is not finite, and e_t is 0.
     e_s = exp_shifted_scaled(s, near.shifts.s, scale)
-    moment = product_or_zero(e_t, d)
-    h = select(is_small, moment * u, (e_s * near.s_to_t - e_t) + moment)
-    return run + h, select(is_small, by_ratio, e_s * near.q_factor - e_t * near.p_factor)
+    by_series = fma(e_t * d, u, run)  # as above: a row has the same bits in whatever vector of rows
+    h = select(is_small, by_series, run + ((e_s * near.s_to_t - e_t) + product_or_zero(e_t, d)))
+    return h, select(is_small, by_ratio, e_s * near.q_factor - e_t * near.p_factor)
