@@ -149,6 +149,28 @@ def test_rows_of_very_different_parts(dtype, backend):
     np.testing.assert_array_equal(loss_and_grad(student, student.copy(), reduction="none")[0], 0)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_part_of_a_row_that_the_teacher_all_but_excludes(dtype, backend):
+    """Thousands of neighbours are far less likely to the teacher than to the student, and the KL is small."""
+    unlikely = [(-800, -5), (-800, -6), (-150, -8), (-90, -7), (-1e4, -1e4), (-1e4, -20), (-1e30, -1e30)]
+    student, teacher = np.zeros((2, len(unlikely), 3000), dtype)
+    for row, (t, s) in enumerate(unlikely):
+        teacher[row, 1024:], student[row, 1024:] = t, s
+    for part in (slice(None), slice(None, None, -1)):
+        rows, grad = loss_and_grad(student[:, part].copy(), teacher[:, part].copy(), reduction="none")
+        expected = np.log1p(1976 * np.exp(student[:, -1].astype(np.float64)) / 1024)  # all of p is at the others
+        np.testing.assert_allclose(rows, expected, rtol=20 * np.finfo(dtype).eps)
+        q = xn.softmax(student[:, part].astype(np.float64), backend="numpy")
+        p = np.where(student[:, part] == 0, 1 / 1024, 0)
+        np.testing.assert_allclose(grad, q - p, atol=np.finfo(dtype).eps / 256)
+        for factor in (0.0, 1e20):
+            loss, slopes = loss_and_grad(
+                student[:, part].copy(), teacher[:, part].copy(), reduction="none", sample_weight=np.full(7, factor)
+            )
+            np.testing.assert_allclose(loss, rows * factor, rtol=1e-6)
+            np.testing.assert_allclose(slopes, grad * factor, rtol=1e-5, atol=1e-10 * factor)
+
+
 @pytest.mark.parametrize("classes", [33, 100, 3000])
 def test_the_gradient_past_the_caches_is_the_same(classes, monkeypatch):
     """Of near rows and far ones, whether or not they follow one another in memory."""
@@ -182,6 +204,21 @@ def test_rows_far_apart(dtype, backend):
     teacher = np.array([[-150, 0, 5], [0, 0, 3e4], [1e8, 1e8, 0], [0, 0, 0]], dtype)
     check(student, teacher)
     check(teacher, student)
+
+
+@pytest.mark.parametrize("classes", [2, 70])
+def test_differences_that_overflow_in_a_loss_that_does_not(classes, backend):
+    student, teacher = np.full((2, 3, classes), -3e38, np.float32)
+    student[:, 0] = teacher[2] = 3e38
+    teacher[:2] = 0
+    teacher[1, 0] = 10
+    teacher[2, 1:] = -3e38
+    expected = [6e38 * (classes - 1) / classes, 6e38 * (classes - 1) / (math.exp(10) + classes - 1), 0]
+    weight = np.full(3, 0.25)
+    loss, grad = loss_and_grad(student, teacher, reduction="none", sample_weight=weight)
+    np.testing.assert_allclose(loss, np.multiply(expected, 0.25), rtol=1e-6)
+    q, p = (xn.softmax(x.astype(np.float64), backend="numpy") for x in (student, teacher))
+    np.testing.assert_allclose(grad, 0.25 * (q - p), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -382,6 +419,19 @@ def test_the_same_bits(shape, backend):
         np.testing.assert_array_equal(again[1], grad[part])
     apart = loss_and_grad(np.asfortranarray(student), teacher, reduction="none")
     np.testing.assert_allclose(apart[0], rows, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("classes", [20, 100])
+def test_the_same_bits_beside_rows_that_exclude_a_class(classes, dtype, backend):
+    student, teacher = rows_of(dtype, (40, classes), 1.0)
+    teacher = student + dtype(0.3) * teacher
+    rows, grad = loss_and_grad(student, teacher, reduction="none")
+    student[::8, 3] = teacher[::8, 3] = -INF
+    again, slopes = loss_and_grad(student, teacher, reduction="none")
+    others = np.arange(40) % 8 > 0
+    np.testing.assert_array_equal(again[others], rows[others])
+    np.testing.assert_array_equal(slopes[others], grad[others])
 
 
 def test_one_row(backend):

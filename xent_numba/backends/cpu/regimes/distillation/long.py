@@ -119,6 +119,12 @@ def _is_too_small(p_or_q: Any, unit: Any, factor: Any, vtype: Any) -> bool:
     return any_true((p_or_q < splat(_least_factor(vtype), zero)) & (unit > zero) & (factor > zero))
 
 
+@inline
+def _is_out_of_reach(is_near: Any, unit: Any, vtype: Any) -> bool:
+    """Whether the teacher's probability is so small in a part of a near row that q / p might overflow there."""
+    return any_true(is_near & (unit < splat(_least_factor(vtype), unit)))
+
+
 @optional
 def _far_block(out: Any, e: Any, count: int, near: Any, vtype: Any) -> Any:
     """Lay out the gradient of a block of a row that is far apart; nothing for None."""
@@ -189,6 +195,7 @@ def _compute_batch(operands: Any, item: Any, kept: Any, factors: Any, memory: An
         classes > SEGMENT_CLASSES
         or _is_too_small(p_factor, units[0], factor, vtype)
         or _is_too_small(q_factor, units[1], factor, vtype)
+        or _is_out_of_reach(is_near, units[0], vtype)
     )
     if again:
         batch = _whole_row(operands, item)

@@ -115,8 +115,9 @@ def careful_term(t: Any, s: Any, shifts: Any, scale: Any) -> Any:
     It is 0 where e_t is, and does not overflow where the loss is finite.  Where the student excludes a class that the
     teacher allows, it is infinite, even if e_t is 0.
     """
-    e_t, lowest = exp_shifted_scaled(t, shifts.t, scale), splat(float("-inf"), t)
-    term = product_or_zero(e_t * splat(_DOWN * unscale(t), t), apart(t, s, shifts.origin, shifts.origin_error))
+    e_t, lowest, half = exp_shifted_scaled(t, shifts.t, scale), splat(float("-inf"), t), splat(0.5, t)
+    halves = apart(t * half, s * half, shifts.origin * half, shifts.origin_error * half)
+    term = product_or_zero(e_t * splat(2.0 * _DOWN * unscale(t), t), halves)
     return select((s == lowest) & (lowest < t), splat(float("inf"), t), term)
 
 
@@ -292,6 +293,6 @@ def near_terms(run: Any, t: Any, s: Any, e_t: Any, near: Any, scale: Any) -> Any
         return fma(e_t * d, u, run), by_ratio
     # Where the teacher excludes a class, δ is not finite, and e_t is 0.
     e_s = exp_shifted_scaled(s, near.shifts.s, scale)
-    moment = product_or_zero(e_t, d)
-    h = select(is_small, moment * u, (e_s * near.s_to_t - e_t) + moment)
-    return run + h, select(is_small, by_ratio, e_s * near.q_factor - e_t * near.p_factor)
+    by_series = fma(e_t * d, u, run)  # as above: a row has the same bits in whatever vector of rows
+    h = select(is_small, by_series, run + ((e_s * near.s_to_t - e_t) + product_or_zero(e_t, d)))
+    return h, select(is_small, by_ratio, e_s * near.q_factor - e_t * near.p_factor)
