@@ -251,3 +251,14 @@ def test_large_results_in_place_and_by_any_number_of_threads(backend, rng):
             xn.cross_entropy_grad_and_hessian_diag(grad, labels, grad_out=grad, diag_out=diag, n_threads=2)
             np.testing.assert_array_equal(grad, expected[0])
             np.testing.assert_array_equal(diag, expected[1])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_row_certain_of_its_label_has_a_finite_diagonal(order, rng):
+    """With γ < 1, ψ grows beyond float32 where the probabilities that it multiplies vanish."""
+    x = (1e-3 * rng.normal(size=(33, 300))).astype(np.float32)
+    y = rng.integers(0, 300, 33)
+    x[np.arange(33), y] = 200.0
+    diag = np.zeros((33, 300), np.float32, order)
+    xn.cross_entropy_grad_and_hessian_diag(x, y, focal_gamma=0.5, diag_out=diag)
+    assert (diag == 0.0).all()

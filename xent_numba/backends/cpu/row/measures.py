@@ -86,7 +86,7 @@ def stream_at(stream: Any, row: Any, y: int, vtype: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------ terms
 @specialize
-def _largest(vtype: Any) -> Any:
+def largest_of(vtype: Any) -> Any:
     """The largest number of the dtype of `vtype`, in all lanes."""
     largest = 3.4028234663852886e38 if vtype.dtype == types.float32 else 1.7976931348623157e308
     return lambda vtype: splat(largest, vtype)
@@ -97,7 +97,7 @@ def add_gap(total: Any, gap: Any, e: Any, x: Any, centre: Any) -> Any:
     """total + e (centre − x), with 0 for a logit of −inf."""
     if gap is None:
         return total
-    distance, largest = centre - x, _largest(x)
+    distance, largest = centre - x, largest_of(x)
     return fma(e, select(distance < largest, distance, largest), total)
 
 
