@@ -28,7 +28,9 @@ from numba import types
 from xent_numba.backends.cpu.compile.inline import inline, specialize
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, gradient_factors, log_sum, target_exp
 from xent_numba.backends.cpu.row.focal import focal_curvature_of, focal_factors_of, focal_weight
+from xent_numba.backends.cpu.row.measures import largest_of
 from xent_numba.backends.cpu.row.transform import Softcap, apply_transform, chain_rule, is_instance_type
+from xent_numba.backends.cpu.simd.cast import demote, promote
 from xent_numba.backends.cpu.simd.math import apply_scale
 from xent_numba.backends.cpu.simd.vector import select, splat
 
@@ -93,6 +95,14 @@ def magnitude_of(spread: Any) -> Any:
     square = spread * spread
     is_large = (square > splat(1.0, spread)) & (square < splat(math.inf, spread))
     return select(is_large, spread, splat(1.0, spread))
+
+
+@inline
+def demote_finite(value: Any, vtype: Any) -> Any:
+    """The value in the dtype of `vtype`, finite if it is: ψ of a row that is certain of its label multiplies zeros."""
+    most = promote(largest_of(splat(0.0, vtype)))
+    least = splat(0.0, most) - most
+    return demote(select(value > most, most, select(value < least, least, value)), vtype)
 
 
 @inline

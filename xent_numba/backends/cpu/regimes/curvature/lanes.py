@@ -25,6 +25,7 @@ from xent_numba.backends.cpu.regimes.staging import flush_carry, staging_of, wri
 from xent_numba.backends.cpu.regimes.work_items import work_item
 from xent_numba.backends.cpu.row.curvature import (
     add_bend,
+    demote_finite,
     diagonal_at,
     diagonal_of_x,
     magnitude_of,
@@ -33,7 +34,7 @@ from xent_numba.backends.cpu.row.curvature import (
     y_if_needed,
 )
 from xent_numba.backends.cpu.row.epilogue import RowStatistics, Top, label_of_top
-from xent_numba.backends.cpu.row.measures import Measures, largest_of
+from xent_numba.backends.cpu.row.measures import Measures
 from xent_numba.backends.cpu.row.operands import dense_target_of
 from xent_numba.backends.cpu.row.target import dense_target_at, is_distribution_type
 from xent_numba.backends.cpu.row.transform import apply_transform, chain_rule
@@ -220,14 +221,6 @@ class _Factors(NamedTuple):
 
 
 @inline
-def _demote_finite(value: Any, vtype: Any) -> Any:
-    """The value in the dtype of `vtype`, finite if it is: ψ of a row that is certain of its label multiplies zeros."""
-    most = promote(largest_of(splat(0.0, vtype)))
-    least = splat(0.0, most) - most
-    return demote(select(value > most, most, select(value < least, least, value)), vtype)
-
-
-@inline
 def _diagonal_factors(operands: Any, second: Any, item: Any, found: Any, vtype: Any) -> Any:
     """The `_Factors` of an `_Item`."""
     labels, zeta, transform = (
@@ -252,7 +245,7 @@ def _diagonal_factors(operands: Any, second: Any, item: Any, found: Any, vtype: 
         factor * magnitude * curvature.inverse,
         curvature.inverse,
         demote(curvature.spread / magnitude, vtype),
-        _demote_finite((curvature.spread - splat(2.0 * zeta, factor) + curvature.psi) / magnitude, vtype),
+        demote_finite((curvature.spread - splat(2.0 * zeta, factor) + curvature.psi) / magnitude, vtype),
         demote(factor, vtype),
         second.bend,
         y_top,
